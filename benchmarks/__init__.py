@@ -1,0 +1,1 @@
+"""Against peers (`scripts/bench`), and parts of the gateway by themselves."""

@@ -1,0 +1,1 @@
+"""The one program, `ostiary`. Nothing imports this package."""
