@@ -9,6 +9,10 @@ from enum import Enum
 from typing import NamedTuple
 
 
+# Each problem type is a page that explains it: this and the code, with dashes (docs/problems.md has the pages' text).
+PROBLEM_PAGES = "https://ostiary.dev/problems/"
+
+
 class Fault(Enum):
     CLIENT = "client"
     UPSTREAM = "upstream"

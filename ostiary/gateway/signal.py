@@ -26,6 +26,11 @@ class Signal(Generic[T]):
         self._error: BaseException | None = None
         self._value: T | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Somebody is waiting at this moment."""
+        return self._resume is not None
+
     def set(self, value: T) -> None:
         if self.done:
             return

@@ -1,0 +1,74 @@
+"""Which request paths are plain, and what a path becomes when a route asks for `paths: normalize`.
+
+A path is plain when every server reads it alike: no empty, `.` or `..` segment (plain, encoded, or with `;parameters`), no
+encoded slash, backslash, NUL or control character, not even encoded twice, valid percent-encoding of valid UTF-8, and only
+characters of RFC 3986 §3.3. What is not plain is refused unless the route says otherwise."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+_PATH_CHARACTERS = b"/-._~!$&'()*+,;=:@[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_broken_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
+_dot_segment = re.compile(rb"(?:^|/)\.{1,2}(?:;[^/]*)?(?:/|$)").search
+_escape = re.compile(rb"%[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset(b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
+def is_plain(path: bytes) -> bool:
+    """The usual path costs three searches in C, 0.2 µs."""
+    if b"//" in path or b"/." in path:
+        return _is_plain_slowly(path)
+    if path.translate(None, _PATH_CHARACTERS):
+        return _is_plain_slowly(path)
+    return True
+
+
+def _is_plain_slowly(path: bytes) -> bool:
+    if b"//" in path or _dot_segment(path) is not None or path.translate(None, _PATH_CHARACTERS + b"%"):
+        return False
+    if b"%" not in path:
+        return True
+    if _broken_escape(path) is not None:
+        return False
+    decoded = unquote_to_bytes(path)
+    twice = unquote_to_bytes(decoded)
+    for form in (decoded, twice):
+        if form.count(b"/") != path.count(b"/") or b"\\" in form or _dot_segment(form) is not None:
+            return False
+        if any(octet < 0x20 or octet == 0x7F for octet in form):
+            return False
+    try:
+        decoded.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def normalize(path: bytes) -> bytes | None:
+    """`path` with dot and empty segments resolved once (RFC 3986 §5.2.4) and unreserved characters decoded; None when it is
+    still not plain (an encoded slash, a control character, a step above the root)."""
+    if _broken_escape(path) is not None:
+        return None
+    decoded = _escape.sub(_decode_unreserved, path)
+    segments: list[bytes] = []
+    parts = decoded.split(b"/")[1:]
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if part == b"..":
+            if not segments:
+                return None
+            segments.pop()
+        elif part not in (b"", b"."):
+            segments.append(part)
+            continue
+        if last:
+            segments.append(b"")
+    result = b"/" + b"/".join(segments)
+    return result if is_plain(result) else None
+
+
+def _decode_unreserved(match: re.Match[bytes]) -> bytes:
+    octet = int(match[0][1:], 16)
+    return bytes((octet,)) if octet in _UNRESERVED else match[0].upper()

@@ -1,0 +1,83 @@
+"""admit: a checked head becomes an exchange. Who sends it, under what id, and is its path a plain one?"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from ostiary.core.model import Network
+from ostiary.gateway.exchange import Exchange
+
+_request_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+HOPS_MAX = 32
+
+
+class RequestIds:
+    """Ids for requests that bring none: unique over processes and restarts, and cheap (no call for chance per request)."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(6).hex()
+        self._next = time.time_ns() // 1000
+
+    def new(self) -> bytes:
+        self._next += 1
+        return b"%b-%x" % (self._prefix.encode(), self._next)
+
+
+def choose_request_id(sent: bytes | None, ids: RequestIds) -> bytes:
+    """The client's own id if it is well formed, else a new one."""
+    if sent is not None and _request_id(sent) is not None:
+        return sent
+    return ids.new()
+
+
+def client_address(peer: str, forwarded_for: bytes | None, trusted: tuple[Network, ...]) -> str:
+    """Whose call this is: the last address, from right to left, that no trusted proxy vouches for.
+
+    `forwarded_for` is believed as far as trusted proxies wrote it: a name, a malformed entry or more than `HOPS_MAX` entries
+    end the walk at the last address that was certain."""
+    if not trusted or forwarded_for is None or not _is_trusted(peer, trusted):
+        return peer
+    address = peer
+    for entry in reversed(forwarded_for.split(b",")[-HOPS_MAX:]):
+        parsed = _parse_address(entry.strip(b" \t"))
+        if parsed is None:
+            return address
+        address = str(parsed)
+        if not _is_trusted(address, trusted):
+            return address
+    return address
+
+
+def _parse_address(entry: bytes) -> IPv4Address | IPv6Address | None:
+    """`192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`."""
+    text = entry.decode("ascii", "replace")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in trusted)
+
+
+def admit(exchange: Exchange, ids: RequestIds) -> None:
+    """Sets `ip` and `request_id`."""
+    values = exchange.head.values
+    exchange.request_id = choose_request_id(values.get(b"x-request-id"), ids)
+    peer = exchange.client.peer
+    trusted = exchange.snapshot.trusted_proxies
+    exchange.ip = client_address(peer, values.get(b"x-forwarded-for"), trusted) if trusted else peer

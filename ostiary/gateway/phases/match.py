@@ -1,0 +1,49 @@
+"""match: which route takes this request? The answer fixes the one string that is authorized, signed and forwarded."""
+
+from __future__ import annotations
+
+from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.core.model import PathPolicy
+from ostiary.core.request_paths import is_plain, normalize
+from ostiary.core.routing import MethodNotAllowed, RouteMatch
+from ostiary.gateway.exchange import Exchange
+
+
+def match(exchange: Exchange) -> None:
+    """Sets `route` and `path_template`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the body bound of the
+    route holds from here (BODY_TOO_LARGE)."""
+    head = exchange.head
+    table = exchange.snapshot.table
+    method = head.method.decode()
+    path = head.path
+    if is_plain(path):
+        found = table.match(head.host, path, method)
+    else:
+        found = _match_other(exchange, method)
+    if not isinstance(found, RouteMatch):
+        if isinstance(found, MethodNotAllowed):
+            allow = ", ".join(found.allow)
+            raise GatewayError(ErrorCode.METHOD_NOT_ALLOWED, "no route for the method", headers=(("Allow", allow),))
+        raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
+    route = exchange.snapshot.routes[found.route.name]
+    exchange.route = route
+    exchange.path_template = found.path_template
+    if exchange.body is not None:
+        exchange.body.limit(found.route.body_bytes_max)
+
+
+def _match_other(exchange: Exchange, method: str) -> object:
+    """A path that servers read differently: a route must have asked for it, raw or normalized."""
+    head = exchange.head
+    table = exchange.snapshot.table
+    found = table.match(head.host, head.path, method)
+    if isinstance(found, RouteMatch) and found.route.paths is PathPolicy.RAW:
+        return found
+    path = normalize(head.path)
+    if path is not None:
+        found = table.match(head.host, path, method)
+        if isinstance(found, RouteMatch) and found.route.paths is PathPolicy.NORMALIZE:
+            head.target = path + head.target[len(head.path) :]
+            head.path = path
+            return found
+    raise GatewayError(ErrorCode.INVALID_PATH, "the path is not plain", closes=True)

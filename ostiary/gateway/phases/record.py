@@ -1,0 +1,92 @@
+"""record: metrics, log and usage, once for every exchange, before the client can have the last byte of its answer. Whatever
+kills this process afterwards, a call that a client saw finished is in the spool."""
+
+from __future__ import annotations
+
+import logging
+
+from ostiary.core.errors import Fault
+from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.usage import Spool, encode
+
+logger = logging.getLogger("ostiary.gateway.request")
+
+CLIENT_GONE_STATUS = 499  # no status was sent; nginx's number for it, which log tools know
+
+
+class Recorder:
+    """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines."""
+
+    def __init__(self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters) -> None:
+        self._values = metrics.values
+        self._spool = spool
+        self._unrouted = unrouted
+        self._accepted = metrics.counter("usage_events_accepted_total")
+        self._dropped = metrics.counter("usage_events_dropped_total", reason="spool_full")
+        self.wall_clock_offset = 0.0
+
+    def record(self, exchange: Exchange, now: float) -> None:
+        """Meters the call if it is known whose it is, or its route is open to everyone. Never raises for a request's sake."""
+        status = exchange.answer_status or CLIENT_GONE_STATUS
+        latency = now - exchange.started
+        head, route, admission = exchange.head, exchange.route, exchange.admission
+        meters = route.meters if route is not None else self._unrouted
+        meters.request(head.method, status, latency)
+        if exchange.error is not None:
+            self._log(exchange, status)
+        upstream_us = -1
+        if exchange.upstream_started:
+            ended = exchange.upstream_ended or now
+            spent = ended - exchange.upstream_started
+            upstream_us = int(spent * 1e6)
+            meters.overhead.observe(latency - spent)
+            if admission is not None and admission.group is not None:
+                answered = exchange.upstream is not None and exchange.upstream.head is not None
+                meters.upstream(admission.group.name, status if answered else 0, spent)
+        if admission is None or route is None:
+            return
+        self._values[admission.usage_slot] += 1
+        if self._spool is None:
+            return
+        decision, body = exchange.decision, exchange.body
+        record = encode(
+            admission.caller,
+            route.usage,
+            exchange.request_id,
+            now + self.wall_clock_offset,
+            head.method,
+            status,
+            int(latency * 1e6),
+            upstream_us,
+            body.received_bytes if body is not None else 0,
+            exchange.bytes_out,
+            exchange.ip.encode(),
+            head.values.get(b"user-agent"),
+            decision is not None and decision.overage,
+            exchange.complete,
+        )
+        if self._spool.append(record):
+            self._values[self._accepted] += 1
+        else:
+            self._values[self._dropped] += 1
+
+    def _log(self, exchange: Exchange, status: int) -> None:
+        """Why a request was refused or failed. The reason is ours and names no secret; the path template, never the path."""
+        error = exchange.error
+        assert error is not None  # noqa: S101  by the caller
+        level = logging.INFO if error.code.value.fault is Fault.CLIENT else logging.WARNING
+        if not logger.isEnabledFor(level):
+            return
+        route = exchange.route
+        fields = {
+            "code": error.code.code,
+            "reason": error.reason,
+            "status": status,
+            "request_id": exchange.request_id.decode(),
+            "ip": exchange.ip,
+            "route": route.name if route is not None else None,
+            "key_id": exchange.known_key.key.id if exchange.known_key is not None else None,
+        }
+        logger.log(level, error.code.code, extra={"fields": fields})

@@ -1,0 +1,79 @@
+"""THE request path. Each line of `handle` is a phase of `phases/`; read them in this order.
+
+    admit ─► match ─► authenticate ─► authorize ─► limit ─► prepare ─► forward ─► respond ─► record
+       └────────┴──────────┴─────────────┴───────────┴────────── error ──► fail ───────────────┘  always, once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ostiary.core.errors import GatewayError
+from ostiary.gateway.exchange import ClientGone, Exchange
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.limits import Limiter
+from ostiary.gateway.phases.admit import RequestIds, admit
+from ostiary.gateway.phases.authenticate import authenticate
+from ostiary.gateway.phases.authorize import authorize
+from ostiary.gateway.phases.fail import fail
+from ostiary.gateway.phases.forward import forward
+from ostiary.gateway.phases.limit import limit
+from ostiary.gateway.phases.match import match
+from ostiary.gateway.phases.prepare import prepare
+from ostiary.gateway.phases.record import Recorder
+from ostiary.gateway.phases.respond import respond
+
+
+class Pipeline:
+    """What the phases ask: keys, limits, the recorder, ids and the loop's clock."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyRing,
+        limiter: Limiter,
+        recorder: Recorder,
+        ids: RequestIds,
+        clock: Callable[[], float],
+    ) -> None:
+        self._keys = keys
+        self._limiter = limiter
+        self._recorder = recorder
+        self._ids = ids
+        self._clock = clock
+
+    async def handle(self, exchange: Exchange) -> None:
+        """One request, from its head to the last byte of its answer. Raises nothing but programming errors."""
+        last: bytes | None = None
+        try:
+            admit(exchange, self._ids)
+            match(exchange)
+            await authenticate(exchange, self._keys)
+            authorize(exchange)
+            await limit(exchange, self._limiter)
+            prepare(exchange)
+            answer = await forward(exchange, self._clock)
+            last = await respond(exchange, answer)
+        except GatewayError as error:
+            last = fail(exchange, error)
+        except ClientGone:
+            exchange.complete = False
+        now = exchange.upstream_ended = self._clock()
+        self._recorder.record(exchange, now)
+        self._finish(exchange, last)
+
+    def _finish(self, exchange: Exchange, last: bytes | None) -> None:
+        """Gives the client the last part, or breaks off; gives back what the exchange held."""
+        upstream, decision = exchange.upstream, exchange.decision
+        if last is None:
+            exchange.client.abort()
+        else:
+            exchange.client.finish(last)
+        if upstream is not None:
+            exchange.upstream = None
+            if exchange.error is None and exchange.complete:
+                upstream.end()
+            else:
+                upstream.abort()
+        if decision is not None and decision.lease is not None:
+            self._limiter.release(decision.lease)

@@ -1,0 +1,420 @@
+"""The side towards clients: one protocol a connection, its states in `states.py`.
+
+It reads heads, hands each request to the request path, carries its body there and the answer back, in order, under
+backpressure, and closes when where the next request begins is not certain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.core.model import ClientLimits
+from ostiary.gateway.exchange import ClientGone, Exchange
+from ostiary.gateway.signal import Drive
+
+from .deadlines import NEVER, Deadlines
+from .request_body import RequestBody
+from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
+from .states import (
+    LINGER_BYTES_MAX,
+    LINGER_SECONDS,
+    READ_AHEAD_BYTES_MAX,
+    Event,
+    State,
+    advance,
+)
+
+if TYPE_CHECKING:
+    from .upstream import UpstreamConnection
+
+logger = logging.getLogger("ostiary.gateway.wire")
+
+WRITE_HIGH_BYTES = 256 * 1024
+
+# A head that comes in small pieces is checked again each time it has grown by this much: a check reads all of it.
+PARTIAL_CHECK_BYTES = 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class RequestPath(Protocol):
+    """What a connection needs of the gateway around it."""
+
+    limits: ClientLimits
+    deadlines: Deadlines
+    connections: set[ClientConnection]
+    draining: bool
+
+    def begin(self, client: ClientConnection, head: RequestHead, body: RequestBody | None) -> Exchange:
+        """A new exchange under the snapshot of this moment."""
+        ...
+
+    async def handle(self, exchange: Exchange) -> None: ...
+
+    def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
+        """The answer to a head that could not be parsed; counts it."""
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. `peer` is its address as text; `secure` whether TLS stands between."""
+
+    __slots__ = (
+        "_ahead",
+        "_body",
+        "_checked_bytes",
+        "_continue_owed",
+        "_drive",
+        "_eof",
+        "_exchange",
+        "_linger_bytes",
+        "_lost",
+        "_path",
+        "_reading",
+        "_stalled_bytes",
+        "_turning",
+        "deadline",
+        "forwarding",
+        "keep_alive",
+        "limits",
+        "peer",
+        "secure",
+        "source",
+        "state",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, path: RequestPath) -> None:
+        self._path = path
+        self.limits = path.limits
+        self.state = State.IDLE
+        self.deadline = NEVER
+        self.peer = ""
+        self.secure = False
+        self.keep_alive = True
+        self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
+        self.source: UpstreamConnection | None = None  # the upstream that is answering
+        self._ahead = b""
+        self._body: RequestBody | None = None
+        self._checked_bytes = 0
+        self._continue_owed = False
+        self._exchange: Exchange | None = None
+        self._drive: Drive | None = None
+        self._eof = False
+        self._lost = False
+        self._reading = True
+        self._turning = False
+        self._stalled_bytes = 0
+        self._linger_bytes = 0
+
+    # --- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server makes no other
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        path = self._path
+        path.connections.add(self)
+        path.deadlines.watch(self)
+        self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
+        if len(path.connections) > self.limits.connections:
+            self.refuse(GatewayError(ErrorCode.OVERLOADED, "too many connections", closes=True))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._advance(Event.CLOSED)
+        self._path.connections.discard(self)
+        self._path.deadlines.forget(self)
+        self._abandon()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; it may still want its answer (RFC 9112 §9.6)."""
+        self._eof = True
+        if self.state in (State.WAITING, State.ANSWERING):
+            return not self.secure
+        if self.state in (State.BODY, State.EARLY):
+            self._abandon()
+        return False
+
+    def _abandon(self) -> None:
+        """Ends the exchange under way: nobody is there for its answer."""
+        drive, self._drive = self._drive, None
+        self._exchange = None
+        self._body = None
+        if drive is not None:
+            drive.throw(ClientGone())
+
+    def abort(self) -> None:
+        """Ends the connection at once; the client sees that its answer is not whole."""
+        if not self._lost:
+            self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """For draining: a connection between two requests ends now, any other after its answer."""
+        self.keep_alive = False
+        if self.state is State.IDLE and not self._lost:
+            self.transport.close()
+
+    def _advance(self, event: Event) -> None:
+        self.state = advance(self.state, event)
+
+    # --- deadlines
+
+    def on_deadline(self) -> None:
+        state = self.state
+        if state is State.HEAD:
+            self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
+        elif state is State.BODY:
+            if self._reading:
+                # The request path waits for this body: it gets the error where it waits, and answers it.
+                error = GatewayError(ErrorCode.REQUEST_TIMEOUT, "no more of the body in time", closes=True)
+                self._fail_exchange(error)
+            else:
+                self.deadline = NEVER  # held back by us; the upstream's own deadline runs
+        elif self._stalled_bytes or (state is State.LINGERING and self.transport.get_write_buffer_size()):
+            self._on_write_deadline()
+        elif state is State.IDLE:
+            self.deadline = NEVER
+            self.transport.close()
+        elif state is State.LINGERING:
+            self.transport.abort()
+        else:
+            self.deadline = NEVER
+
+    def _on_write_deadline(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if self._stalled_bytes == 0 or left < self._stalled_bytes:  # slow, but it takes something
+            self._stalled_bytes = left
+            self.deadline = self._path.deadlines.after(self.limits.write_idle_seconds)
+        else:
+            self.transport.abort()
+
+    # --- bytes in
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is State.IDLE or state is State.HEAD:
+            if self._ahead:
+                data = self._ahead + data
+                self._ahead = b""
+            self._read_head(data)
+        elif state is State.BODY or state is State.EARLY:
+            self._read_body(data)
+        elif state is State.WAITING or state is State.ANSWERING:
+            self._ahead += data
+            if len(self._ahead) > READ_AHEAD_BYTES_MAX:
+                self._pause()
+        elif state is State.LINGERING:
+            self._linger_bytes += len(data)
+            if self._linger_bytes > LINGER_BYTES_MAX:
+                self.transport.abort()
+
+    def _read_head(self, data: bytes) -> None:
+        if data.startswith(b"\r\n"):
+            # One empty line before a request is for old clients that end a body with it (RFC 9112 §2.2).
+            data = data[2:]
+            if not data:
+                return
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > self.limits.head_bytes:
+            if self.state is State.IDLE:
+                self.deadline = self._path.deadlines.after(self.limits.head_seconds)
+                self._checked_bytes = 0
+            if self._checked_bytes == 0 or len(data) >= self._checked_bytes + PARTIAL_CHECK_BYTES:
+                self._checked_bytes = len(data)
+                if (error := refuse_partial_head(data, self.limits)) is not None:
+                    self.refuse(error)
+                    return
+            self._advance(Event.HEAD_BEGUN)
+            self._ahead = data
+            return
+        try:
+            head = parse_request_head(data[:end], self.limits)
+        except GatewayError as error:
+            self.refuse(error)
+            return
+        self._begin(head, data[end + 4 :])
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        self.keep_alive = head.keep_alive and not self._path.draining
+        self.deadline = NEVER
+        if head.framing is Framing.NONE:
+            self._ahead = rest
+            self._advance(Event.REQUEST_WHOLE)
+            body = None
+        else:
+            self._advance(Event.BODY_EXPECTED)
+            body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
+            self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
+            if rest and not self._feed(rest):
+                return
+        exchange = self._exchange = self._path.begin(self, head, body)
+        self._drive = Drive(self._path.handle(exchange), self._on_bug)
+        if self._drive is not None and self._drive.finished:
+            self._drive = None
+        if body is not None and body.held_back:
+            self._pause()
+
+    def _read_body(self, data: bytes) -> None:
+        body = self._body
+        if body is None:  # the answer is given, the rest of the body is of no use
+            return
+        if not self._feed(data):
+            return
+        if body.held_back:
+            self._pause()
+
+    def _feed(self, data: bytes) -> bool:
+        """False when the body is refused."""
+        body = self._body
+        assert body is not None  # noqa: S101  by the state
+        try:
+            rest = body.feed(data)
+        except GatewayError as error:
+            self._fail_exchange(error)
+            return False
+        if body.whole:
+            if self._body is body and self.state in (State.BODY, State.EARLY):
+                self._body = None
+                self.deadline = NEVER
+                self._advance(Event.BODY_WHOLE)
+                self._ahead += rest
+        elif self.state is State.BODY or self.state is State.EARLY:
+            self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+        return True
+
+    def _fail_exchange(self, error: GatewayError) -> None:
+        """The request turned out bad while it is under way: the request path answers, if it still can."""
+        self.keep_alive = False
+        self._body = None
+        if self._drive is not None:
+            self._drive.throw(error)
+        elif self._exchange is None:
+            self.refuse(error)
+
+    def _on_bug(self, error: BaseException) -> None:
+        logger.error("request_path_failed", exc_info=error)
+        self._drive = None
+        self._exchange = None
+        self.abort()
+
+    # --- reading, paused and resumed
+
+    def _pause(self) -> None:
+        if self._reading and not self._lost:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and not self._lost:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def want_body(self) -> None:
+        """The body is wanted: ask for it if the client waits to be asked, and read it."""
+        if self._continue_owed:
+            self._continue_owed = False
+            self.transport.write(CONTINUE)
+        if self.state in (State.BODY, State.EARLY):
+            self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+        self._resume()
+
+    def hold_body(self) -> None:
+        """The taker of the body can't keep up."""
+        self._pause()
+
+    # --- the answer
+
+    def write(self, data: bytes) -> None:
+        """Part of an answer. The first part moves the state."""
+        if self._lost:
+            return
+        if self.state is State.WAITING or self.state is State.BODY:
+            self._advance(Event.ANSWER_BEGUN)
+        self.transport.write(data)
+
+    def finish(self, data: bytes) -> None:
+        """The last part of an answer; afterwards the next request's turn comes, or the connection ends."""
+        self._exchange = None
+        self._drive = None
+        self.source = None
+        if self._lost:
+            return
+        if data:
+            self.transport.write(data)
+        state = self.state
+        if self.keep_alive and (state is State.WAITING or state is State.ANSWERING):
+            self._advance(Event.ANSWER_WHOLE)
+            self._stalled_bytes = 0
+            self._next()
+        else:
+            self._end()
+
+    def _next(self) -> None:
+        self.deadline = self._path.deadlines.after(self.limits.keepalive_seconds)
+        if self._ahead:
+            if not self._turning:  # a turn of the loop each, no recursion, however many requests are pipelined
+                self._turning = True
+                asyncio.get_running_loop().call_soon(self._take_turn)
+        elif self._eof:
+            self.transport.close()
+        else:
+            self._resume()
+
+    def _take_turn(self) -> None:
+        self._turning = False
+        if self.state is not State.IDLE or self._lost or not self._ahead:
+            return
+        data, self._ahead = self._ahead, b""
+        self._read_head(data)
+        if self._eof and self.state in (State.HEAD, State.BODY):
+            self._abandon()  # the rest of this request will never come
+            self.transport.close()
+        elif len(self._ahead) <= READ_AHEAD_BYTES_MAX:
+            self._resume()
+
+    def _end(self) -> None:
+        """The connection ends after this answer; what the client still sends is dropped for a while."""
+        self._body = None
+        self._ahead = b""
+        self._advance(Event.ANSWER_LAST)
+        self.deadline = self._path.deadlines.after(LINGER_SECONDS)
+        if self._eof or self.secure:
+            self.transport.close()  # once what is written has left; the deadline ends a client that does not take it
+        else:
+            self.transport.write_eof()
+            self._resume()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answers a request that never got as far as the request path, and ends the connection."""
+        if self._lost or self.state in (State.LINGERING, State.CLOSED):
+            return
+        self.keep_alive = False
+        self.transport.write(self._path.refuse(self, error))
+        self._end()
+
+    # --- backpressure from this client
+
+    def pause_writing(self) -> None:
+        self._stalled_bytes = self.transport.get_write_buffer_size()
+        self.deadline = self._path.deadlines.after(self.limits.write_idle_seconds)
+        if self.source is not None:
+            self.source.hold()
+
+    def resume_writing(self) -> None:
+        self._stalled_bytes = 0
+        if self.state is not State.LINGERING:
+            self.deadline = NEVER
+        if self.source is not None:
+            self.source.release()
+
+    @property
+    def stalled(self) -> bool:
+        """The client takes its answer too slowly; its source should wait."""
+        return self._stalled_bytes > 0

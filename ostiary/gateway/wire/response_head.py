@@ -1,0 +1,140 @@
+"""One response head of an upstream: bytes in, a checked value or a refusal out. No I/O, no state.
+
+As strict as for requests: an answer that two parsers could read differently becomes a 502, never a guess (row 99)."""
+
+from __future__ import annotations
+
+import re
+
+from .grammar import (
+    HEAD_CHARACTERS,
+    NAME_BYTES_KNOWN_MAX,
+    NAMES_KNOWN_MAX,
+    RESPONSE_HEADERS,
+    ResponseHeader,
+    is_content_length,
+    is_token,
+)
+from .request_head import Framing
+
+HEAD_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 256
+
+_status_line = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?").fullmatch
+_PASS = ResponseHeader.PASS
+_known_names: dict[bytes, tuple[ResponseHeader, bytes]] = {}
+
+
+class ResponseError(ValueError):
+    """The upstream did not answer in valid HTTP/1.1."""
+
+
+class ResponseHead:
+    """`status_line` is `200 OK` as sent; `lines` pass to the client; `limit_lines` do unless the gateway gives its own
+    limits. `length` is -1 when unknown. `reusable` says whether the connection may carry another request."""
+
+    __slots__ = ("dated", "framing", "length", "limit_lines", "lines", "reusable", "status", "status_line")
+
+    status: int
+    status_line: bytes
+    lines: list[bytes]
+    limit_lines: list[bytes]
+    framing: Framing
+    length: int
+    reusable: bool
+    dated: bool
+
+
+def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
+    """`head` is everything before the empty line; `method` is that of the request it answers. Raises ResponseError."""
+    if head.translate(None, HEAD_CHARACTERS):
+        raise ResponseError("control character in the head")
+    lines = head.split(b"\r\n")
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        raise ResponseError("a bare CR or LF in the head")
+    if breaks > HEADERS_MAX:
+        raise ResponseError("too many headers")
+    if (match := _status_line(lines[0])) is None:
+        raise ResponseError("no valid status line")
+    result = ResponseHead()
+    minor, status, _ = match.groups()
+    result.status = int(status)
+    result.status_line = lines[0][9:]
+    passing: list[bytes] = []
+    limit_lines: list[bytes] = []
+    length = encoding = options = None
+    result.dated = False
+    known = _known_names
+    for index in range(1, breaks + 1):
+        line = lines[index]
+        name, colon, value = line.partition(b":")
+        if (meaning := known.get(name)) is None:
+            meaning = _learn(name, colon)
+        kind, lower = meaning
+        if kind is _PASS:
+            passing.append(line)
+        elif kind is ResponseHeader.DATE:
+            result.dated = True
+            passing.append(line)
+        elif kind is ResponseHeader.FRAMING:
+            value = value.strip(b" \t")
+            if lower == b"content-length":
+                if length is not None:
+                    raise ResponseError("Content-Length comes twice")
+                length = value
+            elif encoding is not None:
+                raise ResponseError("Transfer-Encoding comes twice")
+            else:
+                encoding = value
+        elif kind is ResponseHeader.CONNECTION:
+            options = value if options is None else b"%b,%b" % (options, value)
+        elif kind is ResponseHeader.LIMIT:
+            limit_lines.append(line)
+    result.lines = passing
+    result.limit_lines = limit_lines
+    result.reusable = minor == b"1"
+    if options is not None:
+        _apply_connection(result, options, minor)
+    _set_framing(result, method, length, encoding, minor)
+    return result
+
+
+def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
+    if not colon or not is_token(name):
+        raise ResponseError("a header line without a valid name")
+    lower = name.lower()
+    meaning = (RESPONSE_HEADERS.get(lower, _PASS), lower)
+    if len(_known_names) < NAMES_KNOWN_MAX and len(name) <= NAME_BYTES_KNOWN_MAX:
+        _known_names[name] = meaning
+    return meaning
+
+
+def _apply_connection(head: ResponseHead, options: bytes, minor: bytes) -> None:
+    names = {option.strip(b" \t") for option in options.lower().split(b",")}
+    head.reusable = b"close" not in names and (minor == b"1" or b"keep-alive" in names)
+    names -= {b"close", b"keep-alive"}
+    if names:
+        head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in names]
+
+
+def _set_framing(
+    head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: bytes
+) -> None:
+    """RFC 9112 §6.3, in its order."""
+    head.length = -1
+    if length is not None:
+        if is_content_length(length) is None:
+            raise ResponseError("Content-Length is not a number")
+        head.length = int(length)
+    if encoding is not None and (length is not None or encoding.lower() != b"chunked" or minor == b"0"):
+        raise ResponseError("ambiguous framing")
+    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
+        head.framing = Framing.NONE
+    elif encoding is not None:
+        head.framing = Framing.CHUNKED
+    elif head.length >= 0:
+        head.framing = Framing.LENGTH if head.length else Framing.NONE
+    else:
+        head.framing = Framing.UNTIL_CLOSE
+        head.reusable = False

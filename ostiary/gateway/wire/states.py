@@ -1,0 +1,101 @@
+"""The client side of a connection as a state machine: the whole of it is this table.
+
+A connection is a row of requests, each answered before the next is looked at. Two things run at once: the request arrives,
+and its answer leaves. Their progress together is one state; `client.py` reports events and obeys.
+
+    state       request      answer     may read?  what ends it
+    IDLE        none yet     none       yes        keepalive_seconds
+    HEAD        head begun   none       yes        head_seconds
+    BODY        head whole   none       yes        body_idle_seconds, the upstream's time
+    WAITING     whole        none       ahead      the upstream's time
+    EARLY       head whole   begun      yes        body_idle_seconds
+    ANSWERING   whole        begun      ahead      write_idle_seconds
+    LINGERING   given up     whole      discards   LINGER_SECONDS
+    CLOSED
+
+"ahead": what arrives is the next request. It is kept, up to `READ_AHEAD_BYTES_MAX`, and not parsed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class State(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    WAITING = auto()
+    EARLY = auto()
+    ANSWERING = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+class Event(Enum):
+    HEAD_BEGUN = auto()  # some bytes of a head, not all
+    REQUEST_WHOLE = auto()  # a head without a body
+    BODY_EXPECTED = auto()  # a head, and a body to come
+    BODY_WHOLE = auto()
+    ANSWER_BEGUN = auto()  # head of the final answer written
+    ANSWER_WHOLE = auto()  # last byte written; the connection goes on
+    ANSWER_LAST = auto()  # last byte written; the connection does not go on
+    CLOSED = auto()
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.IDLE: {
+        Event.HEAD_BEGUN: State.HEAD,
+        Event.REQUEST_WHOLE: State.WAITING,
+        Event.BODY_EXPECTED: State.BODY,
+        Event.ANSWER_LAST: State.LINGERING,  # a head refused as it stands
+    },
+    State.HEAD: {
+        Event.HEAD_BEGUN: State.HEAD,
+        Event.REQUEST_WHOLE: State.WAITING,
+        Event.BODY_EXPECTED: State.BODY,
+        Event.ANSWER_LAST: State.LINGERING,
+    },
+    State.BODY: {
+        Event.BODY_WHOLE: State.WAITING,
+        Event.ANSWER_BEGUN: State.EARLY,
+        Event.ANSWER_LAST: State.LINGERING,
+    },
+    State.WAITING: {
+        Event.ANSWER_BEGUN: State.ANSWERING,
+        Event.ANSWER_WHOLE: State.IDLE,
+        Event.ANSWER_LAST: State.LINGERING,
+    },
+    State.EARLY: {
+        Event.BODY_WHOLE: State.ANSWERING,
+        Event.ANSWER_LAST: State.LINGERING,
+    },
+    State.ANSWERING: {
+        Event.ANSWER_WHOLE: State.IDLE,
+        Event.ANSWER_LAST: State.LINGERING,
+    },
+    State.LINGERING: {},
+    State.CLOSED: {},
+}
+for _row in TRANSITIONS.values():
+    _row[Event.CLOSED] = State.CLOSED
+
+# Past this many bytes of pipelined requests the client is not read until its turn comes (row 27).
+READ_AHEAD_BYTES_MAX = 64 * 1024
+
+# After an answer that ends the connection, what the client still sends is read and dropped for this long, so that a reset
+# does not take the answer away from it before it has read it (RFC 9112 §9.6).
+LINGER_SECONDS = 2.0
+LINGER_BYTES_MAX = 1024 * 1024
+
+
+class ProtocolBug(RuntimeError):
+    """An event that its state does not know: a fault of this engine, never of a peer."""
+
+
+def advance(state: State, event: Event) -> State:
+    """The next state. Raises ProtocolBug for a pair that the table does not have."""
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise ProtocolBug(f"{event.name} in state {state.name}") from None

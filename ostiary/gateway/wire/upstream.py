@@ -1,0 +1,354 @@
+"""The side towards upstreams: one protocol a connection, one request on it at a time.
+
+The answer's head goes to the request path; its body goes straight to the client, re-framed, under backpressure, all but the
+last part: that is handed to the request path, which meters the call before the client can have it whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ostiary.gateway.signal import Signal
+
+from .chunked import LAST_CHUNK, ChunkedDecoder, ChunkedError, encode_chunk
+from .deadlines import NEVER, Deadlines
+from .request_body import RequestBody
+from .request_head import Framing
+from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_response_head
+
+if TYPE_CHECKING:
+    from .client import ClientConnection
+    from .pool import TargetPool
+
+INTERIM_ANSWERS_MAX = 32  # 1xx before the answer (row 100)
+WRITE_HIGH_BYTES = 256 * 1024
+
+
+class UpstreamFailure(Exception):
+    """The upstream gave no whole answer. `answered` says whether any byte of one had come."""
+
+    def __init__(self, reason: str, *, answered: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.answered = answered
+
+
+class UpstreamReset(UpstreamFailure):
+    """The connection ended. Before any byte of an answer this may be a kept connection that the upstream had given up."""
+
+
+class UpstreamGarbled(UpstreamFailure):
+    """What came is not valid HTTP/1.1."""
+
+
+class UpstreamSilent(UpstreamFailure):
+    """Nothing came in time."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """`reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer."""
+
+    __slots__ = (
+        "_body",
+        "_chunked_out",
+        "_client",
+        "_deadlines",
+        "_decoder",
+        "_first_byte",
+        "_held",
+        "_idle_seconds",
+        "_interim",
+        "_left",
+        "_lost",
+        "_method",
+        "_partial",
+        "_pool",
+        "_ready",
+        "_request_whole",
+        "_sending_chunked",
+        "answer",
+        "busy",
+        "bytes_relayed",
+        "deadline",
+        "head",
+        "reused",
+        "tail",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: TargetPool, deadlines: Deadlines) -> None:
+        self._pool = pool
+        self._deadlines = deadlines
+        self.deadline = NEVER
+        self.reused = False
+        self.busy = False
+        self._lost = False
+        self._held = False
+        self.answer: Signal[ResponseHead] = Signal()
+        self.tail: Signal[bytes] = Signal()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.head: ResponseHead | None = None
+        self._partial = b""
+        self._ready: list[bytes] = []  # of the body, before the client is attached
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
+        self._interim = 0
+        self._first_byte = False
+        self._client: ClientConnection | None = None
+        self._body: RequestBody | None = None
+        self._chunked_out = False
+        self.bytes_relayed = 0
+
+    # --- one request
+
+    def send(
+        self,
+        head: bytes,
+        method: bytes,
+        body: RequestBody | None,
+        *,
+        first_byte_seconds: float,
+        idle_seconds: float,
+    ) -> Signal[ResponseHead]:
+        """Writes a request (`head` with whatever body it has gathered); `body` streams after it. The signal gets the head of
+        the answer, or fails with UpstreamFailure."""
+        self.busy = True
+        self._pool.in_flight += 1
+        self._method = method
+        self._idle_seconds = idle_seconds
+        self._request_whole = body is None
+        self.deadline = self._deadlines.after(first_byte_seconds)
+        self.transport.write(head)
+        if body is not None:
+            self._body = body
+            self._sending_chunked = body.framing is Framing.CHUNKED
+            body.stream_to(self)
+        return self.answer
+
+    def take_body(self, piece: bytes) -> None:
+        if self._lost:
+            return
+        self.transport.write(encode_chunk(piece) if self._sending_chunked else piece)
+        if self.head is None:
+            # The time for the first byte runs from the last byte of the request that we could give.
+            self.deadline = self._deadlines.after(self._idle_seconds)
+
+    def end_body(self) -> None:
+        self._request_whole = True
+        if self._sending_chunked and not self._lost:
+            self.transport.write(LAST_CHUNK)
+
+    # --- the answer arrives
+
+    def data_received(self, data: bytes) -> None:
+        if self.head is not None:
+            self._read_body(data)
+            return
+        if not self.busy:
+            self._fail(UpstreamGarbled("bytes without a request"))
+            return
+        self._first_byte = True
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > HEAD_BYTES_MAX:
+                if len(data) > HEAD_BYTES_MAX:
+                    self._fail(UpstreamGarbled("the head of the answer is too long", answered=True))
+                elif not b"HTTP/1."[: len(data)] == data[:7]:
+                    self._fail(UpstreamGarbled("not an HTTP/1.1 answer", answered=True))
+                else:
+                    self._partial = data
+                return
+            try:
+                head = parse_response_head(data[:end], self._method)
+            except ResponseError as error:
+                self._fail(UpstreamGarbled(str(error), answered=True))
+                return
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > INTERIM_ANSWERS_MAX:
+                self._fail(UpstreamGarbled("an interim answer that was not asked for", answered=True))
+                return
+        self._begin_answer(head, data)
+
+    def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
+        self.head = head
+        self.deadline = self._deadlines.after(self._idle_seconds)
+        if head.framing is Framing.LENGTH:
+            self._left = head.length
+        elif head.framing is Framing.CHUNKED:
+            self._decoder = ChunkedDecoder()
+        if head.framing is Framing.NONE:
+            self._end_of_answer(b"", rest)
+        elif rest:
+            self._read_body(rest)
+        self.answer.set(head)  # resumes the request path, which attaches the client
+
+    def _read_body(self, data: bytes) -> None:
+        head = self.head
+        assert head is not None  # noqa: S101  by the caller
+        self.deadline = self._deadlines.after(self._idle_seconds)
+        if head.framing is Framing.LENGTH:
+            left = self._left
+            if len(data) >= left:
+                self._left = 0
+                self._end_of_answer(data[:left], data[left:]) if len(data) > left else self._end_of_answer(data, b"")
+            else:
+                self._left = left - len(data)
+                self._relay(data)
+        elif self._decoder is not None:
+            try:
+                pieces, rest = self._decoder.feed(data)
+            except ChunkedError as error:
+                self._fail(UpstreamGarbled(f"chunked answer: {error}", answered=True))
+                return
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if self._decoder.finished:
+                self._end_of_answer(piece, rest)
+            elif piece:
+                self._relay(piece)
+        elif head.framing is Framing.UNTIL_CLOSE:
+            self._relay(data)
+        elif data:  # after the end of an answer
+            head.reusable = False
+            self.transport.abort()
+
+    def _relay(self, piece: bytes) -> None:
+        self.bytes_relayed += len(piece)
+        if self._client is None:
+            self._ready.append(piece)
+        else:
+            self._client.write(encode_chunk(piece) if self._chunked_out else piece)
+
+    def _end_of_answer(self, piece: bytes, rest: bytes) -> None:
+        """The last part waits in `tail` for the request path; the connection may carry the next request."""
+        self.bytes_relayed += len(piece)
+        self.deadline = NEVER
+        head = self.head
+        assert head is not None  # noqa: S101  by the callers
+        if rest or not self._request_whole:
+            head.reusable = False  # it said more than one answer, or did not wait for the request
+        self.tail.set(piece)
+
+    def attach(self, client: ClientConnection, *, chunked: bool) -> bytes:
+        """From now on the body goes to `client`, framed as chunks if it should be. What has arrived is returned."""
+        self._client = client
+        self._chunked_out = chunked
+        ready = self._ready
+        if not ready:
+            return b""
+        self._ready = []
+        piece = ready[0] if len(ready) == 1 else b"".join(ready)
+        return encode_chunk(piece) if chunked else piece
+
+    def watch_client(self, client: ClientConnection) -> None:
+        """More of the body is to come: let the client's pace be ours."""
+        client.source = self
+        if client.stalled:
+            self.hold()
+
+    def frame_tail(self, piece: bytes) -> bytes:
+        """The last part as the client gets it."""
+        if not self._chunked_out:
+            return piece
+        return encode_chunk(piece) + LAST_CHUNK if piece else LAST_CHUNK
+
+    # --- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream connection has no other
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._deadlines.watch(self)
+
+    def eof_received(self) -> bool:
+        if self.head is not None and self.head.framing is Framing.UNTIL_CLOSE and not self.tail.done:
+            self._end_of_answer(b"", b"")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._deadlines.forget(self)
+        self._pool.discard(self)
+        if self.busy:
+            self._fail(UpstreamReset("the upstream closed the connection", answered=self._first_byte))
+
+    def _fail(self, error: UpstreamFailure) -> None:
+        self.deadline = NEVER
+        if not self._lost:
+            self.transport.abort()
+        if self.head is not None and not self.tail.done:
+            self.head.reusable = False
+            self.answer.set(self.head)
+            self.tail.fail(error)
+        else:
+            self.answer.fail(error)
+
+    def abort(self) -> None:
+        """Gives the request up: whoever waited has gone, or will ask another upstream."""
+        if self.busy:
+            self.busy = False
+            self._pool.in_flight -= 1
+        self.deadline = NEVER
+        self._client = None
+        self._pool.discard(self)
+        if not self._lost:
+            self.transport.abort()
+
+    def end(self) -> None:
+        """The answer is whole and relayed: back into the pool, or closed."""
+        reusable = self.head is not None and self.head.reusable and not self._lost
+        self.busy = False
+        self._pool.in_flight -= 1
+        self._reset()
+        if self._held:
+            self.release()
+        if reusable:
+            self.answer = Signal()
+            self.tail = Signal()
+            self.reused = True
+            self._pool.give_back(self)
+        else:
+            self._pool.discard(self)
+            if not self._lost:
+                self.transport.close()
+
+    def on_deadline(self) -> None:
+        if not self.busy:
+            self._pool.discard(self)
+            self.transport.close()
+        elif self._held:  # the client is slow, not the upstream
+            self.deadline = self._deadlines.after(self._idle_seconds)
+        else:
+            self._fail(UpstreamSilent("no byte in time", answered=self._first_byte))
+
+    # --- backpressure
+
+    def hold(self) -> None:
+        """The client can't take more for now."""
+        if not self._held and not self._lost:
+            self._held = True
+            self.transport.pause_reading()
+
+    def release(self) -> None:
+        if self._held and not self._lost:
+            self._held = False
+            self.transport.resume_reading()
+            if self.busy:
+                self.deadline = self._deadlines.after(self._idle_seconds)
+
+    def pause_writing(self) -> None:
+        if self._body is not None and not self._body.whole:
+            self._body.hold()
+
+    def resume_writing(self) -> None:
+        if self._body is not None and not self._body.whole:
+            self._body.release()
