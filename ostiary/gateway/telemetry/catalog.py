@@ -1,0 +1,150 @@
+"""Every metric of the gateway, declared once: name, kind, labels, bound on series, and how processes are merged.
+
+Dashboards rely on these names. A name or label that does not stand here is a programming error, raised where the series
+is asked for, never on the hot path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+# From a quarter of a millisecond (a gateway beside its upstream) to the longest answer that a client still waits for.
+REQUEST_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# The gateway's own share, and a round trip to Redis: tens of microseconds when all is well, its deadline (20 ms) when not.
+OVERHEAD_SECONDS = (0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Merge(StrEnum):
+    """What one gauge of several processes means. Counters and histograms are always summed."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. Beyond `series_max` label sets in a process, all further ones share a series labelled `other`: what a
+    client sends can't fill memory, and nothing is left out of a sum."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    series_max: int = 500
+    merge: Merge = Merge.SUM
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Slots of one series: a value; or a bucket for each bound, one above the last, and the sum."""
+        return len(self.bounds) + 2 if self.kind is Kind.HISTOGRAM else 1
+
+
+_FAMILIES = (
+    # Calls. Routes come from the configuration and methods and statuses are few, so the bounds hold for 10 000 routes
+    # that each see two methods or statuses.
+    Family(
+        "http_request_duration_seconds",
+        Kind.HISTOGRAM,
+        "Time from the first byte of a request to the last byte of its answer.",
+        ("route", "method", "status_class"),
+        series_max=10_000,
+        bounds=REQUEST_SECONDS,
+    ),
+    Family(
+        "http_requests_total",
+        Kind.COUNTER,
+        "Finished calls.",
+        ("route", "method", "status"),
+        series_max=20_000,
+    ),
+    Family(
+        "gateway_overhead_seconds",
+        Kind.HISTOGRAM,
+        "Time a call spent in the gateway itself, waits for client and upstream left out.",
+        bounds=OVERHEAD_SECONDS,
+    ),
+    Family("gateway_errors_total", Kind.COUNTER, "Error answers made by the gateway itself, by code.", ("code",)),
+    Family("client_connections", Kind.GAUGE, "Open connections of clients."),
+    Family(
+        "event_loop_lag_seconds",
+        Kind.GAUGE,
+        "How late the last tick of a process's event loop came; the worst process.",
+        merge=Merge.MAX,
+    ),
+    # Callers.
+    Family("api_key_auth_attempts_total", Kind.COUNTER, "Credentials checked.", ("scheme", "result")),
+    Family(
+        "api_key_usage_total",
+        Kind.COUNTER,
+        "Calls with a valid key.",
+        ("app", "plan", "environment"),
+        series_max=10_000,
+    ),
+    Family(
+        "active_api_keys",
+        Kind.GAUGE,
+        "Keys that a worker holds ready; the worker with the most.",
+        merge=Merge.MAX,
+    ),
+    # Limits.
+    Family("rate_limit_decisions_total", Kind.COUNTER, "Decisions, by what decided.", ("limit", "decision")),
+    Family(
+        "rate_limit_store_duration_seconds",
+        Kind.HISTOGRAM,
+        "Round trip of one batch of decisions to Redis.",
+        bounds=OVERHEAD_SECONDS,
+    ),
+    Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
+    # Upstreams.
+    Family(
+        "upstream_requests_total",
+        Kind.COUNTER,
+        "Requests to upstreams; status is the answer's, or the name of the failure.",
+        ("upstream", "status"),
+        series_max=5_000,
+    ),
+    Family(
+        "upstream_request_duration_seconds",
+        Kind.HISTOGRAM,
+        "Time from the request to the first byte of the upstream's answer.",
+        ("upstream",),
+        series_max=1_000,
+        bounds=REQUEST_SECONDS,
+    ),
+    Family(
+        "upstream_healthy",
+        Kind.GAUGE,
+        "1 while every worker regards the target as healthy, else 0.",
+        ("upstream", "target"),
+        series_max=5_000,
+        merge=Merge.MIN,
+    ),
+    # Metering.
+    Family("usage_events_accepted_total", Kind.COUNTER, "Usage events of finished calls."),
+    Family("usage_events_written_total", Kind.COUNTER, "Usage events committed in Postgres."),
+    Family("usage_events_dropped_total", Kind.COUNTER, "Usage events dropped because the spool was at its bound."),
+    Family("usage_segments_quarantined_total", Kind.COUNTER, "Damaged spool segments set aside."),
+    Family("usage_ship_failures_total", Kind.COUNTER, "Failed attempts to ship a segment.", ("kind",)),
+    Family(
+        "usage_spool_bytes",
+        Kind.GAUGE,
+        "Bytes of usage that wait in the spool.",
+        merge=Merge.MAX,
+    ),
+    # The gateway's processes.
+    Family("config_generation", Kind.GAUGE, "Number of the configuration in force; 1 is the one at start."),
+    Family("config_reloads_total", Kind.COUNTER, "Reloads that took effect."),
+    Family("config_reload_failures_total", Kind.COUNTER, "Reloads refused; the configuration in force stayed."),
+    Family("gateway_workers_ready", Kind.GAUGE, "Workers that serve."),
+    Family("gateway_process_restarts_total", Kind.COUNTER, "Processes that ended unasked.", ("process",)),
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
