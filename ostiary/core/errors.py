@@ -8,7 +8,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-
 # Each problem type is a page that explains it: this and the code, with dashes (docs/problems.md has the pages' text).
 PROBLEM_PAGES = "https://ostiary.dev/problems/"
 

@@ -24,7 +24,7 @@ def server_context(certificates: tuple[Certificate, ...]) -> ssl.SSLContext | No
             if found is not None:
                 connection.context = found
 
-    contexts[0].sni_callback = choose  # type: ignore[assignment]  # typeshed wants SSLSocket too, asyncio uses SSLObject
+    contexts[0].sni_callback = choose
     return contexts[0]
 
 

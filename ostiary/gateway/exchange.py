@@ -44,7 +44,7 @@ class Exchange:
         "snapshot",
         "started",
         "upstream",
-        "upstream_ended",
+        "upstream_answered",
         "upstream_head",
         "upstream_started",
     )
@@ -74,7 +74,7 @@ class Exchange:
     # forward
     upstream: UpstreamConnection | None
     upstream_started: float
-    upstream_ended: float
+    upstream_answered: float
     # respond
     answer_status: int
     bytes_out: int
@@ -104,7 +104,7 @@ class Exchange:
         self.decision = None
         self.upstream = None
         self.upstream_started = 0.0
-        self.upstream_ended = 0.0
+        self.upstream_answered = 0.0
         self.answer_status = 0
         self.bytes_out = 0
         self.complete = True

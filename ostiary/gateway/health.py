@@ -64,7 +64,8 @@ class HealthChecks:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 well = False
             good, bad = (good + 1, 0) if well else (0, bad + 1)
-            if pool.healthy and bad >= health.unhealthy_after or not pool.healthy and good >= health.healthy_after:
+            run, needed = (bad, health.unhealthy_after) if pool.healthy else (good, health.healthy_after)
+            if run >= needed:
                 pool.healthy = well
                 self._metrics.values[slot] = float(well)
                 logger.warning(

@@ -1,7 +1,7 @@
 """THE request path. Each line of `handle` is a phase of `phases/`; read them in this order.
 
-    admit ─► match ─► authenticate ─► authorize ─► limit ─► prepare ─► forward ─► respond ─► record
-       └────────┴──────────┴─────────────┴───────────┴────────── error ──► fail ───────────────┘  always, once
+admit ─► match ─► authenticate ─► authorize ─► limit ─► prepare ─► forward ─► respond ─► record
+   └────────┴──────────┴─────────────┴───────────┴────────── error ──► fail ───────────────┘  always, once
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class Pipeline:
             last = fail(exchange, error)
         except ClientGone:
             exchange.complete = False
-        now = exchange.upstream_ended = self._clock()
-        self._recorder.record(exchange, now)
+        self._recorder.record(exchange, self._clock())
         self._finish(exchange, last)
 
     def _finish(self, exchange: Exchange, last: bytes | None) -> None:

@@ -55,11 +55,12 @@ class Gateway:
         self._keys = keys
         self._meters: dict[str, RouteMeters] = {}
         self._pools: dict[tuple[Target, float], TargetPool] = {}
-        self.deadlines = Deadlines(every_sweep=self._renew_offset)
+        self.deadlines = Deadlines(every_sweep=self._every_sweep)
         self.limits = configuration.gateway.client_limits
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self._ids = RequestIds()
+        self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self._snapshot = self._compile(configuration)
@@ -126,7 +127,7 @@ class Gateway:
         for connection in list(self.connections):
             connection.close_if_idle()
         deadline = self._clock() + deadline_seconds
-        while self.connections and self._clock() < deadline:
+        while self.connections and self._clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()
@@ -149,7 +150,8 @@ class Gateway:
             },
         }
 
-    def _renew_offset(self) -> None:
+    def _every_sweep(self) -> None:
+        self._metrics.values[self._open_connections] = len(self.connections)
         self._recorder.wall_clock_offset = time.time() - self._clock()
 
     # --- what connections ask (wire.client.RequestPath)
@@ -159,6 +161,7 @@ class Gateway:
 
     def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)
+        self._recorder.count_error(error.code)
         request_id = self._ids.new()
         logger.info(
             error.code.code,

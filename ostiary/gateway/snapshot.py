@@ -140,9 +140,7 @@ class Snapshot:
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
         self.routes = {
-            route.name: CompiledRoute(
-                route, plans=configuration.plans, groups=self.groups, meters=meters(route.name)
-            )
+            route.name: CompiledRoute(route, plans=configuration.plans, groups=self.groups, meters=meters(route.name))
             for route in configuration.routes
         }
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies

@@ -25,7 +25,7 @@ def authorize(exchange: Exchange) -> None:
         address = ip_address(exchange.ip)
         if not any(address in network for network in key.allowed_networks):
             raise GatewayError(ErrorCode.IP_NOT_ALLOWED, "address outside the key's networks")
-    if key.allowed_origins and (origin := exchange.head.values.get(b"origin")) is not None:
-        # A caller that is no browser sends no Origin, and could send any: this protects a key in a page, nothing else.
-        if origin.decode("latin-1") not in key.allowed_origins:
-            raise GatewayError(ErrorCode.ORIGIN_NOT_ALLOWED, "origin outside the key's list")
+    # A caller that is no browser sends no Origin, and could send any: this protects a key in a page, nothing else.
+    origin = exchange.head.values.get(b"origin")
+    if key.allowed_origins and origin is not None and origin.decode("latin-1") not in key.allowed_origins:
+        raise GatewayError(ErrorCode.ORIGIN_NOT_ALLOWED, "origin outside the key's list")

@@ -83,6 +83,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
                 first_byte_seconds=upstream.timeouts.first_byte_seconds,
                 idle_seconds=upstream.timeouts.idle_seconds,
             )
+            exchange.upstream_answered = clock()
             if answer.status < 500:
                 return answer
             status = answer.status
@@ -107,6 +108,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
         _count(exchange, group.name, status, clock)
         connection.abort()
         exchange.upstream = None
+        exchange.upstream_answered = 0.0
         if attempt.reused and attempt.reset:
             fresh = True
         else:

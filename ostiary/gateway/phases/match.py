@@ -16,10 +16,7 @@ def match(exchange: Exchange) -> None:
     table = exchange.snapshot.table
     method = head.method.decode()
     path = head.path
-    if is_plain(path):
-        found = table.match(head.host, path, method)
-    else:
-        found = _match_other(exchange, method)
+    found = table.match(head.host, path, method) if is_plain(path) else _match_other(exchange, method)
     if not isinstance(found, RouteMatch):
         if isinstance(found, MethodNotAllowed):
             allow = ", ".join(found.allow)
@@ -32,7 +29,7 @@ def match(exchange: Exchange) -> None:
         exchange.body.limit(found.route.body_bytes_max)
 
 
-def _match_other(exchange: Exchange, method: str) -> object:
+def _match_other(exchange: Exchange, method: str) -> RouteMatch:
     """A path that servers read differently: a route must have asked for it, raw or normalized."""
     head = exchange.head
     table = exchange.snapshot.table

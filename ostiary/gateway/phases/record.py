@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 
-from ostiary.core.errors import Fault
+from ostiary.core.errors import ErrorCode, Fault
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
@@ -20,11 +20,13 @@ class Recorder:
     """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines."""
 
     def __init__(self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters) -> None:
+        self._metrics = metrics
         self._values = metrics.values
+        self._errors: dict[ErrorCode, int] = {}
         self._spool = spool
         self._unrouted = unrouted
         self._accepted = metrics.counter("usage_events_accepted_total")
-        self._dropped = metrics.counter("usage_events_dropped_total", reason="spool_full")
+        self._dropped = metrics.counter("usage_events_dropped_total")
         self.wall_clock_offset = 0.0
 
     def record(self, exchange: Exchange, now: float) -> None:
@@ -35,15 +37,15 @@ class Recorder:
         meters = route.meters if route is not None else self._unrouted
         meters.request(head.method, status, latency)
         if exchange.error is not None:
+            self.count_error(exchange.error.code)
             self._log(exchange, status)
         upstream_us = -1
         if exchange.upstream_started:
-            ended = exchange.upstream_ended or now
-            spent = ended - exchange.upstream_started
+            meters.overhead.observe(exchange.upstream_started - exchange.started)
+            answered = exchange.upstream_answered
+            spent = (answered or now) - exchange.upstream_started
             upstream_us = int(spent * 1e6)
-            meters.overhead.observe(latency - spent)
             if admission is not None and admission.group is not None:
-                answered = exchange.upstream is not None and exchange.upstream.head is not None
                 meters.upstream(admission.group.name, status if answered else 0, spent)
         if admission is None or route is None:
             return
@@ -71,6 +73,12 @@ class Recorder:
             self._values[self._accepted] += 1
         else:
             self._values[self._dropped] += 1
+
+    def count_error(self, code: ErrorCode) -> None:
+        slot = self._errors.get(code)
+        if slot is None:
+            slot = self._errors[code] = self._metrics.counter("gateway_errors_total", code=code.code)
+        self._values[slot] += 1
 
     def _log(self, exchange: Exchange, status: int) -> None:
         """Why a request was refused or failed. The reason is ours and names no secret; the path template, never the path."""

@@ -118,9 +118,7 @@ def _apply_connection(head: ResponseHead, options: bytes, minor: bytes) -> None:
         head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in names]
 
 
-def _set_framing(
-    head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: bytes
-) -> None:
+def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: bytes) -> None:
     """RFC 9112 §6.3, in its order."""
     head.length = -1
     if length is not None:

@@ -160,7 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
             if end < 0 or end > HEAD_BYTES_MAX:
                 if len(data) > HEAD_BYTES_MAX:
                     self._fail(UpstreamGarbled("the head of the answer is too long", answered=True))
-                elif not b"HTTP/1."[: len(data)] == data[:7]:
+                elif b"HTTP/1."[: len(data)] != data[:7]:
                     self._fail(UpstreamGarbled("not an HTTP/1.1 answer", answered=True))
                 else:
                     self._partial = data
