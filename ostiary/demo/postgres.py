@@ -41,7 +41,7 @@ class EmbeddedPostgres:
         installed = _installed_programs()
         self._account = account_for_postgres()
         temporary = self._prepare_directory()
-        self._server = ServerProcess(name="Postgres", log=self.directory / "server.log", ask_with=signal.SIGINT)
+        self._server = ServerProcess(name="Postgres", log=self.log, ask_with=signal.SIGINT)
         try:
             for directory in temporary:
                 self._server.remove_at_end(directory)
@@ -61,8 +61,17 @@ class EmbeddedPostgres:
         self._run("pg_ctl", "-D", str(self.directory), *arguments)
 
     @property
+    def is_running(self) -> bool:
+        return self._server is not None and self._server.is_running
+
+    @property
     def pid(self) -> int:
         return self._started.pid
+
+    @property
+    def log(self) -> Path:
+        """What the server says about itself."""
+        return self.directory / "server.log"
 
     def start_again(self) -> None:
         """After `pg_ctl("stop")` or a crash, on the data that is there. Raises StoreFailed."""

@@ -30,7 +30,7 @@ class EmbeddedValkey:
         program = _program()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._server is None:
-            self._server = ServerProcess(name="Valkey", log=self.directory / "server.log", ask_with=signal.SIGTERM)
+            self._server = ServerProcess(name="Valkey", log=self.log, ask_with=signal.SIGTERM)
             if not self._keep:
                 self._server.remove_at_end(self.directory)
         try:
@@ -49,10 +49,19 @@ class EmbeddedValkey:
         return self._port
 
     @property
+    def is_running(self) -> bool:
+        return self._server is not None and self._server.is_running
+
+    @property
     def pid(self) -> int:
         if self._server is None:
             raise RuntimeError("Valkey has not been started")
         return self._server.pid
+
+    @property
+    def log(self) -> Path:
+        """What the server says about itself."""
+        return self.directory / "server.log"
 
     def url(self, database: int = 0) -> str:
         return f"redis://127.0.0.1:{self.port}/{database}"
