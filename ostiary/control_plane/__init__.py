@@ -1,2 +1,14 @@
-"""The control plane: the API that manages organizations, apps and keys, and reads usage. One package per domain, each
-with `api.py` (HTTP), `service.py` (rules) and `store.py` (all its SQL)."""
+"""The control plane: the API by which platform teams run the gateway.
+
+    app        the composition root: build, serve, end
+    http/      the transport kit; read `operations` first
+    db/        pool and migrations
+    accounts/  organizations and apps
+    keys/      keys
+    usage/     what was metered
+Each domain: api (operations), service (rules), store (all its SQL), model (what goes in and out).
+"""
+
+from ostiary.control_plane.app import SettingsRefused, StartRefused, build_app, run, serve
+
+__all__ = ["SettingsRefused", "StartRefused", "build_app", "run", "serve"]

@@ -1,1 +1,12 @@
-""""""
+"""Organizations and their apps: who the keys belong to.
+
+api       the operations
+service   the rules
+store     all its SQL
+model     what goes in and out
+"""
+
+from ostiary.control_plane.accounts.api import operations
+from ostiary.control_plane.accounts.service import Accounts
+
+__all__ = ["Accounts", "operations"]

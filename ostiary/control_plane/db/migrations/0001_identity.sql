@@ -16,6 +16,11 @@ CREATE TABLE apps (
     UNIQUE (organization_id, name)
 );
 
+-- Lists are read newest first, from a position on: along these, and along `api_keys_by_app`.
+CREATE INDEX organizations_by_age ON organizations (created_at DESC, id DESC);
+CREATE INDEX apps_by_age ON apps (created_at DESC, id DESC);
+CREATE INDEX apps_by_organization ON apps (organization_id, created_at DESC, id DESC);
+
 CREATE SEQUENCE key_revisions;
 
 -- A bearer secret is kept as its SHA-256 alone (it is 256 bits of chance, so no slow hash is needed). A signing secret must
@@ -41,7 +46,7 @@ CREATE TABLE api_keys (
     created_at        timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE INDEX api_keys_by_app ON api_keys (app_id, created_at DESC);
+CREATE INDEX api_keys_by_app ON api_keys (app_id, created_at DESC, id DESC);
 CREATE INDEX api_keys_by_revision ON api_keys (revision);
 
 -- The announcement leaves with the transaction's commit: no gateway hears of a change that did not happen. The payload is

@@ -1,0 +1,101 @@
+"""The operations on organizations and apps."""
+
+from __future__ import annotations
+
+from ostiary.control_plane.accounts.model import (
+    App,
+    AppPage,
+    AppPath,
+    AppQuery,
+    NewApp,
+    NewOrganization,
+    Organization,
+    OrganizationPage,
+    OrganizationPath,
+)
+from ostiary.control_plane.accounts.service import Accounts
+from ostiary.control_plane.http.fields import NoBody, NoParameters
+from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
+from ostiary.control_plane.http.paging import Paging
+from ostiary.control_plane.http.problems import ProblemCode
+
+
+def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
+    async def create_organization(call: Call[NoParameters, NoParameters, NewOrganization]) -> Organization:
+        return await accounts.create_organization(call.connection, call.body)
+
+    async def get_organization(call: Call[OrganizationPath, NoParameters, NoBody]) -> Organization:
+        return await accounts.organization(call.connection, call.path.organization_id)
+
+    async def list_organizations(call: Call[NoParameters, Paging, NoBody]) -> OrganizationPage:
+        return await accounts.organizations(call.connection, call.query)
+
+    async def create_app(call: Call[NoParameters, NoParameters, NewApp]) -> App:
+        return await accounts.create_app(call.connection, call.body)
+
+    async def get_app(call: Call[AppPath, NoParameters, NoBody]) -> App:
+        return await accounts.app(call.connection, call.path.app_id)
+
+    async def list_apps(call: Call[NoParameters, AppQuery, NoBody]) -> AppPage:
+        return await accounts.apps(call.connection, call.query)
+
+    return (
+        change(
+            "createOrganization",
+            "/organizations",
+            tag="organizations",
+            summary="Create an organization.",
+            handler=create_organization,
+            body_model=NewOrganization,
+            answer=Organization,
+            location="/organizations/{id}",
+            refusals=(ProblemCode.CONFLICT,),
+        ),
+        read(
+            "listOrganizations",
+            "/organizations",
+            tag="organizations",
+            summary="List organizations, newest first.",
+            handler=list_organizations,
+            query_model=Paging,
+            answer=OrganizationPage,
+        ),
+        read(
+            "getOrganization",
+            "/organizations/{organization_id}",
+            tag="organizations",
+            summary="Read an organization.",
+            handler=get_organization,
+            path_model=OrganizationPath,
+            answer=Organization,
+        ),
+        change(
+            "createApp",
+            "/apps",
+            tag="apps",
+            summary="Create an app of an organization.",
+            handler=create_app,
+            body_model=NewApp,
+            answer=App,
+            location="/apps/{id}",
+            refusals=(ProblemCode.CONFLICT,),
+        ),
+        read(
+            "listApps",
+            "/apps",
+            tag="apps",
+            summary="List apps, newest first; those of one organization with organization_id.",
+            handler=list_apps,
+            query_model=AppQuery,
+            answer=AppPage,
+        ),
+        read(
+            "getApp",
+            "/apps/{app_id}",
+            tag="apps",
+            summary="Read an app.",
+            handler=get_app,
+            path_model=AppPath,
+            answer=App,
+        ),
+    )

@@ -1,0 +1,61 @@
+"""The rules of organizations and apps."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from ostiary.control_plane.accounts import store
+from ostiary.control_plane.accounts.model import (
+    App,
+    AppPage,
+    AppQuery,
+    NewApp,
+    NewOrganization,
+    Organization,
+    OrganizationPage,
+)
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http.paging import Paging, cut
+from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+
+
+class Accounts:
+    """Every method works on the caller's transaction and raises Problem for what it refuses."""
+
+    async def create_organization(self, connection: Connection, new: NewOrganization) -> Organization:
+        try:
+            return await store.insert_organization(connection, new.name)
+        except asyncpg.UniqueViolationError as error:
+            raise Problem(ProblemCode.CONFLICT, "There is an organization of this name already.") from error
+
+    async def organization(self, connection: Connection, organization_id: str) -> Organization:
+        found = await store.organization(connection, organization_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such organization.")
+        return found
+
+    async def organizations(self, connection: Connection, page: Paging) -> OrganizationPage:
+        found, total = await store.organizations(connection, after=page.cursor, limit=page.limit + 1)
+        data, next_cursor = cut(found, page.limit)
+        return OrganizationPage(data=data, next_cursor=next_cursor, total=total)
+
+    async def create_app(self, connection: Connection, new: NewApp) -> App:
+        try:
+            return await store.insert_app(connection, new)
+        except asyncpg.UniqueViolationError as error:
+            raise Problem(ProblemCode.CONFLICT, "The organization has an app of this name already.") from error
+        except asyncpg.ForeignKeyViolationError as error:
+            raise invalid("organization_id", "there is no such organization") from error
+
+    async def app(self, connection: Connection, app_id: str) -> App:
+        found = await store.app(connection, app_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such app.")
+        return found
+
+    async def apps(self, connection: Connection, query: AppQuery) -> AppPage:
+        found, total = await store.apps(
+            connection, organization_id=query.organization_id, after=query.cursor, limit=query.limit + 1
+        )
+        data, next_cursor = cut(found, query.limit)
+        return AppPage(data=data, next_cursor=next_cursor, total=total)

@@ -1,0 +1,115 @@
+"""All SQL about organizations and apps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asyncpg import Record
+
+from ostiary.control_plane.accounts.model import App, NewApp, Organization
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http.paging import Position
+
+
+async def insert_organization(connection: Connection, name: str) -> Organization:
+    """Raises asyncpg.UniqueViolationError when the name is taken."""
+    row = await connection.fetchrow(
+        """
+        -- Guarantees one organization of this name: the unique constraint decides between two at once.
+        INSERT INTO organizations (name) VALUES ($1) RETURNING id, name, created_at
+        """,
+        name,
+    )
+    return _organization(_present(row))
+
+
+async def organization(connection: Connection, organization_id: str) -> Organization | None:
+    # Guarantees the organization, or nothing.
+    row = await connection.fetchrow("SELECT id, name, created_at FROM organizations WHERE id = $1", organization_id)
+    return None if row is None else _organization(row)
+
+
+async def organizations(
+    connection: Connection, *, after: Position | None, limit: int
+) -> tuple[Sequence[Organization], int]:
+    """Up to `limit` of them, newest first, after a position; and how many there are in all."""
+    rows = await connection.fetch(
+        """
+        -- Guarantees a place in one total order (time, then id), read along the index from the position on.
+        SELECT id, name, created_at FROM organizations
+        WHERE $1::timestamptz IS NULL OR (created_at, id) < ($1, $2)
+        ORDER BY created_at DESC, id DESC LIMIT $3
+        """,
+        after and after.created_at,
+        after and after.id,
+        limit,
+    )
+    # Guarantees the number of the same moment: the transaction reads one snapshot.
+    total = await connection.fetchval("SELECT count(*) FROM organizations")
+    return [_organization(row) for row in rows], total
+
+
+async def insert_app(connection: Connection, app: NewApp) -> App:
+    """Raises asyncpg.UniqueViolationError when the organization has an app of this name, and
+    asyncpg.ForeignKeyViolationError when there is no such organization."""
+    row = await connection.fetchrow(
+        """
+        -- Guarantees that the app's organization exists and has no other app of this name.
+        INSERT INTO apps (organization_id, name, description) VALUES ($1, $2, $3)
+        RETURNING id, organization_id, name, description, created_at
+        """,
+        app.organization_id,
+        app.name,
+        app.description,
+    )
+    return _app(_present(row))
+
+
+async def app(connection: Connection, app_id: str) -> App | None:
+    # Guarantees the app, or nothing.
+    row = await connection.fetchrow(
+        "SELECT id, organization_id, name, description, created_at FROM apps WHERE id = $1", app_id
+    )
+    return None if row is None else _app(row)
+
+
+async def apps(
+    connection: Connection, *, organization_id: str | None, after: Position | None, limit: int
+) -> tuple[Sequence[App], int]:
+    """As `organizations`; only those of one organization if it is given."""
+    rows = await connection.fetch(
+        """
+        -- Guarantees a place in one total order (time, then id), within the organization if one is given.
+        SELECT id, organization_id, name, description, created_at FROM apps
+        WHERE ($1::uuid IS NULL OR organization_id = $1) AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
+        ORDER BY created_at DESC, id DESC LIMIT $4
+        """,
+        organization_id,
+        after and after.created_at,
+        after and after.id,
+        limit,
+    )
+    # Guarantees the number of the same moment: the transaction reads one snapshot.
+    total = await connection.fetchval(
+        "SELECT count(*) FROM apps WHERE $1::uuid IS NULL OR organization_id = $1", organization_id
+    )
+    return [_app(row) for row in rows], total
+
+
+def _present(row: Record | None) -> Record:
+    assert row is not None  # noqa: S101  INSERT .. RETURNING without ON CONFLICT gives its row or raises
+    return row
+
+
+def _organization(row: Record) -> Organization:
+    return Organization(id=str(row["id"]), name=row["name"], created_at=row["created_at"])
+
+
+def _app(row: Record) -> App:
+    return App(
+        id=str(row["id"]),
+        organization_id=str(row["organization_id"]),
+        name=row["name"],
+        description=row["description"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,237 @@
+"""The composition root of the control plane: settings checked, parts made and put together, the server's life."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import asyncpg
+import uvloop
+from aiohttp import web
+
+from ostiary.control_plane import accounts, keys, usage
+from ostiary.control_plane.db import MigrationState, Pool, open_pool, status_on
+from ostiary.control_plane.http import documentation, openapi
+from ostiary.control_plane.http.dispatch import Dispatcher
+from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
+from ostiary.control_plane.http.listener import Listener
+from ostiary.control_plane.http.operations import BASE, AnyOperation
+from ostiary.control_plane.http.problems import Problem, ProblemCode
+from ostiary.control_plane.http.reading import BODY_BYTES_MAX
+from ostiary.core.encryption import Envelope
+from ostiary.core.model import Configuration, Listen
+
+log = logging.getLogger("ostiary.control_plane")
+
+# /readyz is asked by machines that wait for it; a slow yes is a no.
+READY_SECONDS = 1.0
+# After the calls have ended, no connection of the pool should be in use.
+POOL_CLOSE_SECONDS = 5.0
+
+
+class StartRefused(Exception):
+    """The control plane can't start; the text says why and what to do. `problems` lists every reason."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SettingsRefused(StartRefused):
+    """The configuration is valid, and not enough to run a control plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    postgres: str = field(repr=False)
+    operator_token: str = field(repr=False)
+    key_encryption_key: bytes = field(repr=False)
+
+
+async def build_app(configuration: Configuration) -> web.Application:
+    """The API, connected to Postgres; its cleanup closes the connections.
+
+    Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
+    DatabaseUnavailable."""
+    settings = _settings(configuration)
+    pool = await open_pool(settings.postgres)
+    try:
+        await _require_current_schema(pool)
+    except BaseException:
+        await pool.close()
+        raise
+
+    directory = accounts.Accounts()
+    declared = (
+        *accounts.operations(directory),
+        *keys.operations(
+            keys.Keys(
+                plans=configuration.plans.keys(),
+                envelope=Envelope(settings.key_encryption_key),
+                key_prefix=configuration.control_plane.key_prefix,
+            )
+        ),
+        *usage.operations(usage.Usage(accounts=directory)),
+    )
+    edge = Edge(operator_token=settings.operator_token)
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
+    _add_operations(app, declared, pool)
+    _add_pages(app, declared, pool)
+    app.on_response_prepare.append(dress)
+
+    async def close_pool(_: web.Application) -> None:
+        try:
+            async with asyncio.timeout(POOL_CLOSE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    app.on_cleanup.append(close_pool)
+    return app
+
+
+def run(configuration: Configuration) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the calls under way and returns. Raises as `build_app` does, and OSError
+    when the address can't be listened on."""
+    uvloop.run(serve(configuration, announce=lambda address: log.info("control plane listens on %s", address)))
+
+
+async def serve(
+    configuration: Configuration,
+    *,
+    announce: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """As `run`, in a loop that is running; ends when `stop` is set too. `announce` gets the base URL once it serves."""
+    stop = stop or asyncio.Event()
+    listen = configuration.control_plane.listen
+    tls = _tls(listen)
+    listener = Listener(await build_app(configuration))
+    loop = asyncio.get_running_loop()
+    await listener.setup()
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await web.TCPSite(listener, listen.host, listen.port, ssl_context=tls).start()
+        if tls is None and not _is_loopback(listen.host):
+            log.warning(
+                "the operator token crosses the network in the clear: set control_plane.listen.tls, or put TLS before"
+            )
+        announce(_base_url(listener, listen))
+        await stop.wait()
+        log.info("control plane ends: calls under way are finished first")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await listener.cleanup()
+
+
+def _settings(configuration: Configuration) -> _Settings:
+    token = configuration.control_plane.operator_token
+    postgres = configuration.stores.postgres
+    key_encryption_key = configuration.stores.key_encryption_key
+    problems = []
+    if token is None:
+        problems.append(
+            "control_plane.operator_token is not set: nobody could use the API. Make one with `openssl rand -base64 32`, "
+            'and set it to "${OSTIARY_OPERATOR_TOKEN}" or "file:/path"'
+        )
+    elif len(token) < OPERATOR_TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token:
+        problems.append(
+            f"control_plane.operator_token must be at least {OPERATOR_TOKEN_LENGTH_MIN} visible ASCII characters, so that "
+            "it can't be guessed. Make one with `openssl rand -base64 32`"
+        )
+    if postgres is None:
+        problems.append("stores.postgres is not set: keys are kept there. Set it to postgresql://user@host/database")
+    if key_encryption_key is None:
+        problems.append(
+            "stores.key_encryption_key is not set: secrets are stored under it. Make one with `openssl rand -base64 32`, "
+            'and set it to "${OSTIARY_KEY_ENCRYPTION_KEY}" or "file:/path", the same for the gateways'
+        )
+    if problems or token is None or postgres is None or key_encryption_key is None:
+        raise SettingsRefused(*problems)
+    return _Settings(postgres, token, key_encryption_key)
+
+
+async def _require_current_schema(pool: Pool) -> None:
+    async with pool.acquire() as connection:
+        statuses = await status_on(connection)
+    wrong = [f"{status.name} ({status.state})" for status in statuses if status.state is not MigrationState.APPLIED]
+    if wrong:
+        raise StartRefused(
+            f"the database schema is not the one of this version: {', '.join(wrong)}. Run: ostiary db migrate -c FILE"
+        )
+
+
+def _add_operations(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
+    dispatcher = Dispatcher(pool=pool)
+    for operation in declared:
+        app.router.add_route(
+            operation.method, BASE + operation.path, dispatcher.handler(operation), expect_handler=expect_later
+        )
+
+
+def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
+    described = json.dumps(openapi.document(declared)).encode()
+    page, page_policy = documentation.page(declared).encode(), documentation.content_security_policy()
+
+    async def openapi_document(_: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json")
+
+    async def docs(_: web.Request) -> web.Response:
+        return web.Response(
+            body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": page_policy}
+        )
+
+    async def healthz(_: web.Request) -> web.Response:
+        # That this process answers. Not Postgres: to restart the control plane would not bring it back.
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(READY_SECONDS), pool.acquire() as connection:
+                await connection.fetchval("SELECT 1")
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise Problem(ProblemCode.DATABASE_UNAVAILABLE) from error
+        return web.json_response({"status": "ready"})
+
+    for path, handler in (
+        (f"{BASE}/openapi.json", openapi_document),
+        ("/docs", docs),
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+    ):
+        app.router.add_route("GET", path, handler, expect_handler=expect_later)
+
+
+def _tls(listen: Listen) -> ssl.SSLContext | None:
+    if not listen.tls:
+        return None
+    if len(listen.tls) > 1:
+        raise SettingsRefused("control_plane.listen.tls has several certificates: the control plane takes one")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(listen.tls[0].cert, listen.tls[0].key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsRefused(f"control_plane.listen.tls can't be loaded: {error.strerror or error}") from error
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _base_url(listener: Listener, listen: Listen) -> str:
+    port = listener.addresses[0][1]  # the real one, when 0 was asked for
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"{'https' if listen.tls else 'http'}://{host}:{port}"

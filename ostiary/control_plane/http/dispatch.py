@@ -1,0 +1,120 @@
+"""Serves the declared operations: read, claim, do, store, commit, answer, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+import pydantic_core
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ostiary.control_plane.db import Connection, Pool
+from ostiary.control_plane.http import idempotency, reading
+from ostiary.control_plane.http.fields import Answer
+from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
+from ostiary.control_plane.http.problems import Problem, ProblemCode
+
+# How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
+ACQUIRE_SECONDS = 2.0
+
+# Classes of SQLSTATE that say "not now" rather than "wrong": connection, rollback (deadlock), resources, object in use,
+# operator intervention (shutdown, cancelled by a time bound), system; and a read-only server after a failover.
+_PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
+_READ_ONLY = "25006"
+
+
+class Dispatcher:
+    """Makes aiohttp handlers of operations."""
+
+    def __init__(self, *, pool: Pool) -> None:
+        self._pool = pool
+
+    def handler(self, operation: AnyOperation) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._serve(operation, request)
+
+        return handle
+
+    async def _serve(self, operation: AnyOperation, request: web.Request) -> web.Response:
+        path = reading.path_parameters(operation.path_model, request)
+        query = reading.query_parameters(operation.query_model, request)
+        if operation.method is Method.GET:
+            body, claim = operation.body_model(), None
+        else:
+            sent = await reading.read_body(request)
+            body = reading.check_body(operation.body_model, sent)
+            claim = _claim(operation, request, sent.value)
+
+        async with self._transaction(operation.method) as connection:
+            if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
+                return _repeated(operation, stored)
+            answer = await operation.handler(Call(path=path, query=query, body=body, connection=connection))
+            if claim is not None:
+                await idempotency.keep(connection, claim, _storable(operation, answer))
+        return _answer(operation, operation.status, answer.model_dump(mode="json"))
+
+    @asynccontextmanager
+    async def _transaction(self, method: Method) -> AsyncIterator[Connection]:
+        reads = method is Method.GET
+        try:
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+                # A list and its total are of one moment.
+                connection.transaction(isolation="repeatable_read" if reads else "read_committed", readonly=reads),
+            ):
+                yield connection
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "")[:2] in _PASSING_CLASSES or error.sqlstate == _READ_ONLY:
+                raise _unavailable() from error
+            raise
+        except asyncpg.InterfaceError as error:
+            if isinstance(error, ValueError):  # an argument that does not fit its column: a fault of ours
+                raise
+            raise _unavailable() from error
+        except (OSError, TimeoutError) as error:
+            raise _unavailable() from error
+
+
+def _claim(operation: AnyOperation, request: web.Request, body: object) -> idempotency.Claim | None:
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise Problem(ProblemCode.MALFORMED_REQUEST, "Send one Idempotency-Key.")
+    return idempotency.claim(keys[0], operation_id=operation.id, path=request.path, body=body)
+
+
+def _storable(operation: AnyOperation, answer: Answer) -> idempotency.StoredAnswer:
+    document = answer.model_dump(mode="json", exclude=set(operation.shown_once))
+    return idempotency.StoredAnswer(operation.status, document, bool(operation.shown_once))
+
+
+def _repeated(operation: AnyOperation, stored: idempotency.StoredAnswer) -> web.Response:
+    if stored.secret_left_out:
+        raise Problem(ProblemCode.SECRET_ALREADY_SHOWN, about=_location(operation, stored.document))
+    response = _answer(operation, stored.status, stored.document)
+    response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+def _answer(operation: AnyOperation, status: int, document: dict[str, object]) -> web.Response:
+    response = web.Response(
+        status=status, body=pydantic_core.to_json(document), content_type="application/json", charset=None
+    )
+    if (location := _location(operation, document)) is not None:
+        response.headers["Location"] = location
+    return response
+
+
+def _location(operation: AnyOperation, document: dict[str, object]) -> str | None:
+    # The fields are ids of our own making: nothing in them needs to be escaped.
+    return (
+        None if operation.location is None else BASE + operation.location.format_map(cast("dict[str, str]", document))
+    )
+
+
+def _unavailable() -> Problem:
+    return Problem(ProblemCode.DATABASE_UNAVAILABLE, headers=[("Retry-After", "2")])

@@ -1,0 +1,140 @@
+"""What holds for every call whatever it asks: who may, how many at once, the request id, the headers, the log line.
+
+Everything below /api/v1 needs the operator token, except what `OPEN` names: a new operation is closed until someone writes
+it here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import traceback
+from uuid import uuid4
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from ostiary.control_plane.http.operations import BASE
+from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
+
+log = logging.getLogger("ostiary.control_plane")
+
+# 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
+OPERATOR_TOKEN_LENGTH_MIN = 32
+
+OPEN = frozenset({f"{BASE}/openapi.json", "/docs", "/healthz", "/readyz"})
+
+# Calls under way in one process. They share ten connections; what waits beyond this would time out anyway.
+CALLS_MAX = 256
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+SECURITY_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+)
+
+
+def request_id_of(sent: str | None) -> str:
+    """The client's, if it is well formed, else a new one."""
+    return sent if sent is not None and _REQUEST_ID.fullmatch(sent) else uuid4().hex
+
+
+class Edge:
+    """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here."""
+
+    def __init__(self, *, operator_token: str) -> None:
+        # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
+        self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
+        self._calls = 0
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._call(request, handler)
+
+        return edge
+
+    async def _call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.monotonic()
+        request_id = request_id_of(request.headers.get("X-Request-Id"))
+        self._calls += 1
+        try:
+            response = await self._answer(request, handler, request_id)
+        finally:
+            self._calls -= 1
+        response.headers["X-Request-Id"] = request_id
+        resource = request.match_info.route.resource
+        log.info(
+            "%s %s %d %.1f ms request_id=%s client=%s",
+            request.method if request.method.isalpha() else "?",
+            # The template: what a client writes into a path is not for the log.
+            resource.canonical if resource is not None else "(no route)",
+            response.status,
+            (time.monotonic() - started) * 1000,
+            request_id,
+            request.remote,
+        )
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+        try:
+            if self._calls > CALLS_MAX:
+                raise Problem(ProblemCode.OVERLOADED, headers=[("Retry-After", "1")])
+            if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+                raise Problem(ProblemCode.EXPECTATION_FAILED)
+            self._authorize(request)
+            return await handler(request)
+        except Problem as problem:
+            return answer(problem, request_id)
+        except web.HTTPException as error:
+            return answer(_of_router(error), request_id)
+        except Exception as error:
+            # Not the error's text: drivers quote the values they choke on.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("internal error request_id=%s %s\n%s", request_id, type(error).__qualname__, frames)
+            return answer(Problem(ProblemCode.INTERNAL_ERROR), request_id)
+
+    def _authorize(self, request: web.Request) -> None:
+        """By the path as routed: whatever is not open by name is closed, addresses where nothing is included."""
+        if request.path in OPEN:
+            return
+        sent = request.headers.getall("Authorization", [])
+        if not sent:
+            raise Problem(ProblemCode.CREDENTIALS_MISSING, headers=[("WWW-Authenticate", 'Bearer realm="ostiary"')])
+        scheme, _, token = sent[0].partition(" ")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        right = hmac.compare_digest(digest, self._token_sha256)
+        if len(sent) > 1 or scheme.lower() != "bearer" or not right:
+            log.warning("refused: wrong operator token, client=%s", request.remote)
+            raise Problem(
+                ProblemCode.CREDENTIALS_INVALID,
+                headers=[("WWW-Authenticate", 'Bearer realm="ostiary", error="invalid_token"')],
+            )
+
+
+def _of_router(error: web.HTTPException) -> Problem:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        return Problem(ProblemCode.METHOD_NOT_ALLOWED, headers=[("Allow", allow)])
+    if error.status == 413:
+        return Problem(ProblemCode.BODY_TOO_LARGE)
+    return Problem(ProblemCode.NOT_FOUND)
+
+
+async def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """The last touch on every answer: security headers, the request id, and no word about what serves it."""
+    response.headers.setdefault("X-Request-Id", uuid4().hex)
+    for name, value in SECURITY_HEADERS:
+        response.headers.setdefault(name, value)
+    response.headers.pop("Server", None)
+
+
+async def expect_later(request: web.Request) -> None:
+    """In place of aiohttp's own `Expect` handling, which invites the body before the caller is known: `reading` does it."""

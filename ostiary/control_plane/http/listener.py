@@ -1,0 +1,68 @@
+"""The listening side: aiohttp's server, with our answer to bytes that are not HTTP.
+
+aiohttp's own answer quotes the line it could not parse, in the answer and in the log. That line may hold the operator
+token, so here nothing of the input is repeated."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+
+from ostiary.control_plane.http.edge import SECURITY_HEADERS
+from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
+
+log = logging.getLogger("ostiary.control_plane")
+
+
+class _Protocol(web.RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        code = ProblemCode.INTERNAL_ERROR if status >= 500 else ProblemCode.MALFORMED_REQUEST
+        detail = None if status >= 500 else "This is not a valid HTTP/1.1 request."
+        log.warning("refused: %s, client=%s", type(exc).__name__, request.remote)
+        request_id = uuid4().hex
+        response = answer(Problem(code, detail), request_id)
+        response.headers["X-Request-Id"] = request_id
+        response.headers.update(SECURITY_HEADERS)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __init__(self, inner: web.Server, **options: Any) -> None:
+        super().__init__(inner.request_handler, request_factory=inner.request_factory, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._options)
+
+
+class Listener(web.AppRunner):
+    """Runs `app`. The keep-alive and shutdown times are bounds, in seconds: see the constants' reasons."""
+
+    __slots__ = ()
+
+    # Longer than the idle time of usual proxies (60 s), so that they close first and lose no call.
+    KEEPALIVE_SECONDS = 75.0
+    # Every call ends within this: it has 10 s for its body, 2 s for a connection, 10 s for its statements.
+    DRAIN_SECONDS = 25.0
+
+    def __init__(self, app: web.Application) -> None:
+        super().__init__(app, access_log=None, shutdown_timeout=self.DRAIN_SECONDS)
+
+    async def _make_server(self) -> web.Server:
+        inner = await super()._make_server()
+        # `auto_decompress` off: see `reading.read_body`.
+        return _Server(inner, access_log=None, keepalive_timeout=self.KEEPALIVE_SECONDS, auto_decompress=False)

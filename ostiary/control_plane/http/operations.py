@@ -1,0 +1,123 @@
+"""An operation of the API is declared once, as a value: what comes in, what goes out, what may be refused, who does it.
+
+`dispatch` serves these declarations and `openapi` describes them, so the document can't drift from what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
+from ostiary.control_plane.http.problems import ProblemCode
+
+BASE = "/api/v1"
+
+PathT = TypeVar("PathT", bound=Parameters)
+QueryT = TypeVar("QueryT", bound=Parameters)
+BodyT = TypeVar("BodyT", bound=Request)
+
+
+class Method(StrEnum):
+    GET = "GET"
+    POST = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[PathT, QueryT, BodyT]):
+    """One call, checked. `connection` is in a transaction that ends with the call: committed before the answer goes out,
+    undone if the handler raises; read-only for GET."""
+
+    path: PathT
+    query: QueryT
+    body: BodyT
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(Generic[PathT, QueryT, BodyT]):
+    """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
+    and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
+    the new resource's path, with fields of the answer in braces."""
+
+    id: str
+    method: Method
+    path: str
+    tag: str
+    summary: str
+    handler: Callable[[Call[PathT, QueryT, BodyT]], Awaitable[Answer]]
+    answer: type[Answer]
+    path_model: type[PathT]
+    query_model: type[QueryT]
+    body_model: type[BodyT]
+    status: int = 200
+    refusals: tuple[ProblemCode, ...] = ()
+    shown_once: frozenset[str] = frozenset()
+    location: str | None = None
+
+
+AnyOperation = Operation[Any, Any, Any]
+
+
+def read(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
+    answer: type[Answer],
+    path_model: type[PathT] | type[NoParameters] = NoParameters,
+    query_model: type[QueryT] | type[NoParameters] = NoParameters,
+    refusals: tuple[ProblemCode, ...] = (),
+) -> AnyOperation:
+    """A GET."""
+    return Operation(
+        id=id,
+        method=Method.GET,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=path_model,
+        query_model=query_model,
+        body_model=NoBody,
+        refusals=refusals,
+    )
+
+
+def change(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    body_model: type[BodyT],
+    path_model: type[PathT] | type[NoParameters] = NoParameters,
+    status: int = 201,
+    refusals: tuple[ProblemCode, ...] = (),
+    shown_once: frozenset[str] = frozenset(),
+    location: str | None = None,
+) -> AnyOperation:
+    """A POST with a JSON body, which may carry an Idempotency-Key."""
+    return Operation(
+        id=id,
+        method=Method.POST,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=path_model,
+        query_model=NoParameters,
+        body_model=body_model,
+        status=status,
+        refusals=refusals,
+        shown_once=shown_once,
+        location=location,
+    )

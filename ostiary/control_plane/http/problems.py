@@ -1,0 +1,122 @@
+"""Every refusal of the control-plane API, once, and the one place where it becomes an answer (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from aiohttp import web
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Meaning(NamedTuple):
+    status: int
+    title: str
+    detail: str
+
+
+class ProblemCode(Enum):
+    """The value is the meaning; the lower-case name is the `code` that clients see. Names are stable."""
+
+    MALFORMED_REQUEST = Meaning(400, "Malformed request", "The request can't be read.")
+    CREDENTIALS_MISSING = Meaning(
+        401, "Credentials missing", "Send the operator token: Authorization: Bearer <operator token>."
+    )
+    CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "The operator token is not valid.")
+    NOT_FOUND = Meaning(404, "Not found", "There is nothing at this address; see /docs for what there is.")
+    METHOD_NOT_ALLOWED = Meaning(405, "Method not allowed", "This resource does not take this method; see Allow.")
+    REQUEST_TIMEOUT = Meaning(408, "Request timeout", "The body did not arrive in time.")
+    CONFLICT = Meaning(409, "Conflict", "The change contradicts what is there already.")
+    CALL_UNDER_WAY = Meaning(
+        409, "Call under way", "A call with this Idempotency-Key is still under way; repeat it in a few seconds."
+    )
+    SECRET_ALREADY_SHOWN = Meaning(
+        409,
+        "Secret already shown",
+        "An earlier call with this Idempotency-Key made the key, and its secret was in that one answer. If the answer was "
+        "lost, revoke the key and create another one with a new Idempotency-Key.",
+    )
+    BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than 64 KiB.")
+    UNSUPPORTED_MEDIA_TYPE = Meaning(
+        415, "Unsupported media type", "Send the body as application/json, in UTF-8 and not compressed."
+    )
+    EXPECTATION_FAILED = Meaning(417, "Expectation failed", "The only expectation understood is 100-continue.")
+    INVALID_FIELDS = Meaning(422, "Invalid fields", "Some fields are not as they must be; see errors.")
+    IDEMPOTENCY_KEY_REUSED = Meaning(
+        422,
+        "Idempotency key reused",
+        "This Idempotency-Key belongs to an earlier call that was not the same. Use a new one for every new call.",
+    )
+    INTERNAL_ERROR = Meaning(500, "Internal error", "Something went wrong here. The log has this request_id.")
+    OVERLOADED = Meaning(503, "Overloaded", "Too many calls are under way. Try again soon.")
+    DATABASE_UNAVAILABLE = Meaning(503, "Database unavailable", "Postgres can't be used now. Try again soon.")
+
+    @property
+    def code(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """`field` is the path of names and positions, joined by dots; empty for the whole body. Never quotes the value."""
+
+    field: str
+    problem: str
+
+
+class Problem(Exception):
+    """A call that ends in a refusal. `detail` is for the client; `about` names a thing the client should look at."""
+
+    def __init__(
+        self,
+        code: ProblemCode,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        headers: Sequence[tuple[str, str]] = (),
+        about: str | None = None,
+    ) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = code.value.detail if detail is None else detail
+        self.errors = tuple(errors)
+        self.headers = tuple(headers)
+        self.about = about
+
+
+def invalid(field: str, problem: str) -> Problem:
+    """The refusal of one field."""
+    return Problem(ProblemCode.INVALID_FIELDS, errors=(FieldProblem(field, problem),))
+
+
+def document(problem: Problem, request_id: str) -> dict[str, object]:
+    """The problem as JSON. `type` is relative to this server (RFC 9457 §3.1.1): /docs explains each code."""
+    meaning = problem.code.value
+    members: dict[str, object] = {
+        "type": f"/docs#{problem.code.code}",
+        "title": meaning.title,
+        "status": meaning.status,
+        "detail": problem.detail,
+        "code": problem.code.code,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        members["errors"] = [{"field": error.field, "problem": error.problem} for error in problem.errors]
+    if problem.about is not None:
+        members["about"] = problem.about
+    return members
+
+
+def answer(problem: Problem, request_id: str) -> web.Response:
+    response = web.Response(
+        status=problem.code.value.status,
+        body=json.dumps(document(problem, request_id)).encode(),
+        content_type=MEDIA_TYPE,
+    )
+    for name, value in problem.headers:
+        response.headers[name] = value
+    return response

@@ -1,0 +1,107 @@
+"""From an HTTP request to checked values: path, query and body of an operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from ostiary.control_plane.http import strict_json
+from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode
+
+# The largest body of this API, a key with all its lists full, is under 40 KiB.
+BODY_BYTES_MAX = 64 * 1024
+# A slow sender holds a connection, and no more than this long. 64 KiB take a second on a very poor line.
+BODY_SECONDS_MAX = 10.0
+# A caller mends a handful of fields at a time; an array of thousands of wrong items would answer megabytes.
+PROBLEMS_MAX = 50
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """`text` is what was sent, `value` what it means."""
+
+    text: bytes
+    value: object
+
+
+def path_parameters(model: type[ModelT], request: web.Request) -> ModelT:
+    """Raises Problem `not_found`: an id that no resource can have is an address where nothing is."""
+    try:
+        return model.model_validate(dict(request.match_info))
+    except ValidationError as error:
+        raise Problem(ProblemCode.NOT_FOUND) from error
+
+
+def query_parameters(model: type[ModelT], request: web.Request) -> ModelT:
+    """Raises Problem `invalid_fields`; a parameter given twice is one, because either could be meant."""
+    names = list(request.query.keys())
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) > len(set(names)) else []
+    if twice:
+        known = [name for name in twice if name in model.model_fields]
+        raise Problem(
+            ProblemCode.INVALID_FIELDS, errors=[FieldProblem(name, "given more than once") for name in known or [""]]
+        )
+    try:
+        return model.model_validate(dict(request.query))
+    except ValidationError as error:
+        raise invalid_fields(error) from error
+
+
+async def read_body(request: web.Request) -> Body:
+    """The JSON body, within its bounds of size and time. Raises Problem."""
+    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE)
+    # Nothing here unpacks, so that a few bytes can't become gigabytes.
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE)
+    if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
+        raise Problem(ProblemCode.BODY_TOO_LARGE)
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # Only now that the caller is known and the body is wanted (RFC 9110 §10.1.1).
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            text = await request.read()
+    except TimeoutError as error:
+        raise Problem(ProblemCode.REQUEST_TIMEOUT, headers=[("Connection", "close")]) from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise Problem(ProblemCode.BODY_TOO_LARGE) from error
+    return Body(text, strict_json.parse(text))
+
+
+def check_body(model: type[ModelT], body: Body) -> ModelT:
+    """Raises Problem `invalid_fields`, listing every field at once."""
+    try:
+        return model.model_validate_json(body.text)
+    except ValidationError as error:
+        raise invalid_fields(error) from error
+
+
+def invalid_fields(error: ValidationError) -> Problem:
+    """What the model refused, without the values: one of them may be a secret in the wrong place."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    problems: Sequence[FieldProblem] = [
+        FieldProblem(".".join(str(part) for part in detail["loc"])[:200], _sentence(detail["type"], detail["msg"]))
+        for detail in details[:PROBLEMS_MAX]
+    ]
+    return Problem(ProblemCode.INVALID_FIELDS, errors=problems)
+
+
+def _sentence(kind: str, message: str) -> str:
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "is not a field of this request"
+        case "value_error":
+            return message.removeprefix("Value error, ")
+        case _:
+            return message.replace("Input should", "should", 1)

@@ -1,0 +1,68 @@
+"""The operations on keys."""
+
+from __future__ import annotations
+
+from ostiary.control_plane.accounts.model import AppPath
+from ostiary.control_plane.http.fields import NoBody, NoParameters
+from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
+from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyPath, KeyQuery, NewKey, Revocation
+from ostiary.control_plane.keys.service import Keys
+
+
+def operations(keys: Keys) -> tuple[AnyOperation, ...]:
+    async def create_key(call: Call[AppPath, NoParameters, NewKey]) -> CreatedKey:
+        return await keys.create(call.connection, call.path.app_id, call.body)
+
+    async def list_keys(call: Call[AppPath, KeyQuery, NoBody]) -> KeyPage:
+        return await keys.keys_of(call.connection, call.path.app_id, call.query)
+
+    async def get_key(call: Call[KeyPath, NoParameters, NoBody]) -> Key:
+        return await keys.key(call.connection, call.path.key_id)
+
+    async def revoke_key(call: Call[KeyPath, NoParameters, Revocation]) -> Key:
+        return await keys.revoke(call.connection, call.path.key_id, call.body)
+
+    return (
+        change(
+            "createKey",
+            "/apps/{app_id}/keys",
+            tag="keys",
+            summary="Create a key of an app. The secret is in this one answer and nowhere else.",
+            handler=create_key,
+            path_model=AppPath,
+            body_model=NewKey,
+            answer=CreatedKey,
+            shown_once=frozenset({"secret"}),
+            location="/keys/{key_id}",
+        ),
+        read(
+            "listKeys",
+            "/apps/{app_id}/keys",
+            tag="keys",
+            summary="List the keys of an app, newest first; revoked and expired ones too.",
+            handler=list_keys,
+            path_model=AppPath,
+            query_model=KeyQuery,
+            answer=KeyPage,
+        ),
+        read(
+            "getKey",
+            "/keys/{key_id}",
+            tag="keys",
+            summary="Read a key, without its secret.",
+            handler=get_key,
+            path_model=KeyPath,
+            answer=Key,
+        ),
+        change(
+            "revokeKey",
+            "/keys/{key_id}/revoke",
+            tag="keys",
+            summary="Revoke a key, for ever. Gateways refuse it within a second. Revoking it again changes nothing.",
+            handler=revoke_key,
+            path_model=KeyPath,
+            body_model=Revocation,
+            answer=Key,
+            status=200,
+        ),
+    )

@@ -1,0 +1,135 @@
+"""Keys as they go in and out. A secret is in `CreatedKey` and in no other type."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from ipaddress import ip_network
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from ostiary.control_plane.http.fields import Answer, KeyId, Name, Parameters, Request, Rule
+from ostiary.control_plane.http.paging import KeyPaging, Page
+
+# A list goes to every gateway with the key and is looked through on each call: 64 entries are room for any real office,
+# and a longer list belongs into a network range.
+ENTRIES_MAX = 64
+EXPIRY_DAYS_MAX = 3650
+
+Scope = Annotated[str, Rule(r"^[a-z0-9_.:*-]{1,64}$", "1 to 64 of a-z 0-9 _ . : * -")]
+Origin = Annotated[
+    str,
+    Field(max_length=300),
+    Rule(
+        r"^https?://([a-z0-9]([a-z0-9-]{0,62}\.?))+(:[1-9][0-9]{0,4})?$",
+        "an origin such as https://app.example.com: scheme, host in lower case, port if not the usual one, no path",
+    ),
+]
+PlanName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise PydanticCustomError(
+            "network",
+            "must be an address or a network such as 203.0.113.7 or 203.0.113.0/24 (no bits set beyond the prefix)",
+        ) from error
+
+
+NetworkText = Annotated[str, Field(max_length=64, description="an address or a network"), AfterValidator(_network)]
+
+
+def _soon_enough(moment: datetime) -> datetime:
+    now = datetime.now(UTC)
+    if not now < moment <= now + timedelta(days=EXPIRY_DAYS_MAX):
+        raise PydanticCustomError("expiry", "must be in the future, and at most ten years ahead")
+    return moment.astimezone(UTC)
+
+
+Expiry = Annotated[
+    AwareDatetime,
+    AfterValidator(_soon_enough),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "in the future, at most ten years ahead"}),
+]
+
+
+class KeyState(StrEnum):
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class NewKey(Request):
+    """A key of an app. It expires at `expires_at`, or after `expires_in_days`, or never. `allowed_ips` and
+    `allowed_origins` restrict from where it may be used; empty lists restrict nothing."""
+
+    name: Name
+    environment: Literal["live", "test"] = "test"
+    scopes: Annotated[tuple[Scope, ...], Field(max_length=ENTRIES_MAX)] = ()
+    plan: PlanName | None = None
+    expires_at: Expiry | None = None
+    expires_in_days: Annotated[int, Field(ge=1, le=EXPIRY_DAYS_MAX)] | None = None
+    allowed_ips: Annotated[tuple[NetworkText, ...], Field(max_length=ENTRIES_MAX)] = ()
+    allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=ENTRIES_MAX)] = ()
+
+    @model_validator(mode="after")
+    def _one_expiry(self) -> Self:
+        if self.expires_at is not None and self.expires_in_days is not None:
+            raise PydanticCustomError("expiry", "give expires_at or expires_in_days, not both")
+        return self
+
+
+class Key(Answer):
+    """A key without its secret. `secret_hint` is the secret's last four characters, to tell keys apart."""
+
+    key_id: KeyId
+    app_id: str
+    organization_id: str
+    name: str
+    environment: Literal["live", "test"]
+    state: KeyState
+    secret_hint: str
+    plan: str | None
+    scopes: tuple[str, ...]
+    allowed_ips: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    revoked_reason: str | None
+    created_at: datetime
+
+    @property
+    def id(self) -> str:
+        return self.key_id
+
+
+class CreatedKey(Key):
+    """The one answer that has the secret. Keep it now: it is nowhere else."""
+
+    secret: Annotated[str, Field(repr=False, description="shown in this answer only")]
+
+
+class KeyPage(Page[Key]):
+    """Keys, newest first."""
+
+
+class Revocation(Request):
+    """Why the key is revoked: for the people who will ask."""
+
+    reason: Annotated[
+        str,
+        Field(min_length=1, max_length=500),
+        Rule(r"^[^\u0000-\u001f\u007f-\u009f]+$", "1 to 500 characters, without control characters"),
+    ]
+
+
+class KeyPath(Parameters):
+    key_id: KeyId
+
+
+class KeyQuery(KeyPaging):
+    """Which keys of an app."""

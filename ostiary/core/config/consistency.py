@@ -1,0 +1,133 @@
+"""What only the whole file can tell: names that occur twice, routes that contradict one another, parts that nothing uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ostiary.core.config.fields import At
+from ostiary.core.config.problems import shown, suggestion
+from ostiary.core.config.reading import Place, Reading
+from ostiary.core.model import Environment, GatewaySettings, Key, Route, Scheme, Stores, Upstream
+from ostiary.core.routing import find_conflicts
+
+
+def check_routes(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:
+    """Names and matches are unique; no upstream serves live keys in one place and test keys in another."""
+    _check_unique(reading, "route", [(route.value.name, route.place) for route in routes])
+    places = {id(route.value): route.place for route in routes}
+    for conflict in find_conflicts([route.value for route in routes]):
+        host, method = conflict.host or "any host", conflict.method or "any method"
+        reading.problem(
+            places[id(conflict.second)],
+            f"takes the same calls as the route {conflict.first.name!r}: {method} of {conflict.second.match.path} "
+            f"on {host}",
+            "give them different paths, hosts or methods (GET includes HEAD)",
+        )
+    _check_environments(reading, routes)
+    for name in sorted(reading.unused("upstream")):
+        if name in upstreams:
+            reading.warn(upstreams[name].place, "no route uses this upstream")
+    _check_targets(reading, routes, upstreams)
+
+
+def _check_environments(reading: Reading, routes: tuple[At[Route], ...]) -> None:
+    """A test key never reaches a live upstream. An upstream is the live one of two, the test one of two, or serves both;
+    which of these it is, every route must agree on."""
+    first: dict[str, tuple[str, Route]] = {}
+    for route, place in routes:
+        live, test = route.upstreams.get(Environment.LIVE), route.upstreams.get(Environment.TEST)
+        if live is not None and live == test:
+            roles = {live: "live and test keys alike"}
+        else:
+            roles = {
+                name: f"{environment} keys alone" for name, environment in ((live, "live"), (test, "test")) if name
+            }
+        for name, role in roles.items():
+            before, by = first.setdefault(name, (role, route))
+            if before != role:
+                reading.problem(
+                    place,
+                    f"sends {role} to the upstream {name!r}, which serves {before} in the route {by.name!r}",
+                    "give live and test keys upstreams of their own in both, or one name in both",
+                )
+
+
+def _check_targets(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:
+    """Two names for one server would let test keys reach it by the other name."""
+    live: dict[tuple[str, int], str] = {}
+    reached = [
+        (environment, name)
+        for route in routes
+        if len(set(route.value.upstreams.values())) == len(route.value.upstreams)
+        for environment, name in route.value.upstreams.items()
+        if name in upstreams
+    ]
+    for environment, name in reached:
+        if environment is Environment.LIVE:
+            live.update({(target.host, target.port): name for target in upstreams[name].value.targets})
+    for name in sorted({name for environment, name in reached if environment is Environment.TEST}):
+        for target in upstreams[name].value.targets:
+            if (other := live.get((target.host, target.port))) is not None and other != name:
+                reading.warn(
+                    upstreams[name].place,
+                    f"serves test keys, and has a server in common with {other!r}, which serves live keys",
+                )
+                break
+
+
+def check_keys(reading: Reading, keys: tuple[At[Key], ...], routes: tuple[At[Route], ...]) -> None:
+    """Ids and secrets are unique (a bearer secret must name one key)."""
+    _check_unique(reading, "key", [(key.value.id, key.place) for key in keys])
+    owners: dict[bytes, Key] = {}
+    asked_for = {scope for route in routes for needed in route.value.authentication.scopes.values() for scope in needed}
+    for key, place in keys:
+        owner = owners.setdefault(key.secret_sha256, key)
+        if owner is not key and owner.id != key.id:
+            reading.problem(place, f"has the same secret as the key {owner.id!r}", "make another: ostiary keys")
+        for scope in sorted(key.scopes - asked_for):
+            reading.warn(place, f"no route asks for its scope {scope!r}", suggestion(scope, sorted(asked_for)))
+        if not any(_takes(route.value, key) for route in routes):
+            reading.warn(place, f"no route takes {key.environment} keys")
+
+
+def _takes(route: Route, key: Key) -> bool:
+    return key.environment in route.upstreams and Scheme.ANONYMOUS not in route.authentication.schemes
+
+
+def check_stores(
+    reading: Reading,
+    place: Place,
+    stores: Stores,
+    gateway: GatewaySettings,
+    routes: tuple[At[Route], ...],
+    keys: tuple[At[Key], ...],
+) -> None:
+    """What works less well than one may think without a store, or can't work at all."""
+    listen, admin = gateway.listen, gateway.admin
+    if listen.port == admin.port != 0 and (listen.host == admin.host or listen.host in ("0.0.0.0", "::")):  # noqa: S104
+        reading.problem(place, f"the gateway and its admin listener are both on port {listen.port}", "change one")
+    schemes = _schemes(routes)
+    if stores.redis is None and Scheme.HMAC in schemes:
+        reading.warn(
+            place,
+            "signed calls without stores.redis: a nonce is known to one worker alone, and a replay to another passes",
+            "set stores.redis",
+        )
+    closed = [route for route in routes if stores.redis is None and route.value.on_store_failure == "closed"]
+    for route in closed:
+        reading.warn(route.place, "on_store_failure is closed and there is no stores.redis", "set stores.redis")
+    if schemes - {Scheme.ANONYMOUS} and not keys and stores.postgres is None:
+        reading.warn(place, "nobody can call: there are neither keys in this file nor stores.postgres")
+
+
+def _schemes(routes: Iterable[At[Route]]) -> set[Scheme]:
+    return {scheme for route in routes for scheme in route.value.authentication.schemes}
+
+
+def _check_unique(reading: Reading, what: str, named: list[tuple[str, Place]]) -> None:
+    first: dict[str, Place] = {}
+    for name, place in named:
+        if (before := first.setdefault(name, place)) is not place:
+            reading.problem(
+                place, f"a second {what} is called {shown(name)}", f"the first is in line {before.node.line}"
+            )

@@ -1,0 +1,90 @@
+"""The section `keys`: keys without a control plane."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+from ostiary.core.config.fields import Kind, ListOf, Placed, Record, Schema, Values, defaulted, optional, required
+from ostiary.core.config.kinds import Choice, NameUse, NetworkKind, Secret, TextKind, or_reference, read_text
+from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.routes import SCOPE
+from ostiary.core.model import Environment, Key
+
+_ENVIRONMENT_IN_ID = re.compile(r"(?:[a-z0-9]{1,12}_)?ak_(live|test)_")
+
+
+class Instant(Kind[float]):
+    """A date and time with its offset, RFC 3339; the value is Unix seconds."""
+
+    _FORM: Final = r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?(?:[Zz]|[+-]\d{2}:\d{2})"
+
+    def read(self, place: Place, reading: Reading) -> float | Refused:
+        text = read_text(place, reading, self.words)
+        if isinstance(text, Refused):
+            return text
+        try:
+            if re.fullmatch(self._FORM, text.value, re.ASCII):
+                return datetime.fromisoformat(text.value.upper()).timestamp()
+        except (ValueError, OverflowError):
+            pass
+        return reading.problem(place, f"must be {self.words}, not {place.shown}")
+
+    def schema(self) -> Schema:
+        return or_reference({"type": "string", "pattern": f"^{self._FORM}$"})
+
+    @property
+    def words(self) -> str:
+        return "a time such as `2027-01-31T00:00:00Z`"
+
+
+_ID = required(
+    "id", TextKind(r"[A-Za-z0-9_]{4,64}", "4 to 64 letters, digits and `_`"), "What a caller names itself by."
+)
+_SECRET = required("secret", Secret(32, 256), "What only the caller knows.")
+_PLAN = optional("plan", NameUse("plan"), "What it may use; without one, only the limits of routes hold.")
+_SCOPES = defaulted("scopes", ListOf(SCOPE, high=256), "What it may do.", [])
+_ENVIRONMENT = required("environment", Choice(Environment), "Which upstreams it reaches.")
+_ALLOWED_IPS = defaulted(
+    "allowed_ips", ListOf(NetworkKind(), high=256), "Where it may call from; anywhere if empty.", []
+)
+_ALLOWED_ORIGINS = defaulted(
+    "allowed_origins",
+    ListOf(TextKind(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?", "an origin such as `https://app.example.com`"), high=256),
+    "Web pages it may be used from, by their Origin; any if empty.",
+    [],
+)
+_EXPIRES_AT = optional("expires_at", Instant(), "When it ends.")
+
+
+def _key(values: Values) -> Key:
+    named = _ENVIRONMENT_IN_ID.match(values[_ID])
+    if named is not None and named[1] != values[_ENVIRONMENT].value:
+        values.problem(
+            _ENVIRONMENT, f"is {values[_ENVIRONMENT].value}, but the id says {named[1]}", "change one of them"
+        )
+    if values[_PLAN] is None and not values.given(_PLAN):
+        values.reading.warn(values.place, "the key has no plan: only the limits of routes hold", "add plan")
+    secret = values[_SECRET].encode("ascii")
+    return Key(
+        id=values[_ID],
+        environment=values[_ENVIRONMENT],
+        secret_sha256=sha256(secret).digest(),
+        secret=secret,
+        plan=values[_PLAN],
+        scopes=frozenset(values[_SCOPES]),
+        allowed_networks=values[_ALLOWED_IPS],
+        allowed_origins=frozenset(values[_ALLOWED_ORIGINS]),
+        expires_at=values[_EXPIRES_AT],
+    )
+
+
+KEY: Record[Key] = Record(
+    "Key",
+    "A key that the gateway knows without a control plane.",
+    (_ID, _SECRET, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT),
+    _key,
+)
+KEYS = ListOf(Placed(KEY), high=100_000)

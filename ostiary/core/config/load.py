@@ -1,0 +1,115 @@
+"""A file to a `Configuration`: read all of it, check what only the whole can tell, and refuse with every problem at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from ostiary.core.config.consistency import check_keys, check_routes, check_stores
+from ostiary.core.config.document import BYTES_MAX, parse_document, too_large
+from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, required
+from ostiary.core.config.keys import KEYS
+from ostiary.core.config.kinds import Integer
+from ostiary.core.config.plans import PLANS
+from ostiary.core.config.problems import ConfigurationError, Problem
+from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.routes import ROUTES
+from ostiary.core.config.settings import CONTROL_PLANE, GATEWAY, STORES
+from ostiary.core.config.upstreams import UPSTREAMS
+from ostiary.core.model import Configuration
+
+
+class Version(Kind[int]):
+    _NUMBER: Final = Integer(1, 1)
+
+    def read(self, place: Place, reading: Reading) -> int | Refused:
+        version = Integer(0, 10**9).read(place, reading)
+        if isinstance(version, Refused) or version == 1:
+            return version
+        return reading.problem(place, f"this Ostiary reads version 1, not {place.shown}", "write version: 1")
+
+    def schema(self) -> Schema:
+        return {"const": 1}
+
+    @property
+    def words(self) -> str:
+        return "`1`"
+
+
+_VERSION = required("version", Version(), "The version of this format.", missing="begin the file with version: 1")
+_GATEWAY = defaulted("gateway", GATEWAY, "The data plane.", {})
+_CONTROL_PLANE = defaulted("control_plane", CONTROL_PLANE, "The API that manages keys.", {})
+_STORES = defaulted("stores", STORES, "Where state lives.", {})
+_PLANS = defaulted("plans", PLANS, "What callers may use, by name.", {})
+_UPSTREAMS = defaulted("upstreams", UPSTREAMS, "The services behind the gateway, by name.", {})
+_ROUTES = required(
+    "routes",
+    ROUTES,
+    "Which calls are taken, who may make them, and where they go.",
+    missing="write routes: [] if this file is for a control plane alone",
+)
+_KEYS = defaulted("keys", KEYS, "Keys that the gateway knows without a control plane.", [])
+
+
+def _configuration(values: Values) -> Configuration:
+    reading, upstreams, routes, keys = values.reading, values[_UPSTREAMS], values[_ROUTES], values[_KEYS]
+    reading.check_names()
+    check_routes(reading, routes, upstreams)
+    check_keys(reading, keys, routes)
+    check_stores(reading, values.place_of(_STORES), values[_STORES], values[_GATEWAY], routes, keys)
+    return Configuration(
+        gateway=values[_GATEWAY],
+        control_plane=values[_CONTROL_PLANE],
+        stores=values[_STORES],
+        plans=values[_PLANS],
+        upstreams={name: upstream.value for name, upstream in upstreams.items()},
+        routes=tuple(route.value for route in routes),
+        keys={key.value.id: key.value for key in keys},
+        warnings=reading.warnings,
+    )
+
+
+FILE: Record[Configuration] = Record(
+    "The file",
+    "One configuration, for the gateway and the control plane.",
+    (_VERSION, _GATEWAY, _CONTROL_PLANE, _STORES, _PLANS, _UPSTREAMS, _ROUTES, _KEYS),
+    _configuration,
+)
+
+
+def load_file(path: Path, *, environment: Mapping[str, str] = os.environ) -> Configuration:
+    """The checked configuration in `path`. Reads that file, and the files of secrets that it names, and nothing else.
+
+    Raises ConfigurationError with all problems at once: also when the file is missing, too large or not text."""
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(BYTES_MAX + 1)  # a file of any size, or an endless device, costs no more than this
+    except OSError as error:
+        raise ConfigurationError((Problem(name, 1, 1, "", f"can't be read: {error.strerror}"),)) from error
+    except ValueError as error:
+        raise ConfigurationError((Problem(name, 1, 1, "", "is no name of a file"),)) from error
+    if len(content) > BYTES_MAX:
+        raise ConfigurationError((Problem(name, 1, 1, "", too_large()),))
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        problem = Problem(name, line, column, "", "the file is not UTF-8 text", "save it as UTF-8")
+        raise ConfigurationError((problem,)) from None
+    return load_text(text, name=name, environment=environment)
+
+
+def load_text(text: str, *, name: str, environment: Mapping[str, str] = os.environ) -> Configuration:
+    """The checked configuration in `text`. `name` is the file it came from: problems name it, and relative paths are
+    relative to its folder. Raises ConfigurationError with all problems at once."""
+    root = parse_document(text, file=name)
+    reading = Reading(file=name, environment=environment, directory=Path(name).parent)
+    configuration = FILE.read(Place(root, "", ""), reading)
+    reading.refuse_if_problems()
+    if isinstance(configuration, Refused):  # a kind that refused without saying why would be our mistake
+        raise AssertionError("the configuration was refused without a problem")
+    return configuration

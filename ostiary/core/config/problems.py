@@ -1,0 +1,58 @@
+"""What is wrong with a configuration: every mistake, with its place and its mend. No message shows a value that came from the
+environment, from a secret's file, or from a field that may hold a secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+# A file with more mistakes is another format, not a file with mistakes; the log must hold the answer.
+PROBLEMS_MAX: Final = 200
+
+_SHOWN_MAX = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake. `line` and `column` count from 1; `path` is the field, as in `routes[0].auth.schemes`, or empty where the
+    whole file is meant; `mend` says what to write instead, where that is known."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    mend: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " + (f"{self.path}: " if self.path else "")
+        return f"{where}{self.message}" + (f" ({self.mend})" if self.mend else "")
+
+
+class ConfigurationError(Exception):
+    """A configuration that is refused, with all its problems in the order of the file; `str()` is one line a problem."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def shown(text: str) -> str:
+    """`text` for a message: quoted, escaped, shortened, and masked where it looks like one of our secrets."""
+    if "sk_live_" in text or "sk_test_" in text:
+        return "(a secret, not shown)"
+    return repr(text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…")
+
+
+def suggestion(wrong: str, known: list[str]) -> str | None:
+    """The mend for a name that does not exist: the one that was probably meant, or all there are if they are few."""
+    lower = {name.lower(): name for name in known}
+    if close := get_close_matches(wrong[:100].lower(), list(lower), n=1, cutoff=0.6):
+        return f"did you mean {shown(lower[close[0]])}?"
+    if 0 < len(known) <= 12:
+        return f"there is {', '.join(sorted(known))}"
+    return None

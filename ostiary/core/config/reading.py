@@ -1,0 +1,192 @@
+"""One reading of one file: where we are, what was found wrong so far, and what names stand for.
+
+A reading never stops at a mistake: it notes it and goes on, so that all are told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping as AbstractMapping
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ostiary.core.config.document import Mapping, Node, Resolved, Scalar, Sequence, resolve
+from ostiary.core.config.problems import PROBLEMS_MAX, ConfigurationError, Problem, shown, suggestion
+
+# Long enough for any token or key; a file that is larger is not a secret.
+SECRET_FILE_BYTES_MAX: Final = 16 * 1024
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+
+
+class Refused(Enum):
+    """In place of a value that could not be read; its problem has been noted."""
+
+    REFUSED = "refused"
+
+
+REFUSED: Final = Refused.REFUSED
+
+
+class Place(NamedTuple):
+    """A node, the path of fields that leads to it, and the last name on that path."""
+
+    node: Node
+    path: str
+    name: str
+
+    def field(self, name: str, node: Node) -> Place:
+        return Place(node, f"{self.path}.{name}" if self.path else name, name)
+
+    def item(self, position: int, node: Node) -> Place:
+        return Place(node, f"{self.path}[{position}]", self.name)
+
+    @property
+    def shown(self) -> str:
+        """What stands here, for a message: never a value from the environment."""
+        if isinstance(self.node, Scalar):
+            return "nothing" if resolve(self.node) is Resolved.NULL else shown(self.node.text)
+        return "a mapping" if isinstance(self.node, Mapping) else "a list"
+
+
+class Text(NamedTuple):
+    """A scalar's text; `expanded` when a part of it comes from the environment."""
+
+    value: str
+    expanded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _NameUse:
+    space: str
+    name: str
+    place: Place
+
+
+class Reading:
+    def __init__(self, *, file: str, environment: AbstractMapping[str, str], directory: Path) -> None:
+        """`directory` is what relative paths in the file are relative to."""
+        self._file = file
+        self._environment = environment
+        self._directory = directory
+        self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
+        self._names: dict[str, set[str]] = {}
+        self._uses: list[_NameUse] = []
+
+    # --- problems and warnings
+
+    def problem(self, place: Place, message: str, mend: str | None = None) -> Refused:
+        self._problems.append(self._note(place, message, mend))
+        if len(self._problems) >= PROBLEMS_MAX:
+            self.refuse_if_problems()
+        return REFUSED
+
+    def warn(self, place: Place, message: str, mend: str | None = None) -> None:
+        self._warnings.append(self._note(place, message, mend))
+
+    def _note(self, place: Place, message: str, mend: str | None) -> Problem:
+        return Problem(self._file, place.node.line, place.node.column, place.path, message, mend)
+
+    def refuse_if_problems(self) -> None:
+        """Raises ConfigurationError with every problem so far, in the order of the file."""
+        if self._problems:
+            raise ConfigurationError(tuple(sorted(self._problems, key=lambda p: (p.line, p.column))))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(str(warning) for warning in sorted(self._warnings, key=lambda p: (p.line, p.column)))
+
+    # --- names that other parts of the file refer to
+
+    def define(self, space: str, names: AbstractSequence[str]) -> None:
+        self._names.setdefault(space, set()).update(names)
+
+    def use(self, space: str, name: str, place: Place) -> None:
+        self._uses.append(_NameUse(space, name, place))
+
+    def check_names(self) -> None:
+        """Every name that is used must be defined, wherever in the file."""
+        for use in self._uses:
+            known = self._names.get(use.space, set())
+            if use.name not in known:
+                self.problem(
+                    use.place,
+                    f"there is no {use.space} {use.place.shown}",
+                    suggestion(use.name, sorted(known)) or f"no {use.space}s are defined; add it under {use.space}s",
+                )
+
+    def unused(self, space: str) -> set[str]:
+        return self._names.get(space, set()) - {use.name for use in self._uses if use.space == space}
+
+    # --- text
+
+    def text(self, place: Place) -> Text | Refused:
+        """The text of the scalar at `place`, with `${NAME}` and `${NAME:-default}` put in and `$${` made `${`. What the
+        environment holds is text alone: it was put in after parsing, so it adds no fields."""
+        if not isinstance(place.node, Scalar):
+            return self.problem(place, f"must be one value, not {place.shown}")
+        source = place.node.text
+        if "${" not in source:
+            return Text(source, False)
+        parts: list[str] = []
+        end = 0
+        expanded = sound = True
+        for reference in _REFERENCE.finditer(source):
+            parts.append(source[end : reference.start()])
+            end = reference.end()
+            name, default = reference[1], reference[2]
+            if reference[0] == "$${":
+                parts.append("${")
+            elif name is None:
+                self.problem(
+                    place, "'${' begins no variable", "write ${NAME} or ${NAME:-default}; for the text itself, $${"
+                )
+                sound = False
+            elif (value := self._environment.get(name) or default) is not None:
+                parts.append(value)
+            elif name in self._environment:
+                parts.append("")
+            else:
+                self.problem(
+                    place,
+                    f"the environment variable {name} is not set",
+                    f"set it, or give a default: ${{{name}:-default}}",
+                )
+                sound = False
+        if not sound:
+            return REFUSED
+        whole = "".join((*parts, source[end:]))
+        if not whole.isprintable():
+            return self.problem(place, "the environment puts characters here that can't be printed")
+        return Text(whole, expanded)
+
+    # --- files
+
+    def path(self, name: str) -> Path:
+        """A path as the file means it: relative to the folder of the file."""
+        return self._directory / name
+
+    def secret_file(self, place: Place, name: str) -> str | Refused:
+        """The text of a secret's file without one closing newline."""
+        path = self.path(name)
+        what = f"the secret's file, {place.shown},"
+        try:
+            if not path.is_file():  # a pipe would wait for its writer for ever
+                return self.problem(place, f"{what} does not exist, or is no file")
+            with path.open("rb") as file:
+                content = file.read(SECRET_FILE_BYTES_MAX + 1)
+            if len(content) > SECRET_FILE_BYTES_MAX:
+                return self.problem(place, f"{what} is larger than {SECRET_FILE_BYTES_MAX >> 10} KiB")
+            return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            return self.problem(place, f"{what} is not UTF-8 text")
+        except OSError as error:
+            return self.problem(place, f"{what} can't be read: {error.strerror}")
+        except ValueError:
+            return self.problem(place, f"{what} has a name that no file can have")
+
+
+__all__ = ["REFUSED", "Mapping", "Node", "Place", "Reading", "Refused", "Scalar", "Sequence", "Text"]

@@ -1,0 +1,264 @@
+"""The section `routes`: which calls are taken, who may make them, and where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ostiary.core.config.addresses import RouteHost, RoutePath
+from ostiary.core.config.fields import (
+    Kind,
+    ListOf,
+    MapOf,
+    NameOrRecord,
+    Placed,
+    Record,
+    Schema,
+    Values,
+    defaulted,
+    optional,
+    required,
+)
+from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
+from ostiary.core.config.plans import NAME, ROUTE_LIMIT
+from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.model import (
+    Authentication,
+    Environment,
+    LimitBy,
+    Match,
+    PathPolicy,
+    Route,
+    Scheme,
+    StoreFailure,
+)
+
+# The methods that the HTTP parser knows. Not CONNECT and TRACE: no gateway should pass these on (RFC 9110 §9.3.6, §9.3.8).
+METHODS: Final = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
+    *("ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE"),
+    *(
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "QUERY",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "SUBSCRIBE",
+        "UNBIND",
+        "UNLINK",
+        "UNLOCK",
+    ),
+    *("UNSUBSCRIBE",),
+)
+
+
+class Method(TextKind):
+    def __init__(self, *, or_star: bool = False) -> None:
+        words = "a method in capitals, such as GET"
+        super().__init__(
+            "|".join(METHODS) + (r"|\*" if or_star else ""), words + (", or `*` for those not named" if or_star else "")
+        )
+
+    def read(self, place: Place, reading: Reading) -> str | Refused:
+        if place.shown[1:-1].upper() in METHODS and place.shown[1:-1] not in METHODS:
+            upper = place.shown[1:-1].upper()
+            return reading.problem(place, f"must be a method in capitals, not {place.shown}", f"write {upper}")
+        return super().read(place, reading)
+
+
+_HOSTS = optional("hosts", ListOf(RouteHost(), low=1, high=1000), "Hosts it is for; any if not given.")
+_PATH = required("path", RoutePath(), "The path it is for. `/**` takes the path before it and everything below.")
+_METHODS = optional(
+    "methods", ListOf(Method(), low=1, high=len(METHODS)), "Methods it takes (GET takes HEAD too); any if not given."
+)
+
+
+def _match(values: Values) -> Match:
+    hosts, methods_given = values[_HOSTS], values[_METHODS]
+    methods = frozenset(methods_given or ())
+    if "GET" in methods:  # HEAD is GET without the body (RFC 9110 §9.3.2): who offers the one offers the other
+        methods |= {"HEAD"}
+    return Match(path=values[_PATH], hosts=tuple(dict.fromkeys(hosts or ())), methods=methods)
+
+
+MATCH: Record[Match] = Record(
+    "Match", "Which calls a route takes; all that is given must fit.", (_HOSTS, _PATH, _METHODS), _match
+)
+
+# --- who may call -----------------------------------------------------------------------------------------------------
+
+_LATER: Final = {
+    "http-signature": "use hmac",
+    "jwt": "use bearer or hmac",
+    "oauth": "use bearer or hmac",
+    "mtls": "use bearer or hmac",
+}
+SCOPE = TextKind(
+    r"[a-z0-9_.:*-]{1,64}", "a scope of up to 64 of a-z, 0-9, `_`, `.`, `:`, `*` and `-`, as in `clients:read`"
+)
+
+_SCHEMES = required(
+    "schemes",
+    ListOf(Choice(Scheme, later=_LATER), low=1, high=len(Scheme)),
+    "How a caller proves who it is; any one of them is enough. `[anonymous]` opens the route to everyone.",
+)
+_SCOPES = defaulted(
+    "scopes",
+    MapOf(Method(or_star=True), ListOf(SCOPE, high=64), high=len(METHODS) + 1),
+    "The scopes that each method needs, all of them; `[]` for none. If any are given, every method must be named.",
+    {},
+)
+
+
+def _auth(values: Values) -> Authentication:
+    schemes = frozenset(values[_SCHEMES])
+    if Scheme.ANONYMOUS in schemes and len(schemes) > 1:
+        values.problem(
+            _SCHEMES,
+            "'anonymous' lets everyone in, so the other schemes mean nothing",
+            "remove it, or leave it alone",
+        )
+    if Scheme.ANONYMOUS in schemes and values[_SCOPES]:
+        values.problem(_SCOPES, "an anonymous caller has no scopes", "remove the scopes, or choose another scheme")
+    scopes = {method: frozenset(needed) for method, needed in values[_SCOPES].items()}
+    if "GET" in scopes and "HEAD" not in scopes:
+        scopes["HEAD"] = scopes["GET"]
+    return Authentication(schemes=schemes, scopes=scopes)
+
+
+AUTH: Record[Authentication] = Record("Auth", "Who may call.", (_SCHEMES, _SCOPES), _auth)
+
+# --- where calls go ---------------------------------------------------------------------------------------------------
+
+
+class Both(Kind[Mapping[Environment, str]]):
+    """One name: the upstream of live and test keys alike."""
+
+    _NAME: Final = NameUse("upstream")
+
+    def read(self, place: Place, reading: Reading) -> Mapping[Environment, str] | Refused:
+        name = self._NAME.read(place, reading)
+        return name if isinstance(name, Refused) else dict.fromkeys(Environment, name)
+
+    def schema(self) -> Schema:
+        return self._NAME.schema()
+
+    @property
+    def words(self) -> str:
+        return self._NAME.words
+
+
+_LIVE = optional("live", NameUse("upstream"), "Where the calls of live keys go; without it they get 403.")
+_TEST = optional("test", NameUse("upstream"), "Where the calls of test keys go; without it they get 403.")
+
+
+def _environments(values: Values) -> Mapping[Environment, str] | Refused:
+    named = {Environment.LIVE: values[_LIVE], Environment.TEST: values[_TEST]}
+    given = {environment: name for environment, name in named.items() if name is not None}
+    if not given:
+        return values.reading.problem(values.place, "names no upstream", "give live, test, or both")
+    return given
+
+
+ENVIRONMENTS: Record[Mapping[Environment, str]] = Record(
+    "Environments",
+    "An upstream for each environment. An upstream that is one route's `live` can't be where another route sends test keys.",
+    (_LIVE, _TEST),
+    _environments,
+)
+
+_NAME = required("name", NAME, "Its name in logs, metrics and usage.")
+_MATCH = required("match", MATCH, "Which calls it takes.")
+UPSTREAM_OF_ROUTE = required(
+    "upstream", NameOrRecord(Both(), ENVIRONMENTS), "Where calls go. One name serves live and test keys alike."
+)
+_AUTH = required(
+    "auth",
+    AUTH,
+    "Who may call.",
+    missing="say who may call: auth: {schemes: [bearer]}, or {schemes: [anonymous]} to let everyone in",
+)
+_LIMITS = defaulted("limits", ListOf(ROUTE_LIMIT, high=16), "Limits besides the plan of the key.", [])
+_ON_STORE_FAILURE = defaulted(
+    "on_store_failure",
+    Choice(StoreFailure),
+    "While Redis is away: each node counts its share, all are let in, or all are refused.",
+    "local",
+)
+_PATHS = defaulted(
+    "paths",
+    Choice(PathPolicy),
+    "Ambiguous paths (dot segments, `//`, `%2F`): refuse, resolve once, or pass on.",
+    "strict",
+)
+_MAX_BODY = defaulted("max_body", Size("0B", "1TiB"), "Largest request body; beyond it 413.", "1TiB")
+_MAX_SIGNED_BODY = defaulted(
+    "max_signed_body",
+    Size("0B", "1GiB"),
+    "Largest body of a signed call, which is held back until its signature has verified; beyond it 413.",
+    "1MiB",
+)
+
+
+def _route(values: Values) -> Route:
+    match, authentication = values[_MATCH], values[_AUTH]
+    _check_scopes(values, match, authentication)
+    anonymous = Scheme.ANONYMOUS in authentication.schemes
+    of_a_key = {LimitBy.KEY, LimitBy.APP, LimitBy.ORGANIZATION}
+    if anonymous and (wrong := sorted(limit.by for limit in values[_LIMITS] if limit.by in of_a_key)):
+        values.problem(_LIMITS, f"an anonymous caller has no {wrong[0]} to count by", "count by ip or route")
+    if anonymous and Environment.LIVE not in values[UPSTREAM_OF_ROUTE]:
+        values.problem(
+            UPSTREAM_OF_ROUTE,
+            "anonymous calls are live calls, and there is no live upstream",
+            "name one upstream, or add live",
+        )
+    if values.given(_MAX_SIGNED_BODY) and values[_MAX_SIGNED_BODY] > values[_MAX_BODY]:
+        values.problem(_MAX_SIGNED_BODY, "is larger than max_body, which holds for every call", "raise max_body")
+    return Route(
+        name=values[_NAME],
+        match=match,
+        upstreams=values[UPSTREAM_OF_ROUTE],
+        authentication=authentication,
+        limits=values[_LIMITS],
+        on_store_failure=values[_ON_STORE_FAILURE],
+        paths=values[_PATHS],
+        body_bytes_max=values[_MAX_BODY],
+        signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
+    )
+
+
+def _check_scopes(values: Values, match: Match, authentication: Authentication) -> None:
+    """A method that was forgotten among the scopes would be open to every key: say which scopes it needs, or that it needs
+    none."""
+    scopes = authentication.scopes
+    if not scopes:
+        return
+    if match.methods:
+        if foreign := sorted(set(scopes) - match.methods - {"*", "HEAD"}):
+            values.problem(
+                _AUTH,
+                f"names scopes for {', '.join(foreign)}, which the route does not take",
+                "add the method to match",
+            )
+        missing = sorted(match.methods - set(scopes))
+    else:
+        missing = ["other methods"]
+    if missing and "*" not in scopes:
+        first = missing[0] if match.methods else "'*'"
+        values.problem(
+            _AUTH,
+            f"names scopes, but none for {', '.join(missing)}: any key could call with that",
+            f"add {first}: [scope], or {first}: [] if it needs none",
+        )
+
+
+ROUTE: Record[Route] = Record(
+    "Route",
+    "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
+    (_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _MAX_BODY, _MAX_SIGNED_BODY),
+    _route,
+)
+ROUTES = ListOf(Placed(ROUTE), high=100_000)

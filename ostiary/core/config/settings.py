@@ -1,0 +1,270 @@
+"""The sections about the machine: `gateway`, `control_plane`, `stores`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from typing import Final
+
+from ostiary.core.config.addresses import Directory, ExistingFile, ListenHost, StoreUrl
+from ostiary.core.config.fields import (
+    Kind,
+    ListOf,
+    NotYet,
+    OneOrMany,
+    Record,
+    Schema,
+    Values,
+    defaulted,
+    optional,
+    required,
+)
+from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.model import (
+    Certificate,
+    ClientLimits,
+    ControlPlaneSettings,
+    GatewaySettings,
+    Listen,
+    Stores,
+)
+
+
+class Workers(Kind[int]):
+    """`auto`, or a number of processes."""
+
+    _NUMBER: Final = Integer(1, 256)
+
+    def read(self, place: Place, reading: Reading) -> int | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        if text.value == "auto":  # the processors that this process may use: a container's share, where it is pinned
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self._NUMBER.read(place, reading)
+
+    def schema(self) -> Schema:
+        return or_reference({"anyOf": [{"const": "auto"}, self._NUMBER.schema()]})
+
+    @property
+    def words(self) -> str:
+        return "`auto` (one per processor), or a whole number from 1 to 256"
+
+
+class EncryptionKey(Kind[bytes]):
+    """32 bytes, as base64 (44 characters) or hexadecimal (64). Never shown."""
+
+    _SECRET: Final = Secret(43, 64)
+
+    def read(self, place: Place, reading: Reading) -> bytes | Refused:
+        text = self._SECRET.read(place, reading)
+        if isinstance(text, Refused):
+            return text
+        if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+            return bytes.fromhex(text)
+        try:
+            key = base64.b64decode(
+                text.rstrip("=") + "=", altchars=b"-_" if set("-_") & set(text) else None, validate=True
+            )
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != 32:
+            return reading.problem(place, f"must be {self.words}", "make one: openssl rand -base64 32")
+        return key
+
+    def schema(self) -> Schema:
+        return self._SECRET.schema()
+
+    @property
+    def words(self) -> str:
+        return "a secret of 32 bytes, written in base64 or as 64 hexadecimal digits"
+
+
+# --- listening --------------------------------------------------------------------------------------------------------
+
+_PORT = Integer(0, 65535)
+
+_CERT = required("cert", ExistingFile(), "The certificate and its chain, PEM.")
+_KEY = required("key", ExistingFile(), "The certificate's private key, PEM.")
+_CLIENT_CA = optional(
+    "client_ca", NotYet("client certificates come with the scheme mtls"), "Authorities of client certificates."
+)
+CERTIFICATE: Record[Certificate] = Record(
+    "Certificate",
+    "One certificate of the gateway. With several, the client's SNI chooses.",
+    (_CERT, _KEY, _CLIENT_CA),
+    lambda values: Certificate(cert=values[_CERT], key=values[_KEY]),
+)
+
+
+def _listen(title: str, says: str, host: str, port: int) -> Record[Listen]:
+    """A place to listen on without workers and TLS: the admin listener and the control plane."""
+    host_field = defaulted("host", ListenHost(), "The address to listen on.", host)
+    port_field = defaulted("port", _PORT, "The port; 0 lets the system choose.", port)
+    return Record(
+        title,
+        says,
+        (host_field, port_field),
+        lambda values: Listen(host=values[host_field], port=values[port_field]),
+    )
+
+
+_HOST = defaulted("host", ListenHost(), "The address to listen on.", "0.0.0.0")  # noqa: S104  a gateway is for everyone
+_LISTEN_PORT = defaulted("port", _PORT, "The port; 0 lets the system choose.", 8080)
+_WORKERS = defaulted("workers", Workers(), "Worker processes.", "auto")
+_TLS = optional("tls", OneOrMany(CERTIFICATE, high=100), "Certificates; without any, the gateway speaks plain HTTP.")
+
+
+def _gateway_listen(values: Values) -> Listen:
+    certificates = values[_TLS]
+    return Listen(host=values[_HOST], port=values[_LISTEN_PORT], workers=values[_WORKERS], tls=certificates or ())
+
+
+LISTEN: Record[Listen] = Record(
+    "Gateway listen", "Where clients connect.", (_HOST, _LISTEN_PORT, _WORKERS, _TLS), _gateway_listen
+)
+ADMIN = _listen("Admin listen", "Where operators look: /metrics /healthz /readyz /status.", "127.0.0.1", 9090)
+CONTROL_LISTEN = _listen("Control plane listen", "Where the API and the portal are.", "127.0.0.1", 8081)
+
+# --- gateway ----------------------------------------------------------------------------------------------------------
+
+_REQUEST_LINE = defaulted("request_line", Size("1KiB", "1MiB"), "Longest request line; beyond it 414.", "16KiB")
+_HEAD = defaulted("head", Size("4KiB", "1MiB"), "Largest request head; beyond it 431.", "64KiB")
+_HEADERS = defaulted("headers", Integer(8, 1000), "Most header fields; beyond them 431.", 128)
+_HEAD_TIMEOUT = defaulted("head_timeout", Duration("100ms", "5m"), "Time for the whole request head.", "10s")
+_BODY_TIMEOUT = defaulted("body_timeout", Duration("100ms", "1h"), "Longest pause within a request body.", "30s")
+_KEEPALIVE = defaulted("keepalive", Duration("1s", "1h"), "How long an idle connection is kept.", "75s")
+_WRITE_TIMEOUT = defaulted("write_timeout", Duration("100ms", "1h"), "Longest pause of a client that reads.", "60s")
+_CONNECTIONS = defaulted("connections", Integer(1, 1_000_000), "Most client connections of one worker.", 20_000)
+CLIENT_LIMITS: Record[ClientLimits] = Record(
+    "Client limits",
+    "What a client may send, and how long it may take.",
+    (_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT, _CONNECTIONS),
+    lambda values: ClientLimits(
+        request_line_bytes=values[_REQUEST_LINE],
+        head_bytes=values[_HEAD],
+        headers=values[_HEADERS],
+        head_seconds=values[_HEAD_TIMEOUT],
+        body_idle_seconds=values[_BODY_TIMEOUT],
+        keepalive_seconds=values[_KEEPALIVE],
+        write_idle_seconds=values[_WRITE_TIMEOUT],
+        connections=values[_CONNECTIONS],
+    ),
+)
+
+_GATEWAY_LISTEN = defaulted("listen", LISTEN, "Where clients connect.", {})
+_ADMIN = defaulted(
+    "admin", ADMIN, "Where operators look. Keep it off the public network: it has no authentication.", {}
+)
+_TRUSTED_PROXIES = defaulted(
+    "trusted_proxies",
+    ListOf(NetworkKind(), high=1000),
+    "Proxies in front of the gateway, whose X-Forwarded-For is believed. From others it is replaced.",
+    [],
+)
+_LIMITS = defaulted("limits", CLIENT_LIMITS, "Bounds on clients.", {})
+_DRAIN = defaulted("drain", Duration("0s", "1h"), "How long a stopping worker waits for calls under way.", "30s")
+_SKEW = defaulted(
+    "signature_skew",
+    Duration("1s", "1h"),
+    "How far the timestamp of a signed call may be off, either way; a nonce is kept for twice as long.",
+    "300s",
+)
+_STALE = defaulted(
+    "key_stale_for",
+    Duration("0s", "7d"),
+    "How long known keys work on while Postgres is away.",
+    "1h",
+)
+
+
+def _gateway(values: Values) -> GatewaySettings | Refused:
+    if values[_SKEW] % 1:
+        return values.problem(_SKEW, "must be whole seconds: timestamps are")
+    if values[_LIMITS].request_line_bytes > values[_LIMITS].head_bytes:
+        return values.problem(_LIMITS, "request_line is larger than head, which includes it", "raise head")
+    return GatewaySettings(
+        listen=values[_GATEWAY_LISTEN],
+        admin=values[_ADMIN],
+        trusted_proxies=values[_TRUSTED_PROXIES],
+        client_limits=values[_LIMITS],
+        drain_seconds=values[_DRAIN],
+        signature_skew_seconds=int(values[_SKEW]),
+        key_stale_seconds=values[_STALE],
+    )
+
+
+GATEWAY: Record[GatewaySettings] = Record(
+    "Gateway",
+    "The data plane.",
+    (_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE),
+    _gateway,
+)
+
+# --- control plane ----------------------------------------------------------------------------------------------------
+
+_CONTROL_LISTEN = defaulted("listen", CONTROL_LISTEN, "Where the API and the portal are.", {})
+_OPERATOR_TOKEN = optional("operator_token", Secret(32, 256), "The bearer token of the platform's operator.")
+_KEY_PREFIX = defaulted(
+    "key_prefix",
+    TextKind(r"[a-z0-9]{0,12}", "up to 12 of a-z and 0-9"),
+    "What made key ids and secrets begin with, as in `bi_sk_live_…`; empty for nothing.",
+    "ost",
+)
+CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
+    "Control plane",
+    "The API that manages organizations, apps, keys and plans.",
+    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX),
+    lambda values: ControlPlaneSettings(
+        listen=values[_CONTROL_LISTEN], operator_token=values[_OPERATOR_TOKEN], key_prefix=values[_KEY_PREFIX]
+    ),
+)
+
+# --- stores -----------------------------------------------------------------------------------------------------------
+
+_REDIS = optional(
+    "redis",
+    StoreUrl(("redis", "rediss"), several="a Redis cluster (a list of URLs)"),
+    "Where limits are counted and nonces kept, by all gateways together. Without it each worker counts its own share.",
+)
+_REDIS_DEADLINE = defaulted(
+    "redis_deadline",
+    Duration("1ms", "10s"),
+    "How long a call waits for Redis before its route's `on_store_failure` holds.",
+    "20ms",
+)
+_POSTGRES = optional(
+    "postgres",
+    StoreUrl(("postgresql", "postgres")),
+    "Where keys are looked up and usage is written. Without it, the keys of this file alone are known.",
+)
+_SPOOL = defaulted(
+    "spool", Directory(), "Where finished calls wait to be written to Postgres.", "/var/lib/ostiary/spool"
+)
+_SPOOL_MAX = defaulted(
+    "spool_max",
+    Size("1MiB", "100TiB"),
+    "How large the spool may grow while Postgres is away; past it, calls are served and drops are counted.",
+    "1GiB",
+)
+_KEY_ENCRYPTION_KEY = optional(
+    "key_encryption_key",
+    EncryptionKey(),
+    "Wraps the data keys that encrypt signing secrets in Postgres. Needed for signed calls with keys of the control plane.",
+)
+STORES: Record[Stores] = Record(
+    "Stores",
+    "Where state lives.",
+    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY),
+    lambda values: Stores(
+        redis=values[_REDIS],
+        redis_deadline_seconds=values[_REDIS_DEADLINE],
+        postgres=values[_POSTGRES],
+        spool=values[_SPOOL],
+        spool_bytes_max=values[_SPOOL_MAX],
+        key_encryption_key=values[_KEY_ENCRYPTION_KEY],
+    ),
+)
