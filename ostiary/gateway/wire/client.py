@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ostiary.gateway.wire")
 
 WRITE_HIGH_BYTES = 256 * 1024
-
-# A head that comes in small pieces is checked again each time it has grown by this much: a check reads all of it.
-PARTIAL_CHECK_BYTES = 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -219,18 +216,18 @@ class ClientConnection(asyncio.Protocol):
         if data.startswith(b"\r\n"):
             # One empty line before a request is for old clients that end a body with it (RFC 9112 §2.2).
             data = data[2:]
-            if not data:
-                return
+        if not data or data == b"\r":
+            self._ahead = data
+            return
         end = data.find(b"\r\n\r\n")
         if end < 0 or end > self.limits.head_bytes:
             if self.state is State.IDLE:
                 self.deadline = self._path.deadlines.after(self.limits.head_seconds)
                 self._checked_bytes = 0
-            if self._checked_bytes == 0 or len(data) >= self._checked_bytes + PARTIAL_CHECK_BYTES:
-                self._checked_bytes = len(data)
-                if (error := refuse_partial_head(data, self.limits)) is not None:
-                    self.refuse(error)
-                    return
+            if (error := refuse_partial_head(data, self._checked_bytes, self.limits)) is not None:
+                self.refuse(error)
+                return
+            self._checked_bytes = len(data)
             self._advance(Event.HEAD_BEGUN)
             self._ahead = data
             return

@@ -240,8 +240,10 @@ def _set_connection(head: RequestHead) -> None:
         head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in names]
 
 
-def refuse_partial_head(data: bytes, limits: ClientLimits) -> GatewayError | None:
-    """Why the beginning of a head can't become a good one, or None: so that garbage is refused at once, not at a timeout."""
+def refuse_partial_head(data: bytes, checked_bytes: int, limits: ClientLimits) -> GatewayError | None:
+    """Why the beginning of a head can't become a good one, or None: so that garbage is refused at once, not at a timeout.
+
+    The first `checked_bytes` have been judged before, so a head that comes byte by byte is read once, not once a byte."""
     if data[0:1].strip(TOKEN_CHARACTERS):
         return _refuse("not HTTP")
     line_end = data.find(b"\r\n")
@@ -249,11 +251,14 @@ def refuse_partial_head(data: bytes, limits: ClientLimits) -> GatewayError | Non
         return GatewayError(ErrorCode.TARGET_TOO_LONG, "request line too long", closes=True)
     if len(data) > limits.head_bytes:
         return GatewayError(ErrorCode.HEADERS_TOO_LARGE, "head too large", closes=True)
-    ends = data.count(b"\r\n")
-    if data.count(b"\n") != ends or data.count(b"\r") - data.endswith(b"\r") != ends:
+    if checked_bytes and data[checked_bytes - 1] == 0x0D:
+        checked_bytes -= 1  # a CR that was the last byte then must be followed by LF now
+    fresh = data[checked_bytes:]
+    ends = fresh.count(b"\r\n")
+    if fresh.count(b"\n") != ends or fresh.count(b"\r") - fresh.endswith(b"\r") != ends:
         return _refuse("a bare CR or LF in the head")
-    if data.translate(None, HEAD_CHARACTERS):
+    if fresh.translate(None, HEAD_CHARACTERS):
         return _refuse("control character in the head")
-    if line_end >= 0 and _request_line(data[:line_end]) is None:
+    if line_end >= checked_bytes and _request_line(data[:line_end]) is None:
         return _refuse_request_line(data[:line_end], limits)
     return None
