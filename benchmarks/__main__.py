@@ -41,19 +41,23 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
     return names
 
 
-def contestants_of(scenario: Scenario, wanted: Sequence[str] | None) -> list[Contestant]:
-    """The subject and those of its peers that are wanted and present."""
-    peers = [CONTESTANTS[name] for name in scenario.peers() if wanted is None or name in wanted]
-    return [CONTESTANTS[scenario.subject], *(peer for peer in peers if not peer.missing())]
+def contestants_of(
+    scenario: Scenario, wanted: Sequence[str] | None, there: Mapping[str, Contestant] = CONTESTANTS
+) -> list[Contestant]:
+    """The subject and those of its peers that are wanted and installed."""
+    peers = [there[name] for name in scenario.peers() if wanted is None or name in wanted]
+    return [there[scenario.subject], *(peer for peer in peers if not peer.missing())]
 
 
-def missing_peers(scenarios: Sequence[Scenario], wanted: Sequence[str] | None) -> dict[str, list[str]]:
+def missing_peers(
+    scenarios: Sequence[Scenario], wanted: Sequence[str] | None, there: Mapping[str, Contestant] = CONTESTANTS
+) -> dict[str, list[str]]:
     """Peers of these scenarios that can't run here, with the commands that bring them."""
     names = dict.fromkeys(name for scenario in scenarios for name in scenario.peers())
     return {
-        name: list(dict.fromkeys(need.mend for need in CONTESTANTS[name].missing()))
+        name: list(dict.fromkeys(need.mend for need in there[name].missing()))
         for name in names
-        if (wanted is None or name in wanted) and CONTESTANTS[name].missing()
+        if (wanted is None or name in wanted) and there[name].missing()
     }
 
 

@@ -63,8 +63,12 @@ def _prepare_child(core: int) -> Callable[[], None]:
 class Processes:
     """The servers of one measurement. Leaving the context ends them all, last started first, however it is left."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, ready_seconds: float = READY_SECONDS, stop_seconds: float = STOP_SECONDS
+    ) -> None:
         self._directory = directory
+        self._ready_seconds = ready_seconds
+        self._stop_seconds = stop_seconds
         self._started: list[Started] = []
 
     def start(
@@ -98,7 +102,7 @@ class Processes:
 
     def wait_until_listening(self, started: Started, port: int) -> None:
         """Returns once the server takes connections on 127.0.0.1. Raises DidNotStart."""
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + self._ready_seconds
         while True:
             if (status := started.popen.poll()) is not None:
                 raise DidNotStart(f"{started.name} ended with status {status}:\n{started.log_tail()}")
@@ -106,7 +110,7 @@ class Processes:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
             except OSError:
                 if time.monotonic() > deadline:
-                    message = f"{started.name} did not listen on port {port} within {READY_SECONDS:.0f} s"
+                    message = f"{started.name} did not listen on port {port} within {self._ready_seconds:g} s"
                     raise DidNotStart(f"{message}:\n{started.log_tail()}") from None
                 time.sleep(0.02)
             else:
@@ -118,7 +122,7 @@ class Processes:
         if started.popen.poll() is None:
             started.popen.terminate()
             try:
-                started.popen.wait(STOP_SECONDS)
+                started.popen.wait(self._stop_seconds)
             except subprocess.TimeoutExpired:
                 pass
         try:

@@ -68,22 +68,21 @@ class RequestFile:
     path: Path
     request_bytes: int
     count: int
-    signed_at: float
 
 
 def write_unchanging(path: Path, target: str) -> RequestFile:
     """A file of one request, to be sent over and over."""
     request = unchanging_request(target)
     path.write_bytes(request)
-    return RequestFile(path, len(request), 1, time.time())
+    return RequestFile(path, len(request), 1)
 
 
 def write_signed(path: Path, target: str, count: int) -> RequestFile:
     """Signs `count` requests as of now, some 4 µs each. Raises ValueError when there is nothing to sign."""
     if count < 1:
         raise ValueError("a request file needs at least one request")
-    now = time.time()
+    now = int(time.time())
     with path.open("wb") as file:
-        for request in signed_requests(target, count, now=int(now)):
+        for request in signed_requests(target, count, now=now):
             file.write(request)
-    return RequestFile(path, len(request), count, now)
+    return RequestFile(path, len(request), count)
