@@ -1,1 +1,20 @@
-""""""
+"""Metering: nothing lost, nothing twice.
+
+A worker encodes each call (`record`) and appends it to its segment of the spool (`spool`, `segment`); its run (`run`) keeps
+the worker's own count. The `shipper` takes segments to Postgres through the `ledger`. `reconcile` proves that it all adds
+up. `directory` is what the files are called."""
+
+from ostiary.gateway.usage.record import caller_part, encode, route_part
+from ostiary.gateway.usage.shipper import ShipperObserver, run_shipper
+from ostiary.gateway.usage.spool import SEGMENT_BYTES, Spool, SpoolError
+
+__all__ = [
+    "SEGMENT_BYTES",
+    "ShipperObserver",
+    "Spool",
+    "SpoolError",
+    "caller_part",
+    "encode",
+    "route_part",
+    "run_shipper",
+]

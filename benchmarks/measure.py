@@ -1,0 +1,178 @@
+"""How a figure comes about: all sides of a scenario up at once, then runs in turn, A, B, C, A, B, C ...
+
+A run is: empty Redis, wait until the side is at rest, read every process's CPU time, load for so many seconds, read again.
+CPU per request is the difference divided by the requests that the load generator saw answered."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks import cpu
+from benchmarks.load import CONNECTIONS, LoadFailed, run_load
+from benchmarks.processes import OTHER_CORE, PROXY_CORE
+from benchmarks.requests import RequestFile, signed_request, unchanging_request, write_signed, write_unchanging
+from benchmarks.rig import Rig, Role, running_rig
+from benchmarks.scenarios import Sample, Scenario
+from benchmarks.sides import Contestant, Credential, RunningSide
+
+# Signed requests are made for this rate. Twice what any side reaches on the machines at hand; one that reaches it ends the
+# run with a message that names this constant.
+REQUESTS_PER_SECOND_MAX = 60_000
+WARM_UP_SECONDS = 1.0
+
+# A side is at rest when it uses less than this share of a core; the deadline is what draining a run's usage may take.
+REST_SHARE = 0.03
+REST_SECONDS = 60.0
+_REST_WINDOW_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure."""
+
+    runs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UsageCheck:
+    """Calls answered against rows in Postgres, over all runs of the subject. The load generator stops in the middle of its
+    last requests, so there may be up to one row more for each connection and run."""
+
+    answered: int
+    rows: int
+    surplus_max: int
+
+    @property
+    def holds(self) -> bool:
+        return self.answered <= self.rows <= self.answered + self.surplus_max
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioResult:
+    scenario: Scenario
+    samples: Mapping[str, Sequence[Sample]]  # by contestant, in the order of the rounds
+    usage: UsageCheck | None
+
+
+def requests_for(credential: Credential, scenario: Scenario, rig: Rig, seconds: float) -> RequestFile:
+    """The requests of one run. Signed ones are new for every run: a nonce is never seen twice, and all are far from the
+    300 s of skew at which they would be refused."""
+    path = rig.directory / f"{credential}.requests"
+    if credential is Credential.NONCE:
+        return write_signed(path, scenario.target, int(seconds * REQUESTS_PER_SECOND_MAX))
+    return write_unchanging(path, scenario.target)
+
+
+def measure(
+    scenario: Scenario, contestants: Sequence[Contestant], plan: Plan, say: Callable[[str], None]
+) -> ScenarioResult:
+    """Runs a scenario; `say` gets a line of progress for each step. The first contestant is the subject.
+
+    Raises LoadFailed, DidNotStart, MissingWheels; whatever is raised, no process is left."""
+    with running_rig(with_stores=scenario.with_stores) as rig:
+        sides: dict[str, RunningSide] = {}
+        for contestant in contestants:
+            say(f"starting {contestant.name}")
+            sides[contestant.name] = contestant.start(rig)
+            probe(contestant, sides[contestant.name].port, scenario)
+        samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
+        answered = 0
+        for round_number in range(plan.runs + 1):
+            for contestant in contestants:
+                warm_up = round_number == 0
+                side, seconds = sides[contestant.name], WARM_UP_SECONDS if warm_up else plan.seconds
+                requests = requests_for(contestant.credential, scenario, rig, seconds)
+                try:
+                    sample = run_once(rig, side, requests, seconds)
+                except LoadFailed as error:
+                    raise LoadFailed(f"{contestant.name}: {error}") from error
+                answered += sample.requests if contestant is contestants[0] else 0
+                if warm_up:
+                    say(f"warmed up {contestant.name}")
+                    continue
+                samples[contestant.name].append(sample)
+                say(
+                    f"run {round_number} of {plan.runs}: {contestant.name} "
+                    f"{sample.requests_per_second:,.0f} requests/s, {sample.cpu_us[Role.GATEWAY]:.1f} µs"
+                )
+        usage = None
+        if rig.stores is not None:
+            # Besides the load stand the probes: one answered, two refused.
+            usage = UsageCheck(answered + 1, rig.stores.usage_rows(), CONNECTIONS * (plan.runs + 1) + 2)
+        return ScenarioResult(scenario, samples, usage)
+
+
+def run_once(rig: Rig, side: RunningSide, requests: RequestFile, seconds: float) -> Sample:
+    """One run of one side. Raises LoadFailed."""
+    if rig.stores is not None:
+        rig.stores.empty_redis()
+    wait_for_rest(side)
+    pids = {**rig.pids(), **side.pids()}
+    before = {role: cpu.thread_times(pids[role]) for role in pids}
+    cores_before = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
+    began = time.monotonic()
+    load = run_load(rig.processes, port=side.port, requests=requests, seconds=seconds)
+    cores_after = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
+    whole_seconds = time.monotonic() - began
+    gateway_seconds = cpu.seconds_between(before[Role.GATEWAY], cpu.thread_times(pids[Role.GATEWAY]))
+    # What a run leaves to do (usage still to be shipped) belongs to its requests, and must not disturb the next run.
+    wait_for_rest(side)
+    spent = {role: cpu.seconds_between(before[role], cpu.thread_times(pids[role])) for role in pids}
+    spent[Role.GATEWAY] = gateway_seconds
+    proxy_busy = cores_after[PROXY_CORE].busy_share_since(cores_before[PROXY_CORE])
+    return Sample(
+        requests=load.requests,
+        requests_per_second=load.requests_per_second,
+        cpu_us={role: spent[role] / load.requests * 1e6 for role in sorted(pids)},
+        latency_p50_us=load.latency_p50_us,
+        latency_p99_us=load.latency_p99_us,
+        proxy_core_busy=proxy_busy,
+        proxy_core_foreign=max(0.0, proxy_busy - gateway_seconds / whole_seconds),
+        other_core_busy=cores_after[OTHER_CORE].busy_share_since(cores_before[OTHER_CORE]),
+    )
+
+
+def wait_for_rest(side: RunningSide) -> None:
+    """Returns when the side's own processes do next to nothing. Raises LoadFailed when they never do."""
+    deadline = time.monotonic() + REST_SECONDS
+    while True:
+        pids = [pid for group in side.pids().values() for pid in group]
+        before, began = cpu.thread_times(pids), time.monotonic()
+        time.sleep(_REST_WINDOW_SECONDS)
+        spent = cpu.seconds_between(before, cpu.thread_times(pids))
+        if spent < REST_SHARE * (time.monotonic() - began):
+            return
+        if time.monotonic() > deadline:
+            raise LoadFailed(f"{side.started.name} is still busy {REST_SECONDS:.0f} s after its load has ended")
+
+
+def probe(contestant: Contestant, port: int, scenario: Scenario) -> None:
+    """That the side does what it is measured for: a good request is answered, and where credentials are checked a forged
+    one is not, nor a replayed one where there is a nonce. Raises LoadFailed."""
+    good = unchanging_request(scenario.target)
+    expected = [("a good request", good, 200)]
+    if contestant.credential is Credential.NONCE:
+        now, nonce = int(time.time()), f"probe{time.monotonic_ns():020}"
+        good = signed_request(scenario.target, timestamp=now, nonce=nonce)
+        forged = signed_request(scenario.target, timestamp=now, nonce=nonce + "f", secret="not the secret of this key")
+        expected = [("a good request", good, 200), ("its replay", good, 401), ("a forged request", forged, 401)]
+    elif scenario.with_stores:
+        expected.append(("a forged request", good.replace(b"?", b"?forged&"), 401))
+    for what, request, status in expected:
+        answer, length = exchange(port, request)
+        if answer != status or (status == 200 and length != scenario.answer_bytes):
+            raise LoadFailed(f"{contestant.name} answered {what} with {answer} and {length} bytes, not {status}")
+
+
+def exchange(port: int, request: bytes) -> tuple[int, int]:
+    """Sends one request to 127.0.0.1; returns the status and the length of the answer's body."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            return answer.status, len(answer.read())

@@ -1,0 +1,177 @@
+"""Results as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.measure import Plan, ScenarioResult
+from benchmarks.rig import Role
+from benchmarks.scenarios import Comparison, Sample
+from benchmarks.statistics import Spread, paired_ratios
+
+# Other programs on the measured core that took more than this in some run are worth a line: they cool caches and add
+# switches, which CPU per request can't tell from the proxy's own work.
+FOREIGN_SHARE_NOTED = 0.05
+
+_COLUMNS = (Role.GATEWAY, Role.REDIS, Role.SHIPPER, Role.POSTGRES, Role.SUPERVISOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    comparison: Comparison
+    spread: Spread
+
+    @property
+    def verdict(self) -> str:
+        """`aim`, `bar` or `missed`, by the median; empty when nothing is asked."""
+        bar, aim, median = self.comparison.bar, self.comparison.aim, self.spread.median
+        if bar is None:
+            return ""
+        sense = 1 if self.comparison.figure.less_is_better else -1
+        if aim is not None and sense * median <= sense * aim:
+            return "aim"
+        return "bar" if sense * median <= sense * bar else "missed"
+
+
+def ratios(result: ScenarioResult) -> list[Ratio]:
+    """The comparisons whose peer was there."""
+    samples, scenario = result.samples, result.scenario
+
+    def of(name: str, comparison: Comparison) -> list[float]:
+        return [comparison.figure.of(sample) for sample in samples[name]]
+
+    return [
+        Ratio(comparison, paired_ratios(of(scenario.subject, comparison), of(comparison.peer, comparison)))
+        for comparison in scenario.comparisons
+        if comparison.peer in samples
+    ]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first is left-aligned, figures are right-aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    spread = Spread.of(values)
+    return f"{spread.median:,.{digits}f} ({spread.least:,.{digits}f}–{spread.most:,.{digits}f})"
+
+
+def _sides_table(result: ScenarioResult) -> str:
+    roles = [
+        role for role in _COLUMNS if any(role in sample.cpu_us for runs in result.samples.values() for sample in runs)
+    ]
+    rows = [["", "requests/s", *(f"{role} µs" for role in roles)]]
+    for name, runs in result.samples.items():
+        cells = [
+            _spread([sample.cpu_us[role] for sample in runs], 1) if role in runs[0].cpu_us else "" for role in roles
+        ]
+        rows.append([name, _spread([sample.requests_per_second for sample in runs], 0), *cells])
+    return table(rows)
+
+
+def _ratios_table(result: ScenarioResult) -> str:
+    rows = [[f"{result.scenario.subject} :", "of", "min", "median", "max", "bar", "aim", "met"]]
+    for ratio in ratios(result):
+        comparison, spread = ratio.comparison, ratio.spread
+        sign = "≤" if comparison.figure.less_is_better else "≥"
+        asked = [f"{sign} {value:g}" if value is not None else "" for value in (comparison.bar, comparison.aim)]
+        figures = [f"{value:.2f}" for value in (spread.least, spread.median, spread.most)]
+        rows.append([comparison.peer, comparison.figure.title, *figures, *asked, ratio.verdict])
+    return table(rows)
+
+
+def _notes(result: ScenarioResult) -> list[str]:
+    notes = []
+    for name, runs in result.samples.items():
+        foreign = max(sample.proxy_core_foreign for sample in runs)
+        if foreign > FOREIGN_SHARE_NOTED:
+            notes.append(
+                f"noise: other programs took up to {foreign:.0%} of the proxy's core while {name} was measured"
+            )
+    bound = [name for name, runs in result.samples.items() if Spread.of([r.proxy_core_busy for r in runs]).median < 0.9]
+    if bound:
+        notes.append(
+            f"requests/s of {', '.join(bound)} are bounded by the core of the load generator, not by the proxy: "
+            "CPU per request is the figure to compare"
+        )
+    if (usage := result.usage) is not None:
+        verdict = "every call is metered" if usage.holds else "USAGE DOES NOT RECONCILE"
+        notes.append(f"{verdict}: {usage.answered:,} calls answered, {usage.rows:,} rows in Postgres")
+    return notes
+
+
+def text(result: ScenarioResult, plan: Plan) -> str:
+    """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
+    heading = f"{result.scenario.name}: {result.scenario.title}"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating"
+    return "\n\n".join(
+        part
+        for part in (
+            f"{heading}\n{measured}",
+            _sides_table(result),
+            _ratios_table(result) if ratios(result) else "no peer to compare with",
+            "\n".join(_notes(result)),
+        )
+        if part
+    )
+
+
+def document(results: Sequence[ScenarioResult], plan: Plan, missing: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """What is written as JSON: every sample, every ratio, the machine, and who could not take part."""
+    return {
+        "machine": _machine(),
+        "runs": plan.runs,
+        "seconds": plan.seconds,
+        "missing": {name: list(mends) for name, mends in missing.items()},
+        "scenarios": {
+            result.scenario.name: {
+                "title": result.scenario.title,
+                "subject": result.scenario.subject,
+                "samples": {name: [_sample(sample) for sample in runs] for name, runs in result.samples.items()},
+                "ratios": [
+                    {
+                        "figure": ratio.comparison.figure.title,
+                        "peer": ratio.comparison.peer,
+                        "min": ratio.spread.least,
+                        "median": ratio.spread.median,
+                        "max": ratio.spread.most,
+                        "bar": ratio.comparison.bar,
+                        "aim": ratio.comparison.aim,
+                        "met": ratio.verdict,
+                    }
+                    for ratio in ratios(result)
+                ],
+                "usage": asdict(result.usage) if result.usage is not None else None,
+            }
+            for result in results
+        },
+    }
+
+
+def _sample(sample: Sample) -> dict[str, object]:
+    return {**asdict(sample), "cpu_us": {str(role): value for role, value in sample.cpu_us.items()}}
+
+
+def _machine() -> dict[str, object]:
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(models),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,117 @@
+"""What is compared, and which ratio is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from benchmarks.rig import BLOB_BYTES, SMALL_ANSWER_BYTES, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of one side. CPU is microseconds a request, by role; shares are of a whole core, 0 to 1."""
+
+    requests: int
+    requests_per_second: float
+    cpu_us: Mapping[Role, float]
+    latency_p50_us: int
+    latency_p99_us: int
+    proxy_core_busy: float
+    proxy_core_foreign: float
+    other_core_busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a ratio is of, taken from each sample."""
+
+    title: str
+    of: Callable[[Sample], float]
+    less_is_better: bool
+
+
+GATEWAY_CPU = Figure("CPU per request", lambda sample: sample.cpu_us[Role.GATEWAY], less_is_better=True)
+GATEWAY_AND_REDIS_CPU = Figure(
+    "CPU per request, Redis included",
+    lambda sample: sample.cpu_us[Role.GATEWAY] + sample.cpu_us[Role.REDIS],
+    less_is_better=True,
+)
+REQUESTS_PER_SECOND = Figure("requests/s", lambda sample: sample.requests_per_second, less_is_better=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A ratio subject : peer. `bar` is what must hold, `aim` what is wanted; None where nothing is asked."""
+
+    figure: Figure
+    peer: str
+    bar: float | None = None
+    aim: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`subject` and the peers of the comparisons stand before the same target; answers are `answer_bytes` long."""
+
+    name: str
+    title: str
+    subject: str
+    target: str
+    answer_bytes: int
+    with_stores: bool
+    comparisons: tuple[Comparison, ...]
+
+    def peers(self) -> list[str]:
+        """Each peer once, in the order of the comparisons."""
+        return list(dict.fromkeys(comparison.peer for comparison in self.comparisons))
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "whole-job",
+            "the whole job: signature, nonce, rate + hour + day, usage, metrics, identity headers",
+            subject="ostiary",
+            target="/v1/clients?limit=10",
+            answer_bytes=SMALL_ANSWER_BYTES,
+            with_stores=True,
+            comparisons=(
+                Comparison(GATEWAY_CPU, "nginx-lua", bar=1.0, aim=0.8),
+                Comparison(GATEWAY_AND_REDIS_CPU, "nginx-lua", bar=0.9, aim=0.65),
+                Comparison(GATEWAY_CPU, "nginx-lua-nonce"),
+                Comparison(GATEWAY_AND_REDIS_CPU, "nginx-lua-nonce"),
+                Comparison(REQUESTS_PER_SECOND, "nginx-lua"),
+                Comparison(REQUESTS_PER_SECOND, "hand-rolled", bar=5.0, aim=7.0),
+            ),
+        ),
+        Scenario(
+            "plain",
+            "plain proxying: anonymous route, no limits, metrics on",
+            subject="ostiary-plain",
+            target="/v1/clients?limit=10",
+            answer_bytes=SMALL_ANSWER_BYTES,
+            with_stores=False,
+            comparisons=(
+                Comparison(GATEWAY_CPU, "nginx", bar=2.0, aim=1.4),
+                Comparison(GATEWAY_CPU, "envoy", bar=1.0, aim=0.6),
+                Comparison(GATEWAY_CPU, "haproxy"),
+                Comparison(REQUESTS_PER_SECOND, "nginx"),
+            ),
+        ),
+        Scenario(
+            "body",
+            "an answer of 1 MiB: anonymous route, no limits, metrics on",
+            subject="ostiary-plain",
+            target="/blobs/1m",
+            answer_bytes=BLOB_BYTES,
+            with_stores=False,
+            comparisons=(
+                Comparison(GATEWAY_CPU, "nginx", bar=1.2, aim=0.9),
+                Comparison(GATEWAY_CPU, "envoy"),
+                Comparison(GATEWAY_CPU, "haproxy"),
+            ),
+        ),
+    )
+}

@@ -1,0 +1,47 @@
+"""`ostiary gateway`: the data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from ostiary.cli.configuration import read_configuration
+from ostiary.core.config import load_file
+from ostiary.core.model import Configuration
+from ostiary.gateway.supervisor import CannotStart, Supervisor
+from ostiary.gateway.telemetry import configure_logging
+
+
+@click.command()
+@click.option("-c", "--config", "path", required=True, metavar="FILE", help="The configuration file.")
+def gateway(path: str) -> None:
+    """Run the data plane: a supervisor, its workers, and the shipper of usage.
+
+    \b
+    Signals:
+      SIGHUP          read FILE again (a changed file is also noticed by itself)
+      SIGTERM         finish what runs, within gateway.drain, and exit 0
+      SIGTERM twice   end at once, exit 1
+
+    \b
+    /metrics, /healthz, /readyz and /status are on gateway.admin (127.0.0.1:9090).
+    The log is JSON lines on standard error. Exit status: 0, 1 (it failed), 2 (FILE is not valid).
+
+    \b
+    Example:
+      ostiary config check gateway.yaml && ostiary gateway -c gateway.yaml
+    """
+    configuration = read_configuration(path)
+    configure_logging("supervisor")
+    try:
+        status = asyncio.run(_supervise(Path(path), configuration))
+    except CannotStart as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(status)
+
+
+async def _supervise(path: Path, configuration: Configuration) -> int:
+    return await Supervisor(path=path, configuration=configuration, load=load_file).run()

@@ -1,0 +1,75 @@
+"""When to read the configuration file again, and which changes a running gateway can take."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostiary.core.model import Configuration
+
+PROBLEMS_KEPT_MAX = 100  # of one refused file, for /status; the log has as many
+
+_Signature = tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """`problems` is empty when the configuration took effect. `generation` is the one in force after it."""
+
+    generation: int
+    at: float
+    problems: tuple[str, ...] = ()
+
+    def status(self) -> dict[str, object]:
+        return {
+            "result": "refused" if self.problems else "applied",
+            "at": self.at,
+            "generation": self.generation,
+            "problems": list(self.problems),
+        }
+
+
+class FileWatch:
+    """Tells when a file has changed since it was last read, and has come to rest: a file that an editor is writing may be
+    valid and half of what is meant. Asked at a steady pace; a change is told when two questions in a row saw the same."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: _Signature = self.signature()
+        self._last = self._read
+
+    def signature(self) -> _Signature:
+        """None while there is no such file. An editor that replaces the file changes the inode, one that writes in place
+        the time and mostly the size."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def mark_read(self) -> None:
+        """The file as it is now counts as read."""
+        self._read = self._last = self.signature()
+
+    def came_to_rest(self) -> bool:
+        now = self.signature()
+        at_rest = now == self._last
+        self._last = now
+        return at_rest and now != self._read
+
+
+def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
+    """Names of changed fields that a running gateway can't take: its sockets and the stores it is connected to."""
+    pairs = (
+        ("gateway.listen", old.gateway.listen, new.gateway.listen),
+        ("gateway.admin", old.gateway.admin, new.gateway.admin),
+        ("gateway.key_stale_for", old.gateway.key_stale_seconds, new.gateway.key_stale_seconds),
+        ("stores.redis", old.stores.redis, new.stores.redis),
+        ("stores.redis_deadline", old.stores.redis_deadline_seconds, new.stores.redis_deadline_seconds),
+        ("stores.postgres", old.stores.postgres, new.stores.postgres),
+        ("stores.spool", old.stores.spool, new.stores.spool),
+        ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
+        ("stores.key_encryption_key", old.stores.key_encryption_key, new.stores.key_encryption_key),
+    )
+    return tuple(name for name, before, after in pairs if before != after)

@@ -1,0 +1,283 @@
+"""One place of the supervisor (a worker, or the shipper) and the process that fills it: started, heard, replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import ostiary
+from ostiary.gateway.channel import Channel, ChannelError
+from ostiary.gateway.telemetry import Metrics
+from ostiary.gateway.telemetry.metrics import shared_region
+
+log = logging.getLogger("ostiary.gateway.supervisor")
+
+# Deaths are forgiven at one per this time of life.
+FORGIVEN_AFTER_SECONDS = 5.0
+# A few deaths in a row are replaced at once: an operator's kill, a rare defect. What dies more often is looping.
+DEATHS_FREE = 3
+BACKOFF_FIRST_SECONDS = 0.25
+# Long enough that a loop costs nothing, short enough that the mend of its cause shows while someone still looks.
+BACKOFF_MAX_SECONDS = 15.0
+# A child says something every second. One that is silent this often for this long hangs. Counted in three waits and not
+# one, because a supervisor that was itself stopped (SIGSTOP, a frozen machine) wakes up with every wait overdue.
+SILENCE_SECONDS = 4.0
+SILENCES_MAX = 3
+RELOAD_SECONDS = 10.0
+EXIT_SECONDS = 5.0
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    BACKING_OFF = "backing_off"
+    STOPPED = "stopped"
+
+
+def restart_delay_seconds(deaths: float) -> float:
+    """None of the first few, then doubling from a quarter of a second to the bound."""
+    beyond = int(deaths) - DEATHS_FREE - 1
+    return 0.0 if beyond < 0 else min(BACKOFF_FIRST_SECONDS * 2.0 ** min(beyond, 30), BACKOFF_MAX_SECONDS)
+
+
+class Slot:
+    """Keeps one child alive until told to end.
+
+    `greeting` gives the first message to each new process and the payload: always the configuration in force.
+    `changed` is called after each change of state. `metrics` outlives the processes."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        greeting: Callable[[str], tuple[dict[str, Any], bytes]],
+        changed: Callable[[Slot], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.state = State.STARTING
+        self.since = time.time()
+        self.pid: int | None = None
+        self.restarts = 0
+        self.generation = 0
+        self.problem: str | None = None  # what the last process that could not start said
+        self.reported: dict[str, Any] = {}
+        self.was_ready = False
+        self._greeting = greeting
+        self._changed = changed
+        self._clock = clock
+        self._began = clock()
+        self._deaths = 0.0
+        self._region = shared_region(name)
+        self.metrics = Metrics.attach(self._region)
+        self._ending = asyncio.Event()
+        self._channel: Channel | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._reloading: asyncio.Future[str | None] | None = None
+
+    @property
+    def keeps_dying(self) -> bool:
+        """It has died more often than is forgiven, and the process of now has not lived long enough to be trusted."""
+        return self._deaths - max(0.0, self._clock() - self._began) / FORGIVEN_AFTER_SECONDS > DEATHS_FREE
+
+    def status(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "pid": self.pid,
+            "state": str(self.state),
+            "since": self.since,
+            "restarts": self.restarts,
+            "keeps_dying": self.keeps_dying,
+            "generation": self.generation,
+            "problem": self.problem,
+            "reported": self.reported,
+        }
+
+    async def run(self) -> None:
+        """Returns when the slot was told to end and its process is gone."""
+        while not self._ending.is_set():
+            self._began = self._clock()
+            self._to(State.STARTING)
+            status = await self._live()
+            if self._ending.is_set():
+                break
+            lived_seconds = self._clock() - self._began
+            self._deaths = max(0.0, self._deaths - lived_seconds / FORGIVEN_AFTER_SECONDS) + 1
+            delay = restart_delay_seconds(self._deaths)
+            self.restarts += 1
+            fields = {
+                "name": self.name,
+                "ended": describe_exit(status),
+                "lived_seconds": round(lived_seconds, 3),
+                "next_in_seconds": delay,
+            }
+            log.error("process_ended", extra={"fields": fields})
+            if delay:
+                self._to(State.BACKING_OFF)
+                try:
+                    await asyncio.wait_for(self._ending.wait(), delay)
+                except TimeoutError:
+                    pass
+        self._to(State.STOPPED)
+
+    async def reload(self, generation: int, payload: bytes) -> str | None:
+        """Hands a configuration to the process. None when it is in force there, or when there is no process that serves
+        (the next one starts with the one in force); else why it is not: the process refused it and goes on with what it
+        has, or it died, or it was ended because it did not answer."""
+        if self.state is not State.READY or self._channel is None:
+            return None
+        self._reloading = asyncio.get_running_loop().create_future()
+        self._channel.send({"do": "reload", "generation": generation}, payload)
+        try:
+            return await asyncio.wait_for(self._reloading, RELOAD_SECONDS)
+        except TimeoutError:
+            self.end_process()  # it may hold either configuration
+            return f"{self.name} did not answer within {RELOAD_SECONDS:g} s"
+        finally:
+            self._reloading = None
+
+    def drain(self, deadline_seconds: float) -> None:
+        """Ends the slot: its process finishes what runs, and is not replaced."""
+        self._ending.set()
+        if self._channel is not None:
+            self._to(State.DRAINING)
+            self._channel.send({"do": "drain", "deadline": deadline_seconds})
+
+    def end_process(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends the process at once. It is replaced, unless the slot is draining."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                self._process.send_signal(number)
+            except ProcessLookupError:
+                pass
+
+    async def _live(self) -> int | None:
+        """One process, from start to end. Returns its exit status, None if it could not be started at all."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *child_command(self.name),
+                stdin=theirs.fileno(),
+                pass_fds=(self._region,),
+                env=child_environment(),
+                start_new_session=True,  # a terminal's Ctrl-C and hang-up are for the supervisor to act on
+            )
+        except OSError as error:
+            ours.close()
+            self.problem = f"can't start a process: {error.strerror}"
+            log.error("process_not_started", extra={"fields": {"name": self.name, "problem": self.problem}})
+            return None
+        finally:
+            theirs.close()
+        self._process, self.pid = process, process.pid
+        self._channel = channel = await Channel.over(ours)
+        message, payload = self._greeting(self.name)
+        self.generation = message["generation"]
+        channel.send({**message, "do": "start", "metrics_descriptor": self._region}, payload)
+        if self._ending.is_set():
+            channel.send({"do": "drain", "deadline": 0.0})
+        try:
+            await self._hear(channel)
+        finally:
+            self._channel = None
+            self.reported = {}
+            channel.close()
+            if self._reloading is not None and not self._reloading.done():
+                self._reloading.set_result(f"{self.name} died")
+            # The stream ends with the process, or just before; one that closed it and lives on serves no one.
+            try:
+                await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+            self._process, self.pid = None, None
+        return process.returncode
+
+    async def _hear(self, channel: Channel) -> None:
+        silences = 0
+        while True:
+            try:
+                received = await asyncio.wait_for(channel.receive(), SILENCE_SECONDS)
+            except TimeoutError:
+                silences += 1
+                if silences == SILENCES_MAX:
+                    fields = {"name": self.name, "pid": self.pid, "silent_seconds": SILENCE_SECONDS * SILENCES_MAX}
+                    log.error("process_hangs", extra={"fields": fields})
+                    self.end_process(signal.SIGABRT)  # its fault handler writes where it hangs
+                elif silences > SILENCES_MAX:
+                    self.end_process()
+                continue
+            except ChannelError:
+                log.exception("process_talks_nonsense", extra={"fields": {"name": self.name}})
+                self.end_process()
+                return
+            if received is None:
+                return
+            silences = 0
+            self._heard(channel, received[0])
+
+    def _heard(self, channel: Channel, message: dict[str, Any]) -> None:
+        match message.get("event"):
+            case "ready":
+                self.was_ready, self.problem = True, None
+                if self.state is State.STARTING:
+                    self._to(State.READY)
+                newest, payload = self._greeting(self.name)
+                if newest["generation"] != self.generation:  # a reload passed while it was starting
+                    channel.send({"do": "reload", "generation": newest["generation"]}, payload)
+            case "failed":
+                self.problem = str(message.get("problem"))
+                log.error("process_cannot_start", extra={"fields": {"name": self.name, "problem": self.problem}})
+                self._changed(self)
+            case "reloaded":
+                self.generation = int(message["generation"])
+                if self._reloading is not None and not self._reloading.done():
+                    self._reloading.set_result(None)
+            case "refused":
+                if self._reloading is not None and not self._reloading.done():
+                    self._reloading.set_result(str(message.get("problem")))
+                else:  # no one waits: it missed a reload that the others took, and can't be left on an old one
+                    self.end_process()
+            case "status":
+                self.reported = message.get("service", {})
+
+    def _to(self, state: State) -> None:
+        self.state = state
+        self.since = time.time()
+        self._changed(self)
+
+
+def child_command(name: str) -> list[str]:
+    """The name is for `ps`. Nothing else stands in the argument list, which every user of the machine can read. `-P`: the
+    working directory is no place to import from."""
+    return [sys.executable, "-P", "-m", "ostiary.gateway.worker", name]
+
+
+def child_environment() -> dict[str, str]:
+    """The supervisor's own, and for a checkout its place: a child runs the code of its supervisor, wherever it stands."""
+    environment = dict(os.environ)
+    home = Path(ostiary.__file__).resolve().parent.parent
+    if home.name not in {"site-packages", "dist-packages"}:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), environment.get("PYTHONPATH"))))
+    return environment
+
+
+def describe_exit(status: int | None) -> str:
+    if status is None:
+        return "not started"
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"

@@ -1,0 +1,317 @@
+"""`ostiary gateway`: keeps the workers and the shipper alive, reloads, drains, and answers the admin listener.
+
+It holds the port and the configuration in force, and no request passes through it. A child that dies is replaced with that
+configuration, whatever has become of the file since. When the supervisor itself dies, the end of each child's channel
+tells it: workers drain and exit by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from ostiary import __version__
+from ostiary.core.config import ConfigurationError
+from ostiary.core.model import Configuration
+from ostiary.gateway.admin import AdminListener, Readiness
+from ostiary.gateway.channel import pack_configuration
+from ostiary.gateway.listening import CannotListen, reserve
+from ostiary.gateway.reload import PROBLEMS_KEPT_MAX, FileWatch, ReloadResult, needs_restart
+from ostiary.gateway.slot import Slot, State
+from ostiary.gateway.telemetry import Metrics
+from ostiary.gateway.telemetry.exposition import Exposition
+from ostiary.gateway.telemetry.log import tell_left_out
+from ostiary.gateway.telemetry.process import ProcessUsage, process_usage
+
+log = logging.getLogger("ostiary.gateway.supervisor")
+
+# The file is looked at this often, and read when two looks agree: a change holds about a second after it was written.
+FILE_POLL_SECONDS = 0.5
+# A load balancer counts as watching when it asked this recently; it is given this long to read that we are leaving.
+WATCHED_WITHIN_SECONDS = 30.0
+NOTICE_SECONDS_MAX = 5.0
+# Past its deadline a worker closes what is left; this is for that.
+DRAIN_MARGIN_SECONDS = 3.0
+# What the shipper has not shipped by then waits in the spool for the next start.
+SHIPPER_DRAIN_SECONDS = 5.0
+KILLED_SECONDS = 5.0
+
+
+SHIPPER = "shipper"
+
+
+class CannotStart(Exception):
+    """The gateway can't begin to serve; the text names the cause and what to do."""
+
+
+class Supervisor:
+    """`load` reads the file again on a reload and raises ConfigurationError. `service` names the callable, as
+    `module:name`, that builds what a worker serves; None is the gateway."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        configuration: Configuration,
+        load: Callable[[Path], Configuration],
+        service: str | None = None,
+    ) -> None:
+        self._path = path
+        self._load = load
+        self._service = service
+        self._configuration = configuration
+        self._packed = pack_configuration(configuration)
+        self._generation = 1
+        self._last_reload: ReloadResult | None = None
+        self._started_at = time.time()
+        self._serving = False  # every worker has been ready once
+        self._draining = False
+        self._address = (configuration.gateway.listen.host, configuration.gateway.listen.port)
+        self._reload_wanted = asyncio.Event()
+        self._stop_wanted = asyncio.Event()
+        self._end_at_once = asyncio.Event()
+        self._notice_wanted = False
+        self._fatal: str | None = None
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._workers = [self._slot(f"worker-{index}") for index in range(configuration.gateway.listen.workers)]
+        self._shipper = self._slot(SHIPPER) if configuration.stores.postgres and service is None else None
+        self._metrics = Metrics.in_memory()
+        self._metrics.values[self._metrics.gauge("config_generation")] = 1
+        for name in ("config_reloads_total", "config_reload_failures_total"):
+            self._metrics.counter(name)
+        self._admin = AdminListener(
+            exposition=Exposition(
+                regions=lambda: [self._metrics.region, *(slot.metrics.region for slot in self._slots)],
+                processes=self._processes,
+            ),
+            readiness=self.readiness,
+            status=self.status,
+        )
+
+    @property
+    def _slots(self) -> list[Slot]:
+        return [*self._workers, *([self._shipper] if self._shipper else [])]
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serves until a signal ends it. The exit status: 0 when all ended in order, 1 when something had to be cut.
+        Raises CannotStart when the gateway never came to serve."""
+        listen, admin = self._configuration.gateway.listen, self._configuration.gateway.admin
+        try:
+            port = reserve(listen.host, listen.port)
+            admin_port = reserve(admin.host, admin.port)
+            self._address = (listen.host, port.getsockname()[1])
+            await self._admin.start(admin_port, f"{admin.host}:{admin.port}")
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, True)
+        loop.add_signal_handler(signal.SIGINT, self._stop, False)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        for slot in self._slots:
+            self._lives[slot.name] = life = asyncio.create_task(slot.run())
+            life.add_done_callback(self._life_ended)
+        follow = asyncio.create_task(self._follow_file())
+        fields = {
+            "version": __version__,
+            "listen": "{}:{}".format(*self._address),
+            "admin": f"{admin.host}:{self._admin.port}",
+            "workers": len(self._workers),
+        }
+        log.info("started", extra={"fields": fields})
+        try:
+            await self._stop_wanted.wait()
+            follow.cancel()
+            status = await self._unless_ended_at_once(self._drain())
+            await asyncio.wait(self._lives.values(), timeout=KILLED_SECONDS)
+        finally:
+            port.close()
+            await self._admin.close()
+        if self._fatal is not None and not self._serving:
+            raise CannotStart(self._fatal)
+        log.info("stopped", extra={"fields": {"exit_status": status}})
+        return status
+
+    def _stop(self, notice: bool) -> None:
+        """The first signal drains, the second one ends at once. SIGTERM comes from whoever runs us, and may have a load
+        balancer in front that needs notice; SIGINT comes from a keyboard."""
+        if self._stop_wanted.is_set():
+            self._end_at_once.set()
+        self._draining = True
+        self._notice_wanted = notice
+        self._stop_wanted.set()
+
+    async def _unless_ended_at_once(self, work: Coroutine[Any, Any, int]) -> int:
+        draining = asyncio.create_task(work)
+        impatience = asyncio.create_task(self._end_at_once.wait())
+        await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
+        impatience.cancel()
+        if draining.done():
+            return draining.result()
+        draining.cancel()
+        log.warning("ended_at_once", extra={"fields": {"reason": "a second signal"}})
+        for slot in self._slots:
+            slot.drain(0.0)
+            slot.end_process()
+        return 1
+
+    async def _drain(self) -> int:
+        """Readiness first, then the workers, then the shipper, which has what the workers metered last."""
+        deadline_seconds = self._configuration.gateway.drain_seconds
+        log.info("draining", extra={"fields": {"deadline_seconds": deadline_seconds}})
+        await self._give_notice(min(NOTICE_SECONDS_MAX, deadline_seconds / 2))
+        for worker in self._workers:
+            worker.drain(deadline_seconds)
+        in_order = await self._ended(self._workers, deadline_seconds + DRAIN_MARGIN_SECONDS)
+        if self._shipper is not None:
+            self._shipper.drain(SHIPPER_DRAIN_SECONDS)
+            in_order &= await self._ended([self._shipper], SHIPPER_DRAIN_SECONDS + DRAIN_MARGIN_SECONDS)
+        return 0 if in_order else 1
+
+    async def _give_notice(self, seconds: float) -> None:
+        """Waits until whoever watches /readyz has read that it is 503. No one watching, nothing to wait for."""
+        asked_ago = asyncio.get_running_loop().time() - self._admin.readiness_asked_at
+        if not self._notice_wanted or asked_ago > WATCHED_WITHIN_SECONDS:
+            return
+        self._admin.refusal_told.clear()
+        try:
+            await asyncio.wait_for(self._admin.refusal_told.wait(), seconds)
+        except TimeoutError:
+            log.warning("readiness_not_read", extra={"fields": {"waited_seconds": seconds}})
+
+    async def _ended(self, slots: list[Slot], seconds: float) -> bool:
+        """Whether all of them ended by themselves; those that did not are killed."""
+        _, running = await asyncio.wait([self._lives[slot.name] for slot in slots], timeout=seconds)
+        late = [slot for slot in slots if self._lives[slot.name] in running]
+        for slot in late:
+            log.error("killed", extra={"fields": {"name": slot.name, "after_seconds": seconds}})
+            slot.end_process()
+        return not late
+
+    def _life_ended(self, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and (error := life.exception()) is not None:
+            # A defect of ours: no one would replace this slot's process again. Better to end and be started anew.
+            log.critical("supervision_failed", exc_info=error)
+            self._stop(notice=False)
+
+    # --- children -----------------------------------------------------------------------------------------------------
+
+    def _slot(self, name: str) -> Slot:
+        return Slot(name=name, greeting=self._greeting, changed=self._slot_changed)
+
+    def _greeting(self, name: str) -> tuple[dict[str, Any], bytes]:
+        listen = None if name == SHIPPER else self._address
+        return {"generation": self._generation, "listen": listen, "service": self._service}, self._packed
+
+    def _slot_changed(self, slot: Slot) -> None:
+        restarts = self._metrics.counter("gateway_process_restarts_total", process=slot.name)
+        self._metrics.values[restarts] = slot.restarts
+        ready = sum(worker.state is State.READY for worker in self._workers)
+        self._metrics.values[self._metrics.gauge("gateway_workers_ready")] = ready
+        if not self._serving and ready == len(self._workers):
+            self._serving = True
+            log.info("ready", extra={"fields": {"workers": ready}})
+        if not self._serving and slot.problem is not None and not slot.was_ready and self._fatal is None:
+            # Nothing has been served yet, and the child could say what is wrong: the operator should read it now.
+            self._fatal = f"{slot.name} can't start: {slot.problem}"
+            self._stop(notice=False)
+
+    def _processes(self) -> dict[str, ProcessUsage]:
+        pids = {"supervisor": os.getpid()} | {slot.name: slot.pid for slot in self._slots if slot.pid is not None}
+        return {name: usage for name, pid in pids.items() if (usage := process_usage(pid)) is not None}
+
+    # --- what the admin listener tells --------------------------------------------------------------------------------
+
+    def readiness(self) -> Readiness:
+        """Not before every worker has served once, not while draining, not while a process keeps dying."""
+        reasons = []
+        if self._draining:
+            reasons.append("draining")
+        if not self._serving:
+            reasons.append("starting")
+        elif not any(worker.state is State.READY for worker in self._workers):
+            reasons.append("no worker is ready")
+        reasons += [f"{slot.name} keeps dying" for slot in self._slots if slot.keeps_dying]
+        return Readiness(tuple(reasons))
+
+    def status(self) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "state": "draining" if self._draining else "serving" if self._serving else "starting",
+            "ready": self.readiness().ready,
+            "started_at": self._started_at,
+            "listen": "{}:{}".format(*self._address),
+            "configuration": str(self._path),
+            "generation": self._generation,
+            "warnings": list(self._configuration.warnings[:PROBLEMS_KEPT_MAX]),
+            "last_reload": self._last_reload.status() if self._last_reload else None,
+            "workers": [worker.status() for worker in self._workers],
+            "shipper": self._shipper.status() if self._shipper else None,
+        }
+
+    # --- reload -------------------------------------------------------------------------------------------------------
+
+    async def _follow_file(self) -> None:
+        watch = FileWatch(self._path)
+        while True:
+            try:
+                await asyncio.wait_for(self._reload_wanted.wait(), FILE_POLL_SECONDS)
+            except TimeoutError:
+                tell_left_out()
+                if not watch.came_to_rest():
+                    continue
+            self._reload_wanted.clear()
+            watch.mark_read()
+            problems = await self._reload(watch)
+            self._report(problems)
+
+    async def _reload(self, watch: FileWatch) -> tuple[str, ...]:
+        """Brings the file in force, or gives the reasons why not; then nothing has changed."""
+        before = watch.signature()
+        try:
+            configuration = await asyncio.to_thread(self._load, self._path)
+        except ConfigurationError as error:
+            return tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])
+        except Exception as error:
+            # A defect of the loader must not do what a mistake in the file can't.
+            log.exception("reload_failed")
+            return (f"{self._path}: can't be read: {type(error).__name__}",)
+        if watch.signature() != before:
+            return (f"{self._path}: it changed while it was being read; the next look will take it as it is then",)
+        if fields := needs_restart(self._configuration, configuration):
+            names = ", ".join(fields)
+            return (f"{self._path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)
+        return await self._hand_out(configuration)
+
+    async def _hand_out(self, configuration: Configuration) -> tuple[str, ...]:
+        """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced."""
+        packed = pack_configuration(configuration)
+        generation = self._generation + 1
+        first = next((worker for worker in self._workers if worker.state is State.READY), None)
+        if first is not None and (problem := await first.reload(generation, packed)) is not None:
+            return (f"{self._path}: {problem}",)
+        self._configuration, self._packed, self._generation = configuration, packed, generation
+        rest = [slot for slot in self._slots if slot is not first]
+        problems = await asyncio.gather(*(slot.reload(generation, packed) for slot in rest))
+        for slot, problem in zip(rest, problems, strict=True):
+            if problem is not None:
+                log.error("reload_replaces_process", extra={"fields": {"name": slot.name, "problem": problem}})
+                slot.end_process()
+        return ()
+
+    def _report(self, problems: tuple[str, ...]) -> None:
+        self._last_reload = ReloadResult(self._generation, time.time(), problems)
+        if problems:
+            self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
+            fields = {"generation": self._generation, "problems": list(problems)}
+            log.error("reload_refused", extra={"fields": fields})
+        else:
+            self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
+            self._metrics.values[self._metrics.gauge("config_generation")] = self._generation
+            log.info("reloaded", extra={"fields": {"generation": self._generation}})

@@ -1,0 +1,97 @@
+"""The spool's directory: which segments and runs are there, what they weigh, and whose spool it is.
+
+    <created us>.<run id>.<segment id>.open        being written, or left behind by a worker that was killed
+                                      .sealed      finished: the shipper may take it
+                                      .quarantine  damaged; kept for a person to look at
+    <run id>.run                                   counts and lock of one life of one worker
+    spool.id  shipper.lock
+
+Names sort by time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from ostiary.gateway.usage.run import RUN_SUFFIX
+
+OPEN = ".open"
+SEALED = ".sealed"
+QUARANTINE = ".quarantine"
+LOCK_NAME = "shipper.lock"
+_ID_NAME = "spool.id"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SegmentName:
+    """What a segment file's name says."""
+
+    created_us: int
+    run_id: UUID
+    segment_id: UUID
+    state: str
+
+    def path(self, directory: Path) -> Path:
+        return directory / f"{self.created_us:016d}.{self.run_id.hex}.{self.segment_id.hex}{self.state}"
+
+    @classmethod
+    def parse(cls, name: str) -> SegmentName | None:
+        """None for a file that is no segment."""
+        parts = name.split(".")
+        if len(parts) != 4 or "." + parts[3] not in (OPEN, SEALED, QUARANTINE):
+            return None
+        try:
+            return cls(int(parts[0]), UUID(parts[1]), UUID(parts[2]), "." + parts[3])
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A spool directory at one moment: segments oldest first, runs by id, and the bytes of all segments."""
+
+    segments: list[SegmentName]
+    runs: dict[UUID, Path]
+    segment_bytes: int
+
+
+def look(directory: Path) -> Contents:
+    """Raises OSError if the directory can't be read. A file that goes while it is looked at is left out."""
+    segments: list[SegmentName] = []
+    runs: dict[UUID, Path] = {}
+    segment_bytes = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if (segment := SegmentName.parse(entry.name)) is not None:
+                try:
+                    segment_bytes += entry.stat().st_size
+                except FileNotFoundError:
+                    continue
+                segments.append(segment)
+            elif entry.name.endswith(RUN_SUFFIX):
+                try:
+                    runs[UUID(entry.name.removesuffix(RUN_SUFFIX))] = Path(entry.path)
+                except ValueError:
+                    continue
+    segments.sort()
+    return Contents(segments, runs, segment_bytes)
+
+
+def spool_id(directory: Path) -> UUID:
+    """Whose spool this is: set once, by whoever asks first. Raises OSError, and ValueError if the file holds no UUID."""
+    path = directory / _ID_NAME
+    try:
+        return UUID(path.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        pass
+    new = directory / f"{_ID_NAME}.{uuid4().hex}"
+    new.write_text(f"{uuid4()}\n", encoding="ascii")
+    try:
+        os.link(new, path)  # fails if another was quicker: then theirs is the id
+    except FileExistsError:
+        pass
+    finally:
+        new.unlink()
+    return UUID(path.read_text(encoding="ascii").strip())

@@ -1,0 +1,166 @@
+"""A segment file: a header page, then records, each at a multiple of 8: CRC-32, frame length, payload.
+
+The payload is written first, then its CRC, then the length: a record exists from the store of its length on. So a writer
+that is killed between any two instructions leaves every finished record and at most one invisible one, never a wrong one.
+A CRC that does not match is damage from outside (a disk, a hand), and costs the record it hit and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from uuid import UUID
+from zlib import crc32
+
+from ostiary.gateway.usage.record import RECORD_VERSION
+
+HEADER_BYTES = 4096  # a page
+FRAME_BYTES = 8  # CRC-32 and length (of the frame, these 8 bytes included, so that it is never 0), native byte order
+RECORD_BYTES_MAX = 16 * 1024  # about three times the longest record that `record.encode` can make
+
+FRAME = Struct("@II")
+_MAGIC = b"OSTSEG\r\n"
+_HEADER = Struct("<8sI16s16sqQQ64s")
+_SEAL_AT = 2048
+_SEAL = Struct("<QQ")
+_CRC = Struct("<I")
+
+
+class DamagedFile(Exception):
+    """A file of the spool that can't be read at all; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """`accepted_before` and `dropped_before` are the run's counters when the segment was begun: with the counters of its end
+    they say how many records it must hold, whether or not it was sealed."""
+
+    segment_id: UUID
+    run_id: UUID
+    worker: str
+    created_us: int
+    accepted_before: int
+    dropped_before: int
+
+    def pack(self) -> bytes:
+        """The first bytes of the file, CRC included."""
+        fields = _HEADER.pack(
+            _MAGIC,
+            RECORD_VERSION,
+            self.segment_id.bytes,
+            self.run_id.bytes,
+            self.created_us,
+            self.accepted_before,
+            self.dropped_before,
+            self.worker.encode()[:64],
+        )
+        return fields + _CRC.pack(crc32(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a segment file holds. `lost` is how many records must have been there and can't be read."""
+
+    header: SegmentHeader
+    records: list[bytes]
+    lost: int
+
+
+def pack_seal(records: int, used_bytes: int) -> tuple[int, bytes]:
+    """Where in the file, and what, to write once a segment is finished."""
+    fields = _SEAL.pack(records, used_bytes)
+    return _SEAL_AT, fields + _CRC.pack(crc32(fields))
+
+
+def is_unfinished(data: bytes) -> bool:
+    """Did the writer die before the header was there? Such a file never held a record."""
+    return not any(data[:HEADER_BYTES])
+
+
+def read_header(data: bytes) -> SegmentHeader:
+    """Raises DamagedFile."""
+    if len(data) < HEADER_BYTES:
+        raise DamagedFile(f"{len(data)} bytes are too few for a segment")
+    magic, version, segment_id, run_id, created_us, accepted, dropped, worker = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise DamagedFile("it does not begin as a segment does")
+    if version != RECORD_VERSION:
+        raise DamagedFile(f"it is of version {version}, and this Ostiary reads version {RECORD_VERSION}")
+    if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]):
+        raise DamagedFile("the checksum of its header does not match")
+    return SegmentHeader(
+        UUID(bytes=segment_id),
+        UUID(bytes=run_id),
+        worker.rstrip(b"\0").decode("utf-8", "replace"),
+        created_us,
+        accepted,
+        dropped,
+    )
+
+
+def read_segment(path: Path, stored_by_run: int | None) -> Segment | None:
+    """The records of a segment that nobody writes to any more; None if its writer died before the first byte.
+
+    `stored_by_run` is how many records the run has stored in all its segments up to its end (accepted less dropped), used
+    for a segment without a seal; None if that is not known. Raises DamagedFile, and OSError from reading."""
+    data = path.read_bytes()
+    if is_unfinished(data):
+        return None
+    header = read_header(data)
+    expected = _sealed_records(data)
+    if expected is None and stored_by_run is not None:
+        expected = max(0, stored_by_run - (header.accepted_before - header.dropped_before))
+    records, damaged = scan(data, expected)
+    if expected is not None:
+        return Segment(header, records, max(0, expected - len(records)))
+    return Segment(header, records, damaged)
+
+
+def _sealed_records(data: bytes) -> int | None:
+    records, used_bytes = _SEAL.unpack_from(data, _SEAL_AT)
+    seal = data[_SEAL_AT : _SEAL_AT + _SEAL.size]
+    if used_bytes == 0 or _CRC.unpack_from(data, _SEAL_AT + _SEAL.size)[0] != crc32(seal):
+        return None
+    return int(records)
+
+
+def scan(data: bytes, expected: int | None = None) -> tuple[list[bytes], int]:
+    """The readable records, in order, and the number of places where one was expected and could not be read.
+
+    Reading ends at the first frame without a length, unless `expected` says that more records were there."""
+    records: list[bytes] = []
+    damaged = 0
+    unpack = FRAME.unpack_from
+    keep = records.append
+    at = HEADER_BYTES
+    last = len(data) - FRAME_BYTES
+    while at <= last:
+        crc, length = unpack(data, at)
+        end = at + length
+        payload = data[at + FRAME_BYTES : end]
+        if length < FRAME_BYTES or end > len(data) or crc32(payload) != crc:
+            if expected is not None and len(records) >= expected:
+                break  # the rest of a write that was never finished
+            if expected is None and length == 0:
+                break
+            damaged += 1
+            at = _next_record(data, at + FRAME_BYTES)
+            continue
+        keep(payload)
+        at = (end + 7) & -8
+    return records, damaged
+
+
+def _next_record(data: bytes, at: int) -> int:
+    """Where the next readable record begins; the end of the data if there is none. Text from clients can't pose as one: the
+    length of a record has zero bytes, and `record.encode` lets none through."""
+    unpack = FRAME.unpack_from
+    for offset in range(at, len(data) - FRAME_BYTES + 1, 8):
+        crc, length = unpack(data, offset)
+        if (
+            FRAME_BYTES < length <= RECORD_BYTES_MAX + FRAME_BYTES
+            and offset + length <= len(data)
+            and crc32(data[offset + FRAME_BYTES : offset + length]) == crc
+        ):
+            return offset
+    return len(data)

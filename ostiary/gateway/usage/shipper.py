@@ -1,0 +1,251 @@
+"""The shipper: takes finished segments from the spool to Postgres, one transaction each, and deletes what was committed.
+
+One per spool directory, by a lock; two that ship copies of one segment are told apart by the ledger. It owns no state: kill
+it anywhere and the next one goes on. While Postgres is away it waits, longer each time, and the spool grows to its bound."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import asyncpg
+
+from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, look, spool_id
+from ostiary.gateway.usage.ledger import UsageLedger
+from ostiary.gateway.usage.run import RunState, is_alive, read_run
+from ostiary.gateway.usage.segment import DamagedFile, read_segment
+
+POLL_SECONDS = 0.2  # what a row waits at most, besides the worker's own interval; a look costs some 50 us
+DRAIN_SECONDS = 10.0  # at shutdown: a spool of 1 GiB may take longer, and waits for the next start instead
+_BACKOFF_FIRST_SECONDS = 0.1
+_BACKOFF_MOST_SECONDS = 5.0  # how long rows wait at most once Postgres is back
+_LOCK_POLL_SECONDS = 0.5
+
+_log = logging.getLogger("ostiary.gateway.usage")
+
+
+class ShipperObserver(Protocol):
+    """What the shipper tells of itself. `failed` says why: unavailable, read_only, schema, spool, other."""
+
+    def written(self, rows: int) -> None: ...
+    def failed(self, kind: str) -> None: ...
+    def quarantined(self, segments: int) -> None: ...
+    def spool_bytes(self, count: int) -> None: ...
+
+
+async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event, observe: ShipperObserver) -> None:
+    """Ships until `stop` is set, then what is still there for at most `DRAIN_SECONDS`, and returns. Waits while another
+    shipper has the directory. Raises OSError if the directory can't be made or read at the start."""
+    fd = _open_lock(directory)
+    try:
+        while not _lock(fd):
+            if await _wait(stop, _LOCK_POLL_SECONDS):
+                return
+        await Shipper(directory=directory, postgres_url=postgres_url, observe=observe).run(stop)
+    finally:
+        os.close(fd)
+
+
+class Shipper:
+    """The work of `run_shipper`, for whoever holds the directory's lock."""
+
+    def __init__(self, *, directory: Path, postgres_url: str, observe: ShipperObserver) -> None:
+        self._directory = directory
+        self._postgres_url = postgres_url
+        self._observe = observe
+        self._spool_id = spool_id(directory)
+        self._ledger: UsageLedger | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Passes over the directory until `stop`, then drains."""
+        try:
+            failures = 0
+            while not stop.is_set():
+                failures = 0 if await self._try_pass() else failures + 1
+                await _wait(stop, _backoff_seconds(failures) if failures else POLL_SECONDS)
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self._try_pass()
+            except TimeoutError:
+                _log.warning("usage_drain_unfinished", extra={"fields": {"after_seconds": DRAIN_SECONDS}})
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection to Postgres."""
+        if self._ledger is not None:
+            ledger, self._ledger = self._ledger, None
+            ledger.terminate()
+
+    async def ship(self) -> int:
+        """One pass: every segment that nobody writes to any more, oldest first, and the runs that are over. Returns the
+        rows written. Raises OSError, TimeoutError and asyncpg's errors; what was not written is still in the spool."""
+        contents = look(self._directory)
+        self._observe.spool_bytes(contents.segment_bytes)
+        over = {run_id for run_id, path in contents.runs.items() if not is_alive(path)}
+        # Looked at again, because a run that is over now may have sealed a segment since: after this, nothing of it is new.
+        contents = look(self._directory)
+        living = contents.runs.keys() - over
+        ready = [
+            name
+            for name in contents.segments
+            if name.state != QUARANTINE and (name.state != OPEN or name.run_id not in living)
+        ]
+        rows = 0
+        for name in ready:
+            rows += await self._ship_segment(name, contents.runs.get(name.run_id))
+        await self._end_runs(over & contents.runs.keys(), contents.runs)
+        if ready:
+            self._observe.spool_bytes(look(self._directory).segment_bytes)
+        return rows
+
+    async def _try_pass(self) -> bool:
+        try:
+            await self.ship()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            kind = _kind(error)
+            self._observe.failed(kind)
+            fields = {"kind": kind, "error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)}
+            if isinstance(error, asyncpg.PostgresError):  # others may quote the URL, and with it a password
+                fields["message"] = error.args[0] if error.args else ""
+            _log.warning("usage_ship_failed", extra={"fields": fields})
+            await self.close()
+            return False
+        except BaseException:
+            await self.close()  # cancelled in the middle of a statement: the connection can't be used again
+            raise
+        return True
+
+    async def _ship_segment(self, name: SegmentName, run_path: Path | None) -> int:
+        path = name.path(self._directory)
+        run = _state(run_path)
+        try:
+            segment = read_segment(path, run.accepted - run.dropped if run else None)
+        except (DamagedFile, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
+            self._quarantine(path, str(error))
+            return 0
+        if segment is None or not (segment.records or segment.lost):
+            path.unlink()
+            return 0
+        ledger = await self._connected()
+        written = await ledger.write(segment, run)
+        if not written.repeated:
+            self._observe.written(written.rows)
+        if segment.lost or written.lost:
+            self._quarantine(path, f"{max(segment.lost, written.lost)} records can't be read or stored")
+        else:
+            path.unlink()
+        return written.rows
+
+    async def _end_runs(self, over: Iterable[UUID], paths: dict[UUID, Path]) -> None:
+        for run_id in over:
+            run = _state(paths[run_id])
+            if run is None:
+                self._quarantine(paths[run_id], "the run's counts can't be read")
+                continue
+            if run.accepted:
+                ledger = await self._connected()
+                await ledger.end_run(run)
+            paths[run_id].unlink()
+
+    def _quarantine(self, path: Path, reason: str) -> None:
+        os.rename(path, path.with_suffix(QUARANTINE))
+        self._observe.quarantined(1)
+        _log.error("usage_quarantined", extra={"fields": {"file": path.name, "reason": reason}})
+
+    async def _connected(self) -> UsageLedger:
+        if self._ledger is None:
+            self._ledger = await UsageLedger.connect(self._postgres_url, self._spool_id)
+        return self._ledger
+
+
+def _state(path: Path | None) -> RunState | None:
+    if path is None:
+        return None
+    try:
+        return read_run(path)
+    except (DamagedFile, FileNotFoundError):
+        return None
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return "read_only"
+    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)):
+        return "schema"
+    if isinstance(error, (asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+        return "unavailable"
+    if isinstance(error, OSError):  # TimeoutError and ConnectionError among them; with a file's name it is the spool's
+        return "spool" if error.filename is not None and not isinstance(error, ConnectionError) else "unavailable"
+    return "other"
+
+
+def _backoff_seconds(failures: int) -> float:
+    """Doubling to a bound, then any time from half of it: gateways that lost Postgres together don't return together."""
+    most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
+    return random.uniform(most / 2, most)  # noqa: S311  spread, not secrecy
+
+
+def _open_lock(directory: Path) -> int:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits for `stop`, at most that long; True if it is set."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+class LogObserver:
+    """Says nothing but what the shipper's log says anyway: for a shipper run by hand."""
+
+    def written(self, rows: int) -> None:
+        pass
+
+    def failed(self, kind: str) -> None:
+        pass
+
+    def quarantined(self, segments: int) -> None:
+        pass
+
+    def spool_bytes(self, count: int) -> None:
+        pass
+
+
+async def main(directory: Path, postgres_url: str) -> None:
+    """A shipper as a process of its own, until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run_shipper(directory=directory, postgres_url=postgres_url, stop=stop, observe=LogObserver())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or "OSTIARY_POSTGRES_URL" not in os.environ:
+        sys.exit("usage: OSTIARY_POSTGRES_URL=postgresql://... python -m ostiary.gateway.usage.shipper DIRECTORY")
+    asyncio.run(main(Path(sys.argv[1]), os.environ["OSTIARY_POSTGRES_URL"]))
