@@ -8,10 +8,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import uvloop
 
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 
 _numbers = itertools.count()
+
+
+@pytest.fixture
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop that the gateway runs on."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")

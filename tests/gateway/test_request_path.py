@@ -215,8 +215,11 @@ async def test_a_client_that_half_closes_gets_its_answers(gateway: RunningGatewa
         (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         (b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\n", b""),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n", b"abcde"),
-        b"HTTP/1.1 200 OK\r\n" + cookies + b"Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=1\r\n"
-        b"Content-Length: 0\r\n\r\n"
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            b"x",
+        ),
         (b"HTTP/1.1 404 Not Here\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 1\r\n\r\nx", b"x"),
     ],
 )  # fmt: skip

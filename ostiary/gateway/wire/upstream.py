@@ -6,7 +6,7 @@ last part: that is handed to the request path, which meters the call before the 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ostiary.gateway.signal import Signal
 
@@ -264,9 +264,9 @@ class UpstreamConnection(asyncio.Protocol):
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream connection has no other
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        # uvloop's transports are asyncio.Transport in all but name.
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._deadlines.watch(self)
 
     def eof_received(self) -> bool:
