@@ -1,0 +1,150 @@
+"""The keys as the request path asks for them: at once when known, by one query when not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+
+from ostiary.core.credentials import checksum_holds, is_key_id
+from ostiary.core.encryption import Envelope
+from ostiary.core.model import Key
+from ostiary.core.signing import Signer
+from ostiary.gateway.keys.cache import KeyCache, KnownKey
+from ostiary.gateway.keys.feed import ChangeFeed
+from ostiary.gateway.keys.lookup import Lookup
+from ostiary.gateway.signal import Signal
+
+# Some 1.5 kB a key: a process that has seen a million different keys has grown by about 1.5 GB, and stays there.
+CAPACITY = 1_000_000
+# No secret is longer (file keys: 256); what is longer need not be hashed.
+_SECRET_BYTES_MAX = 256
+
+
+class KeyRing:
+    """Finds keys of the configuration file and of Postgres; the file's come first.
+
+    A find answers a KnownKey, None (refuse: unknown, revoked or expired), or a Signal of either, when Postgres must be
+    asked; that fails with GatewayError KEYS_UNAVAILABLE when Postgres can't answer. What can't be a key of Postgres, by its
+    format or its checksum, is refused without asking. Known keys go on working while Postgres is away, for
+    `stale_seconds`. `postgres_url` None: only the file's keys exist. `envelope` None: keys of Postgres work as
+    bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds."""
+
+    def __init__(
+        self,
+        *,
+        file_keys: Mapping[str, Key],
+        postgres_url: str | None,
+        envelope: Envelope | None,
+        stale_seconds: float,
+        capacity: int = CAPACITY,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._epoch = 0
+        self._cache = KeyCache(capacity=capacity)
+        self._known = self._cache.known
+        self._known_by_secret = self._cache.by_secret
+        self._file: dict[str, KnownKey] = {}
+        self._file_by_secret: dict[bytes, KnownKey] = {}
+        self.replace_file_keys(file_keys)
+        self._lookup: Lookup | None = None
+        self._feed: ChangeFeed | None = None
+        if postgres_url is not None:
+            self._lookup = Lookup(
+                postgres_url=postgres_url,
+                envelope=envelope,
+                cache=self._cache,
+                clock=clock,
+                epoch=lambda: self._epoch,
+            )
+            self._feed = ChangeFeed(postgres_url=postgres_url, cache=self._cache, stale_seconds=stale_seconds)
+
+    async def start(self) -> None:
+        """Begins to follow changes. Does not wait for Postgres, and does not fail because it is away."""
+        if self._feed is not None:
+            self._feed.start()
+
+    async def close(self) -> None:
+        """Ends both connections; whoever waits for an answer is refused."""
+        if self._feed is not None:
+            await self._feed.close()
+        if self._lookup is not None:
+            await self._lookup.close()
+
+    def find(self, key_id: str) -> KnownKey | Signal[KnownKey | None] | None:
+        """The key with this id."""
+        known = self._file.get(key_id) or self._known.get(key_id)
+        if known is None:
+            if self._lookup is None or not is_key_id(key_id) or self._cache.is_absent(key_id):
+                return None
+            return self._lookup.ask(key_id)
+        if known.epoch != self._epoch:
+            known = self._renew(known)
+        if known.expires_at <= self._clock():
+            return None
+        known.used = True
+        return known
+
+    def find_by_secret(self, secret: bytes) -> KnownKey | Signal[KnownKey | None] | None:
+        """The key whose whole secret this is. It is looked up by its SHA-256, so the time it takes says nothing of how
+        near a wrong secret is to a right one."""
+        if len(secret) > _SECRET_BYTES_MAX:
+            return None
+        digest = sha256(secret).digest()
+        known = self._file_by_secret.get(digest) or self._known_by_secret.get(digest)
+        if known is None:
+            if self._lookup is None or not checksum_holds(secret) or self._cache.is_absent(digest):
+                return None
+            return self._lookup.ask(digest)
+        if known.epoch != self._epoch:
+            known = self._renew(known)
+        if known.expires_at <= self._clock():
+            return None
+        known.used = True
+        return known
+
+    def replace_file_keys(self, file_keys: Mapping[str, Key]) -> None:
+        """After a reload: these are the file's keys from now on, and no others."""
+        ring = [
+            KnownKey(key, signer=None if key.secret is None else Signer(key.secret), revision=0, epoch=self._epoch)
+            for key in file_keys.values()
+        ]
+        self._file = {known.key.id: known for known in ring}
+        self._file_by_secret = {known.key.secret_sha256: known for known in ring}
+
+    def forget_prepared(self) -> None:
+        """After a snapshot swap: every find from now on gives a KnownKey with nothing prepared. In constant time: each key is
+        renewed when it is next found."""
+        self._epoch += 1
+
+    def status(self) -> dict[str, object]:
+        """What `/status` shows of the keys: counts, bounds and whether changes are followed; no key's id."""
+        status: dict[str, object] = {"file_keys": len(self._file)}
+        if self._feed is not None and self._lookup is not None:
+            status |= {
+                "known_keys": len(self._known),
+                "known_keys_max": self._cache.capacity,
+                "absent_keys": self._cache.absent,
+                "evicted": self._cache.evicted,
+                "changed": self._cache.forgotten,
+                "following_changes": self._feed.following,
+                "silent_seconds": round(self._feed.silent_seconds, 1),
+                "stale": self._cache.expired,
+                "feed_connects": self._feed.connects,
+                "feed_failure": self._feed.failure,
+                "look_ups_waiting": self._lookup.waiting,
+                "look_up_queries": self._lookup.queries,
+                "look_up_failures": self._lookup.failures,
+                "look_ups_refused": self._lookup.refused,
+            }
+        return status
+
+    def _renew(self, known: KnownKey) -> KnownKey:
+        renewed = known.renewed(self._epoch)
+        if self._file.get(known.key.id) is known:
+            self._file[known.key.id] = renewed
+            self._file_by_secret[known.key.secret_sha256] = renewed
+        else:
+            self._cache.replace(renewed)
+        return renewed

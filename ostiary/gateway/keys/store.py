@@ -1,0 +1,136 @@
+"""All SQL of the gateway's keys. It reads `api_keys` and `apps`, and writes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import asyncpg
+
+from ostiary.core.encryption import EncryptionError, Envelope
+from ostiary.core.model import Environment, Key
+from ostiary.core.signing import Signer
+from ostiary.gateway.keys.cache import KnownKey
+
+CHANNEL = "ostiary_keys"
+
+_log = logging.getLogger(__name__)
+
+_LOAD = """
+-- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with the organization of its
+-- app, all as of one moment. Both arms are index look-ups.
+SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped, k.plan, k.scopes,
+       k.app_id::text AS app_id, a.organization_id::text AS organization_id, k.allowed_networks, k.allowed_origins,
+       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.revision
+FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.revoked_at IS NULL AND (k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]))
+"""
+
+_HIGHEST_REVISION = """
+-- Guarantees: no committed change has a higher revision (an uncommitted one may come to have a lower one).
+SELECT coalesce(max(revision), 0) FROM api_keys
+"""
+
+_CHANGED_SINCE = """
+-- Guarantees: the committed changes above a revision, lowest first, at most $2 of them. Deleted rows are not among them.
+SELECT id, revision FROM api_keys WHERE revision > $1 ORDER BY revision LIMIT $2
+"""
+
+_CHANGED_AMONG = """
+-- Guarantees: of the keys given with the revision that is known, those that have another one now or are gone.
+SELECT c.id FROM unnest($1::text[], $2::bigint[]) AS c (id, revision)
+LEFT JOIN api_keys k ON k.id = c.id
+WHERE k.revision IS DISTINCT FROM c.revision
+"""
+
+
+async def connect(postgres_url: str, *, purpose: str, deadline_seconds: float) -> asyncpg.Connection:
+    """A connection of its own, whose commands end or fail within the deadline. Raises what `describe` describes."""
+    return await asyncpg.connect(
+        postgres_url,
+        timeout=deadline_seconds,
+        command_timeout=deadline_seconds,
+        server_settings={
+            "application_name": f"ostiary gateway {purpose}",
+            "default_transaction_read_only": "on",
+            # The server must not work on for a gateway that has given up.
+            "statement_timeout": str(int(deadline_seconds * 1000)),
+        },
+    )
+
+
+async def load_keys(
+    connection: asyncpg.Connection,
+    *,
+    ids: Sequence[str],
+    secrets_sha256: Sequence[bytes],
+    envelope: Envelope | None,
+    epoch: int,
+) -> list[KnownKey]:
+    """The keys in force with these ids or secrets, ready for use. What can't be opened has no signer: its bearer secret
+    still works, and the log names the key."""
+    rows = await connection.fetch(_LOAD, ids, secrets_sha256)
+    return [_known_key(row, envelope, epoch) for row in rows]
+
+
+async def highest_revision(connection: asyncpg.Connection) -> int:
+    return int(await connection.fetchval(_HIGHEST_REVISION))
+
+
+async def changed_since(connection: asyncpg.Connection, revision: int, *, rows_max: int) -> list[tuple[str, int]]:
+    """(key id, revision) of changes above `revision`, at most `rows_max`."""
+    return [(row["id"], row["revision"]) for row in await connection.fetch(_CHANGED_SINCE, revision, rows_max)]
+
+
+async def changed_among(connection: asyncpg.Connection, keys: Iterable[KnownKey]) -> list[str]:
+    """Ids of those of `keys` that Postgres has in another revision, or no longer."""
+    known = [(entry.key.id, entry.revision) for entry in keys]
+    rows = await connection.fetch(_CHANGED_AMONG, [key_id for key_id, _ in known], [revision for _, revision in known])
+    return [row["id"] for row in rows]
+
+
+def describe(error: Exception) -> str:
+    """What went wrong, for the log. Never the message of a connection error as a whole: it may quote the URL, which has the
+    password."""
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        return "Postgres has no current schema; run: ostiary db migrate -c FILE"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return "Postgres refuses; the gateway's role needs SELECT on api_keys and apps"
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return "the URL of Postgres can't be used; correct stores.postgres"
+    if isinstance(error, asyncpg.PostgresError):
+        return f"Postgres says {type(error).__name__} ({error.sqlstate})"
+    if isinstance(error, TimeoutError):
+        return "Postgres does not answer in time"
+    if isinstance(error, ConnectionResetError | asyncpg.InterfaceError):
+        return "the connection to Postgres was lost"
+    if isinstance(error, OSError):
+        return f"Postgres can't be reached: {error.strerror or type(error).__name__}"
+    return f"Postgres can't be used: {type(error).__name__}"
+
+
+def _known_key(row: asyncpg.Record, envelope: Envelope | None, epoch: int) -> KnownKey:
+    key = Key(
+        id=row["id"],
+        environment=Environment(row["environment"]),
+        secret_sha256=row["secret_sha256"],
+        secret=None,  # the signer is made of it; it need not stay in memory in the clear besides
+        plan=row["plan"],
+        scopes=frozenset(row["scopes"]),
+        app_id=row["app_id"],
+        organization_id=row["organization_id"],
+        allowed_networks=tuple(row["allowed_networks"]),
+        allowed_origins=frozenset(row["allowed_origins"]),
+        expires_at=row["expires_at"],
+    )
+    return KnownKey(key, signer=_signer(row, envelope), revision=row["revision"], epoch=epoch)
+
+
+def _signer(row: asyncpg.Record, envelope: Envelope | None) -> Signer | None:
+    if envelope is None:
+        return None
+    try:
+        return Signer(envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
+    except EncryptionError as error:
+        _log.error("key %s can't sign: %s", row["id"], error)
+        return None

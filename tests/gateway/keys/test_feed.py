@@ -1,0 +1,226 @@
+"""Changes in Postgres reach every process in time, whatever happens to notifications and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+
+from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.demo.stores import EmbeddedPostgres
+from ostiary.gateway.keys import KeyRing, KnownKey
+from ostiary.gateway.keys.feed import OVERLAP_SECONDS, SeenRevisions
+from tests.gateway.keys.conftest import KeyDatabase, MadeKey, RingMaker, answer, follow, make_key, until
+
+FEED = "application_name = 'ostiary gateway key changes' AND datname = current_database()"
+
+
+@pytest.fixture
+async def own_database(own_postgres: EmbeddedPostgres) -> AsyncIterator[KeyDatabase]:
+    """Keys in a Postgres of this test's own."""
+    connection = await asyncpg.connect(own_postgres.url())
+    database = KeyDatabase(own_postgres.url(), connection)
+    await database.migrate()
+    yield database
+    connection.terminate()
+
+
+async def refused(ring: KeyRing, key: MadeKey, *, within_seconds: float) -> float:
+    """Seconds until the ring refuses the key, asked for as often as the loop turns."""
+    started = time.monotonic()
+    await asking(ring, key, lambda by_id, by_secret: by_id is None and by_secret is None, within_seconds=within_seconds)
+    return time.monotonic() - started
+
+
+async def asking(
+    ring: KeyRing,
+    key: MadeKey,
+    enough: Callable[[KnownKey | None, KnownKey | None], bool],
+    *,
+    within_seconds: float,
+) -> None:
+    """Asks for the key by id and by secret, as often as the loop turns, until the answers are `enough`."""
+    async with asyncio.timeout(within_seconds):
+        while not enough(await answer(ring.find(key.id)), await answer(ring.find_by_secret(key.secret))):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_revocation_holds_in_every_process_within_a_second(database: KeyDatabase, ring_of: RingMaker) -> None:
+    """Row 70: a revoked key is refused at most 1 s after the revocation was committed, in each of several processes that all
+    had it in use."""
+    rings = [ring_of(database.url, database.envelope) for _ in range(4)]
+    for ring in rings:
+        await follow(ring)
+    for _ in range(10):
+        made = await database.add()
+        for ring in rings:
+            assert isinstance(await answer(ring.find(made.id)), KnownKey)
+            assert isinstance(ring.find_by_secret(made.secret), KnownKey)
+        await database.revoke(made)
+        assert max(await asyncio.gather(*(refused(ring, made, within_seconds=5) for ring in rings))) < 1.0
+
+
+async def test_key_works_at_once_when_it_was_asked_for_before_it_was_made(
+    database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """Else whoever tried too early would be refused with a good key."""
+    made = make_key()
+    ring = ring_of(database.url)
+    await follow(ring)
+    assert await answer(ring.find(made.id)) is None
+    assert await answer(ring.find_by_secret(made.secret)) is None
+    assert ring.find(made.id) is None
+    assert ring.find_by_secret(made.secret) is None
+    await database.add(made)
+    await asking(ring, made, lambda by_id, by_secret: by_id is not None and by_secret is not None, within_seconds=1)
+
+
+async def test_changed_key_has_its_new_scopes_within_a_second(database: KeyDatabase, ring_of: RingMaker) -> None:
+    """Else a scope that was taken away would go on being granted."""
+    made = await database.add(scopes=["clients:read"])
+    ring = ring_of(database.url)
+    await follow(ring)
+    await answer(ring.find(made.id))
+    await database.connection.execute("UPDATE api_keys SET scopes = '{}' WHERE id = $1", made.id)
+    await asking(ring, made, lambda by_id, _: by_id is not None and not by_id.key.scopes, within_seconds=1)
+
+
+async def test_revocation_holds_within_five_seconds_without_notifications(
+    database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """Else a proxy that carries no notifications would let revoked keys work for ever. The new revision is found by
+    polling; a deleted row, which has none, by the sweep; a made key too."""
+    revoked, deleted, absent = await database.add(), await database.add(), make_key()
+    ring = ring_of(database.url)
+    await follow(ring)
+    for made in (revoked, deleted, absent):
+        await answer(ring.find(made.id))
+        await answer(ring.find_by_secret(made.secret))
+    await database.silence()
+    await database.connection.execute(
+        "UPDATE api_keys SET revoked_at = now(), revision = nextval('key_revisions') WHERE id = $1", revoked.id
+    )
+    await database.connection.execute("DELETE FROM api_keys WHERE id = $1", deleted.id)
+    await database.add(absent)
+    await refused(ring, revoked, within_seconds=5)
+    await refused(ring, deleted, within_seconds=5)
+    await asking(ring, absent, lambda by_id, by_secret: by_id is not None and by_secret is not None, within_seconds=5)
+
+
+async def test_what_changed_while_nothing_was_heard_holds_after_reconnecting(
+    postgres_server: EmbeddedPostgres, database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """Else every revocation during a broken connection would be lost: notifications are not kept for who is not there."""
+    made = await database.add()
+    kept = await database.add()
+    ring = ring_of(database.url)
+    await follow(ring)
+    known = await answer(ring.find(kept.id))
+    assert isinstance(await answer(ring.find(made.id)), KnownKey)
+    name = await database.connection.fetchval("SELECT current_database()")
+    admin = await asyncpg.connect(postgres_server.url())
+    await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    await database.connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {FEED}")  # noqa: S608
+    await until(lambda: ring.status()["following_changes"] is False)
+    await database.revoke(made)
+    assert isinstance(ring.find(made.id), KnownKey), "nobody can know of it yet"
+    await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    await admin.close()
+    assert await refused(ring, made, within_seconds=5) < 5
+    assert ring.find(kept.id) is known, "what did not change is still known"
+
+
+async def test_feed_that_hangs_is_replaced(own_database: KeyDatabase, ring_of: RingMaker) -> None:
+    """Else a connection that is open but dead (a firewall that forgot it) would keep every revocation away."""
+    made = await own_database.add()
+    ring = ring_of(own_database.url)
+    await follow(ring)
+    assert isinstance(await answer(ring.find(made.id)), KnownKey)
+    pid = await own_database.connection.fetchval(f"SELECT pid FROM pg_stat_activity WHERE {FEED}")  # noqa: S608
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await own_database.revoke(made)
+        await refused(ring, made, within_seconds=6)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_known_keys_outlive_postgres_for_the_stale_time_and_no_longer(
+    own_postgres: EmbeddedPostgres, own_database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """Invariant 2 and its bound: with Postgres away, known keys work and unknown ones get 503; after `stale_seconds` known
+    ones get 503 too, since nobody could have told of a revocation; all work again when Postgres is back."""
+    made, cold = await own_database.add(), await own_database.add()
+    ring = ring_of(own_database.url, own_database.envelope, stale_seconds=3.0)
+    await follow(ring)
+    assert isinstance(await answer(ring.find(made.id)), KnownKey)
+    await asyncio.to_thread(own_postgres.pg_ctl, "stop", "-m", "immediate")
+    await until(lambda: ring.status()["following_changes"] is False)
+    assert isinstance(ring.find(made.id), KnownKey)
+    assert isinstance(ring.find_by_secret(made.secret), KnownKey)
+    with pytest.raises(GatewayError) as raised:
+        await answer(ring.find(cold.id))
+    assert raised.value.code is ErrorCode.KEYS_UNAVAILABLE
+
+    await until(lambda: ring.status()["stale"] is True)
+    silent = ring.status()["silent_seconds"]
+    assert isinstance(silent, float)
+    assert 3.0 <= silent < 3.5
+    for found in (ring.find(made.id), ring.find_by_secret(made.secret)):
+        with pytest.raises(GatewayError) as raised:
+            await answer(found)
+        assert raised.value.code is ErrorCode.KEYS_UNAVAILABLE
+
+    await asyncio.to_thread(own_postgres.start_again)
+    await until(lambda: ring.status()["following_changes"] is True)
+    assert ring.status()["stale"] is False
+    await until(lambda: ring._lookup is not None and time.monotonic() > ring._lookup._retry_at)
+    assert isinstance(await answer(ring.find(made.id)), KnownKey)
+    assert isinstance(await answer(ring.find(cold.id)), KnownKey)
+    assert isinstance(ring.find(made.id), KnownKey), "and it is remembered again"
+
+
+async def test_start_does_not_need_postgres(own_postgres: EmbeddedPostgres, ring_of: RingMaker) -> None:
+    """Else a gateway could not be restarted while Postgres is away."""
+    await asyncio.to_thread(own_postgres.pg_ctl, "stop", "-m", "immediate")
+    ring = ring_of(own_postgres.url())
+    await ring.start()
+    with pytest.raises(GatewayError):
+        await answer(ring.find(make_key().id))
+    await asyncio.to_thread(own_postgres.start_again)
+    connection = await asyncpg.connect(own_postgres.url())
+    database = KeyDatabase(own_postgres.url(), connection)
+    await database.migrate()
+    made = await database.add()
+    await until(lambda: ring.status()["following_changes"] is True)
+    assert isinstance(await answer(ring.find(made.id)), KnownKey)
+    connection.terminate()
+
+
+def test_poll_looks_back_over_transactions_that_commit_late() -> None:
+    """A revision is drawn before its transaction commits: 7 may appear after 9 was seen, and would be skipped for ever."""
+    revisions = SeenRevisions(5)
+    now = 100.0
+    assert revisions.floor(now) == 5
+    assert revisions.fresh([("b", 9)], now) == [("b", 9)]
+    late = now + OVERLAP_SECONDS - 0.1
+    assert revisions.floor(late) < 7, "the late one is asked for"
+    assert revisions.fresh([("a", 7), ("b", 9)], late) == [("a", 7)], "and what was seen before is not fresh"
+    assert revisions.floor(now + OVERLAP_SECONDS) == 9
+    assert revisions.floor(late + 2 * OVERLAP_SECONDS) == 9
+
+
+def test_quiet_polls_read_nothing_again() -> None:
+    """Else each poll of a quiet system would read the same rows for ever."""
+    revisions = SeenRevisions(5)
+    revisions.fresh([("a", 6)], 0.0)
+    for second in range(1, 60):
+        rows = [("a", 6)] if revisions.floor(float(second)) < 6 else []
+        assert revisions.fresh(rows, float(second)) == []
+    assert revisions.floor(60.0) == 6
+    assert len(revisions._history) <= OVERLAP_SECONDS + 1
