@@ -302,3 +302,18 @@ def find_conflicts(routes: Sequence[Route]) -> Iterator[Conflict]:
                     clash = Conflict(first, route, host or None, method)
         if clash is not None:
             yield clash
+
+
+def sample_requests(route: Route) -> Iterator[tuple[bytes, bytes, str]]:
+    """Host, path and method of requests that the route's match describes, one for each of its hosts and methods: for
+    questions about a configuration ("who takes these calls now?")."""
+    texts = []
+    for segment in parse_template(route.match.path):
+        if isinstance(segment, Rest):
+            texts.append(b"example")
+        else:
+            texts.append(b"example-" + segment.name.encode("ascii") if isinstance(segment, Parameter) else segment)
+    path = b"/" + b"/".join(texts)
+    for host in route.match.hosts or ("any.invalid",):
+        for method in sorted(route.match.methods) or ("GET",):
+            yield host.replace("*", "any", 1).encode("ascii"), path, method

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
-from ostiary.control_plane import build_app
 from ostiary.control_plane.db import Connection, migrate
 from ostiary.core.model import Configuration
-from tests.control_plane.support import Api, configuration_for
+from ostiary.demo.stores import EmbeddedPostgres
+from tests.control_plane.support import Api, configuration_for, serving
 
 
 @pytest.fixture
@@ -28,6 +28,33 @@ async def connection(database: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: EmbeddedPostgres) -> str:
+    """A database with the current schema, for all tests whose calls change nothing."""
+
+    async def prepare() -> None:
+        admin = await asyncpg.connect(postgres_server.url())
+        await admin.execute("CREATE DATABASE control_plane_shared")
+        await admin.close()
+        await migrate(postgres_server.url("control_plane_shared"))
+
+    asyncio.run(prepare())
+    return postgres_server.url("control_plane_shared")
+
+
+@pytest.fixture
+async def refusing_api(shared_database: str) -> AsyncIterator[Api]:
+    """For calls that are all refused; a change that got through is an error at the end of its test."""
+    async with serving(configuration_for(shared_database)) as api:
+        yield api
+    connection = await asyncpg.connect(shared_database)
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM organizations") == 0
+        assert await connection.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    finally:
+        await connection.close()
+
+
 @pytest.fixture
 def configuration(database: str) -> Configuration:
     return configuration_for(database)
@@ -35,5 +62,5 @@ def configuration(database: str) -> Configuration:
 
 @pytest.fixture
 async def api(configuration: Configuration) -> AsyncIterator[Api]:
-    async with TestClient(TestServer(await build_app(configuration))) as client:
-        yield Api(client)
+    async with serving(configuration) as api:
+        yield api

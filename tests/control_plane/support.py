@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp.test_utils import TestClient
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from ostiary.control_plane import build_app
+from ostiary.control_plane.http.listener import Listener
 from ostiary.core.model import (
     Configuration,
     ControlPlaneSettings,
@@ -47,6 +51,20 @@ def configuration_for(
         routes=(),
         keys={},
     )
+
+
+class _ListeningServer(TestServer):
+    """aiohttp's test server, on the listening side that is used in earnest."""
+
+    async def _make_runner(self, **_: Any) -> web.BaseRunner:
+        return Listener(self.app)
+
+
+@asynccontextmanager
+async def serving(configuration: Configuration) -> AsyncIterator[Api]:
+    """The control plane of `configuration` on a free port."""
+    async with TestClient(_ListeningServer(await build_app(configuration))) as client:
+        yield Api(client)
 
 
 @dataclass(frozen=True, slots=True)

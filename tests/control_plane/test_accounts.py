@@ -53,7 +53,7 @@ async def test_apps_are_listed_of_one_organization_or_all(api: Api) -> None:
     ["/organizations/{}", "/apps/{}", "/apps/{}/keys", "/apps/{}/usage"],
 )
 @pytest.mark.parametrize("identifier", [str(uuid4()), "1", "' OR 1=1 --", "%00", "..%2f..", str(uuid4()).upper()])
-async def test_an_id_that_nothing_has_is_not_found(api: Api, path: str, identifier: str) -> None:
+async def test_an_id_that_nothing_has_is_not_found(refusing_api: Api, path: str, identifier: str) -> None:
     """A malformed id would reach Postgres and come back as a fault."""
-    reply = await api.get(path.format(identifier))
+    reply = await refusing_api.get(path.format(identifier))
     assert (reply.status, reply.code) == (404, "not_found")

@@ -59,10 +59,18 @@ class Listener(web.AppRunner):
     # Every call ends within this: it has 10 s for its body, 2 s for a connection, 10 s for its statements.
     DRAIN_SECONDS = 25.0
 
+    # After a refusal, how long to read on from a client that is still sending its body, so that it gets to see the answer.
+    LINGER_SECONDS = 1.0
+
     def __init__(self, app: web.Application) -> None:
         super().__init__(app, access_log=None, shutdown_timeout=self.DRAIN_SECONDS)
 
     async def _make_server(self) -> web.Server:
         inner = await super()._make_server()
-        # `auto_decompress` off: see `reading.read_body`.
-        return _Server(inner, access_log=None, keepalive_timeout=self.KEEPALIVE_SECONDS, auto_decompress=False)
+        return _Server(
+            inner,
+            access_log=None,
+            keepalive_timeout=self.KEEPALIVE_SECONDS,
+            lingering_time=self.LINGER_SECONDS,
+            auto_decompress=False,  # see `reading.read_body`
+        )

@@ -32,6 +32,8 @@ PlanName = Annotated[str, Field(min_length=1, max_length=64)]
 
 def _network(text: str) -> str:
     try:
+        if "%" in text:  # a zone (RFC 4007) means something on one machine only, and Postgres knows none
+            raise ValueError
         return str(ip_network(text))
     except ValueError as error:
         raise PydanticCustomError(

@@ -179,7 +179,7 @@ class ListOf(Kind[tuple[T, ...]]):
 
     @property
     def words(self) -> str:
-        return f"list of {self.item.words}"
+        return f"a list; each item is {self.item.words}"
 
 
 class MapOf(Kind[dict[K, T]]):
@@ -193,7 +193,7 @@ class MapOf(Kind[dict[K, T]]):
 
     def read(self, place: Place, reading: Reading) -> dict[K, T] | Refused:
         if not isinstance(place.node, Mapping):
-            return reading.problem(place, f"must be a mapping from {self.key.words}, not {place.shown}")
+            return reading.problem(place, f"must be a mapping whose names are each {self.key.words}, not {place.shown}")
         if len(place.node.entries) > self._high:
             return reading.problem(place, f"must have at most {self._high} entries, not {len(place.node.entries)}")
         if self._defines is not None:
@@ -216,7 +216,7 @@ class MapOf(Kind[dict[K, T]]):
 
     @property
     def words(self) -> str:
-        return f"mapping from {self.key.words} to {self.value.words}"
+        return f"a mapping; each name is {self.key.words}, each value {self.value.words}"
 
 
 class OneOrMany(Kind[tuple[T, ...]]):

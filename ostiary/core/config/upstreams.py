@@ -42,7 +42,8 @@ class RetryCause(Kind[str]):
         if text.value[:1].isdigit():
             status = self._STATUS.read(place, reading)
             return status if isinstance(status, Refused) else str(status)
-        return self._FAULT.read(place, reading)
+        fault = self._FAULT.read(place, reading)
+        return fault if isinstance(fault, Refused) else fault.value
 
     def schema(self) -> Schema:
         return or_reference({"anyOf": [self._FAULT.schema(), self._STATUS.schema()]})

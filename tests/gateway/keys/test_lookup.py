@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import asyncpg
 import pytest
 
 from ostiary.core.errors import ErrorCode, GatewayError
@@ -111,14 +113,26 @@ async def test_connection_that_died_unnoticed_costs_no_caller_an_error(
     ring = ring_of(database.url)
     await follow(ring)
     await answer(ring.find(first.id))
-    ended = await database.connection.fetchval(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'ostiary gateway key look-up'"
-        " AND datname = current_database()"
-    )
-    assert ended == 1
+    await _end_look_up_connections(database)
     known = await answer(ring.find(second.id))
     assert known is not None
     assert ring.status()["look_up_failures"] == 0
+
+
+async def _end_look_up_connections(database: KeyDatabase) -> None:
+    """Returns before this loop can have seen that they ended: another thread does it, and this one waits for it."""
+
+    async def end() -> None:
+        connection = await asyncpg.connect(database.url)
+        ended = await connection.fetchval(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+            "WHERE application_name = 'ostiary gateway key look-up' AND datname = current_database()"
+        )
+        assert ended == 1
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, end()).result()
 
 
 async def test_key_that_changes_under_its_look_up_is_asked_for_again(database: KeyDatabase, ring_of: RingMaker) -> None:

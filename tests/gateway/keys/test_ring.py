@@ -247,7 +247,7 @@ async def test_missing_schema_is_named_with_its_mend(
 
 
 async def test_password_of_postgres_is_in_no_log(ring_of: RingMaker, caplog: pytest.LogCaptureFixture) -> None:
-    """Row 132, in part: a database URL that can't be used is not quoted."""
+    """Row 132: a database URL that can't be used is not quoted."""
     for url in (
         "postgresql://ostiary:canary-7f3@127.0.0.1:1/ostiary",
         "postgresql://ostiary:canary-7f3@127.0.0.1:port/ostiary",

@@ -1,0 +1,311 @@
+"""What a change of configuration means: each field that differs, in words, and what it does to callers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple, TypeVar
+
+from ostiary.core.config import words
+from ostiary.core.model import Configuration, Environment, Key, Plan, Route, Scheme, Upstream
+from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
+
+T = TypeVar("T")
+
+
+class ChangeKind(StrEnum):
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+class Change(NamedTuple):
+    """One difference. `subject` is what changed (`route clients`), `field` which part of it; `meaning` is what callers or
+    the operator notice, where that does not follow from the field alone."""
+
+    kind: ChangeKind
+    subject: str
+    field: str | None
+    before: str | None
+    after: str | None
+    meaning: str | None
+
+    def __str__(self) -> str:
+        if self.field is None:
+            line = f"{self.kind} {self.subject}: {self.after or self.before}"
+        else:
+            line = f"changed {self.subject}: {self.field}: {self.before} -> {self.after}"
+        return f"{line}\n    {self.meaning}" if self.meaning else line
+
+
+class Part(NamedTuple):
+    """A field's value, to compare, and its words, to show; they differ for secrets."""
+
+    value: object
+    text: str
+
+
+Parts = dict[str, Part]
+
+
+def compare(before: Configuration, after: Configuration) -> tuple[Change, ...]:
+    """Every difference; empty if the two do the same. Secrets are compared, never shown."""
+    return (
+        *_settings(before, after),
+        *_named("plan", before.plans, after.plans, _plan, words.plan, _plan_meaning),
+        *_named("upstream", before.upstreams, after.upstreams, _upstream, _targets, lambda *_: None),
+        *_routes(before, after),
+        *_named("key", before.keys, after.keys, _key, _key_summary, _key_meaning),
+    )
+
+
+def _named(
+    what: str,
+    before: Mapping[str, T],
+    after: Mapping[str, T],
+    parts: Callable[[T], Parts],
+    summary: Callable[[T], str],
+    meaning: Callable[[str, T | None, T | None], str | None],
+) -> Iterator[Change]:
+    """`meaning` is asked with the field's name and both values; with "" for something added or removed."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new, subject = before.get(name), after.get(name), f"{what} {name}"
+        if new is None:
+            assert old is not None  # noqa: S101  it is in one of the two
+            yield Change(ChangeKind.REMOVED, subject, None, summary(old), None, meaning("", old, None))
+        elif old is None:
+            yield Change(ChangeKind.ADDED, subject, None, None, summary(new), meaning("", None, new))
+        else:
+            changed = _changed(subject, parts(old), parts(new))
+            for change in changed:
+                yield change._replace(meaning=meaning(change.field or "", old, new))
+
+
+def _changed(subject: str, old: Parts, new: Parts) -> Iterator[Change]:
+    for field, part in old.items():
+        if part.value != new[field].value:
+            yield Change(ChangeKind.CHANGED, subject, field, part.text, new[field].text, None)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+_RESTART = "takes effect at a restart, not at a reload"
+
+
+def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
+    for change in _changed("settings", _setting_parts(before), _setting_parts(after)):
+        field = change.field or ""
+        restart = field.startswith(("gateway.listen", "gateway.admin", "control_plane", "stores"))
+        yield change._replace(meaning=_RESTART if restart else None)
+
+
+def _setting_parts(configuration: Configuration) -> Parts:
+    gateway, control, stores = configuration.gateway, configuration.control_plane, configuration.stores
+    limits = gateway.client_limits
+    listen = {"gateway.listen": gateway.listen, "gateway.admin": gateway.admin, "control_plane.listen": control.listen}
+    return {
+        **{name: Part((at.host, at.port), f"{at.host}:{at.port}") for name, at in listen.items()},
+        "gateway.listen.workers": Part(gateway.listen.workers, str(gateway.listen.workers)),
+        "gateway.listen.tls": Part(gateway.listen.tls, words.listed(each.cert for each in gateway.listen.tls)),
+        "gateway.trusted_proxies": Part(
+            gateway.trusted_proxies, words.listed(str(network) for network in gateway.trusted_proxies)
+        ),
+        "gateway.drain": _duration(gateway.drain_seconds),
+        "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
+        "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.limits.request_line": _size(limits.request_line_bytes),
+        "gateway.limits.head": _size(limits.head_bytes),
+        "gateway.limits.headers": Part(limits.headers, str(limits.headers)),
+        "gateway.limits.head_timeout": _duration(limits.head_seconds),
+        "gateway.limits.body_timeout": _duration(limits.body_idle_seconds),
+        "gateway.limits.keepalive": _duration(limits.keepalive_seconds),
+        "gateway.limits.write_timeout": _duration(limits.write_idle_seconds),
+        "gateway.limits.connections": Part(limits.connections, str(limits.connections)),
+        "control_plane.operator_token": _secret(control.operator_token),
+        "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
+        "stores.redis": Part(stores.redis, words.store_url(stores.redis)),
+        "stores.redis_deadline": _duration(stores.redis_deadline_seconds),
+        "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
+        "stores.spool": Part(stores.spool, stores.spool),
+        "stores.spool_max": _size(stores.spool_bytes_max),
+        "stores.key_encryption_key": _secret(stores.key_encryption_key),
+    }
+
+
+def _duration(seconds: float) -> Part:
+    return Part(seconds, words.duration(seconds))
+
+
+def _size(count: int) -> Part:
+    return Part(count, words.size(count))
+
+
+def _secret(value: object | None) -> Part:
+    return Part(value, "none" if value is None else "(a secret)")
+
+
+# --- plans, upstreams, keys -------------------------------------------------------------------------------------------
+
+
+def _plan(plan: Plan) -> Parts:
+    return {
+        "rate": Part(plan.rate, words.rate(plan.rate)),
+        "limits": Part(set(plan.windows), words.listed(map(words.window, plan.windows))),
+        "quotas": Part(set(plan.quotas), words.listed(map(words.quota, plan.quotas))),
+        "concurrency": Part(plan.concurrency, str(plan.concurrency or "no bound")),
+        "overage": Part(plan.overage, plan.overage),
+    }
+
+
+def _plan_meaning(field: str, old: Plan | None, new: Plan | None) -> str | None:
+    if old is None or new is None or field not in ("rate", "limits", "quotas", "concurrency"):
+        return None
+    before, after = _counts(old, field), _counts(new, field)
+    tighter = any(count < before.get(name, math.inf) for name, count in after.items())
+    looser = any(count < after.get(name, math.inf) for name, count in before.items())
+    if tighter and looser:
+        return "callers are refused sooner by one part, and later by another"
+    return "callers are refused sooner" if tighter else "callers are refused later"
+
+
+def _counts(plan: Plan, field: str) -> dict[str, float]:
+    """What a part of the plan allows, by a name of what it counts in; what is not named has no bound."""
+    if field == "rate":
+        return {"burst": plan.rate.burst, "rate": plan.rate.requests / plan.rate.per_seconds} if plan.rate else {}
+    if field == "limits":
+        return {words.span(each.window_seconds): each.requests for each in plan.windows}
+    if field == "quotas":
+        return {each.period: each.requests for each in plan.quotas}
+    return {"calls": plan.concurrency} if plan.concurrency else {}
+
+
+def _targets(upstream: Upstream) -> str:
+    return words.listed(words.target(target) for target in upstream.targets)
+
+
+def _upstream(upstream: Upstream) -> Parts:
+    timeouts, retries, health = upstream.timeouts, upstream.retries, upstream.health
+    return {
+        "targets": Part(set(upstream.targets), _targets(upstream)),
+        "balance": Part(upstream.balance, upstream.balance),
+        "timeouts.connect": _duration(timeouts.connect_seconds),
+        "timeouts.first_byte": _duration(timeouts.first_byte_seconds),
+        "timeouts.idle": _duration(timeouts.idle_seconds),
+        "retries.attempts": Part(retries.attempts, str(retries.attempts)),
+        "retries.on": Part(retries.on, words.listed(sorted(retries.on))),
+        "health": Part(health, f"{health.path} every {words.duration(health.every_seconds)}" if health else "none"),
+    }
+
+
+def _key(key: Key) -> Parts:
+    return {
+        "secret": Part(key.secret_sha256, "(a secret)"),
+        "environment": Part(key.environment, key.environment),
+        "plan": Part(key.plan, key.plan or "none"),
+        "scopes": Part(key.scopes, words.listed(sorted(key.scopes))),
+        "allowed_ips": Part(
+            set(key.allowed_networks), words.listed(map(str, key.allowed_networks), nothing="anywhere")
+        ),
+        "allowed_origins": Part(key.allowed_origins, words.listed(sorted(key.allowed_origins), nothing="any")),
+        "expires_at": Part(
+            key.expires_at, "never" if key.expires_at is None else f"{key.expires_at:.0f} (Unix seconds)"
+        ),
+    }
+
+
+def _key_summary(key: Key) -> str:
+    return f"{key.environment}, plan {key.plan or 'none'}, scopes {words.listed(sorted(key.scopes))}"
+
+
+def _key_meaning(field: str, old: Key | None, new: Key | None) -> str | None:
+    if new is None:
+        return "its calls get 401 credentials_invalid from now on"
+    if field == "secret":
+        return "calls with the old secret get 401 from now on: there is no grace for keys of the file"
+    if old is not None and field == "scopes" and (lost := sorted(old.scopes - new.scopes)):
+        return f"calls that need {', '.join(lost)} get 403 scope_missing from now on"
+    return None
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def _routes(before: Configuration, after: Configuration) -> Iterator[Change]:
+    old, new = compile_routes(before.routes), compile_routes(after.routes)
+
+    def meaning(field: str, was: Route | None, becomes: Route | None) -> str | None:
+        if becomes is None:
+            return _fate("calls that it took", was, new) if was else None
+        if was is None:
+            return _fate("before, these calls", becomes, old)
+        if field == "match":
+            return _fate("calls that it took", was, new)
+        return _route_meaning(field, was, becomes)
+
+    def by_name(configuration: Configuration) -> dict[str, Route]:
+        return {route.name: route for route in configuration.routes}
+
+    yield from _named("route", by_name(before), by_name(after), _route, _route_summary, meaning)
+
+
+def _fate(calls: str, route: Route, table: RouteTable) -> str | None:
+    """Who takes the calls of `route` under the routes of `table`, by an example of each host and method."""
+    takers = set()
+    for host, path, method in sample_requests(route):
+        found = table.match(host, path, method)
+        takers.add(found.route.name if isinstance(found, RouteMatch) else None)
+    takers.discard(route.name)
+    if not takers:
+        return None
+    fates = [f"go to the route {name}" for name in sorted(name for name in takers if name)]
+    return f"{calls} {' or '.join(fates + (['get 404 or 405'] if None in takers else []))}"
+
+
+def _route_summary(route: Route) -> str:
+    methods = words.listed(sorted(route.match.methods), nothing="any method")
+    hosts = words.listed(route.match.hosts, nothing="any host")
+    schemes = words.listed(sorted(route.authentication.schemes))
+    return f"{methods} {route.match.path} on {hosts}, {schemes}, to {words.upstreams(route.upstreams)}"
+
+
+def _route(route: Route) -> Parts:
+    match, authentication = route.match, route.authentication
+    scopes = "; ".join(
+        f"{method}: {words.listed(sorted(needed))}" for method, needed in sorted(authentication.scopes.items())
+    )
+    where = f"{words.listed(sorted(match.methods), nothing='any method')} {match.path} on "
+    return {
+        "match": Part(
+            (match.path, set(match.hosts), match.methods), where + words.listed(match.hosts, nothing="any host")
+        ),
+        "upstream": Part(dict(route.upstreams), words.upstreams(route.upstreams)),
+        "auth.schemes": Part(authentication.schemes, words.listed(sorted(authentication.schemes))),
+        "auth.scopes": Part(dict(authentication.scopes), scopes or "none"),
+        "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
+        "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
+        "paths": Part(route.paths, route.paths),
+        "max_body": _size(route.body_bytes_max),
+        "max_signed_body": _size(route.signed_body_bytes_max),
+    }
+
+
+def _route_meaning(field: str, old: Route, new: Route) -> str | None:
+    if field == "auth.schemes":
+        if Scheme.ANONYMOUS in new.authentication.schemes:
+            return "OPEN: everyone may call from now on, without a key"
+        if gone := sorted(old.authentication.schemes - new.authentication.schemes - {Scheme.ANONYMOUS}):
+            return f"callers that use {', '.join(gone)} get 401 from now on"
+        if Scheme.ANONYMOUS in old.authentication.schemes:
+            return "calls without a key get 401 from now on"
+    if field == "auth.scopes" and not new.authentication.scopes:
+        return "OPEN: any key may call from now on"
+    if field == "upstream":
+        lost = [
+            environment for environment in Environment if environment in old.upstreams.keys() - new.upstreams.keys()
+        ]
+        if lost:
+            return f"{lost[0]} keys get 403 environment_mismatch from now on"
+    if field == "on_store_failure" and new.on_store_failure == "open":
+        return "while Redis is away, nothing is limited"
+    return None
