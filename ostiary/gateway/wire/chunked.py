@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .grammar import HEAD_CHARACTERS, is_token
+from .grammar import LINE_CHARACTERS, is_token
 
 # 15 digits are a petabyte. Extensions are legal and useless: they are read, bounded and dropped (CVE-2023-39326).
 _size_line = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t !-~\x80-\xff]*)?)").fullmatch
@@ -99,13 +99,13 @@ class ChunkedDecoder:
         name, colon, _ = line.partition(b":")
         if not colon or not is_token(name) or self._trailer_bytes > _TRAILER_BYTES_MAX:
             raise ChunkedError("not a trailer")
-        if line.translate(None, HEAD_CHARACTERS) or b"\r" in line or b"\n" in line:
+        if line.translate(None, LINE_CHARACTERS):
             raise ChunkedError("control character in a trailer")
         return False
 
     def _check_partial(self, line: bytes) -> None:
         """Refuses at once what can't become a good line, instead of waiting for its end."""
-        if b"\n" in line or b"\r" in line[:-1] or line.translate(None, HEAD_CHARACTERS):
+        if line.removesuffix(b"\r").translate(None, LINE_CHARACTERS):
             raise ChunkedError("control character in the coding")
         if not self._trailers and _size_line(line.removesuffix(b"\r")) is None:
             raise ChunkedError("not a chunk size")

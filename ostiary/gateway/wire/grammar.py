@@ -7,9 +7,9 @@ from enum import IntEnum
 
 TOKEN_CHARACTERS = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-# What may stand in a head as a whole: HTAB, SP, visible ASCII and obs-text (RFC 9110 §5.5), and the CR and LF between lines.
-# `bytes.translate(None, HEAD_CHARACTERS)` leaves what may not; it costs 0.1 µs for a usual head.
-HEAD_CHARACTERS = b"\t\r\n" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+# What may stand in a line of a head: HTAB, SP, visible ASCII and obs-text (RFC 9110 §5.5). `bytes.translate` with it leaves
+# the rest, at 0.1 µs for a usual head: of a good head exactly one CR LF for each end of a line.
+LINE_CHARACTERS = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 
 is_token = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 is_content_length = re.compile(rb"[0-9]{1,18}").fullmatch  # 10^18 bytes are an exabyte; more digits are an attack
@@ -104,6 +104,28 @@ RESPONSE_HEADERS: dict[bytes, ResponseHeader] = {
     b"x-ratelimit-reset": ResponseHeader.LIMIT,
     b"date": ResponseHeader.DATE,
 }
+
+# Lines of these headers are few and come again with every message, so they are remembered whole (within bounds): one
+# look-up instead of taking them apart. No header that can carry a secret or a person is among them.
+REPEATING_HEADERS = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"host",
+        b"server",
+        b"transfer-encoding",
+        b"user-agent",
+        b"vary",
+    )
+)
+LINES_KNOWN_MAX = 4096
+LINE_BYTES_KNOWN_MAX = 96
 
 # Spellings of header names seen so far and what they mean. Bounded, because clients choose names: past the bound a name is
 # looked at anew each time, which costs 0.5 µs and no memory.

@@ -16,10 +16,13 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import ClientLimits
 
 from .grammar import (
-    HEAD_CHARACTERS,
     IDENTITY_PREFIX,
+    LINE_BYTES_KNOWN_MAX,
+    LINE_CHARACTERS,
+    LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
     NAMES_KNOWN_MAX,
+    REPEATING_HEADERS,
     REQUEST_HEADERS,
     TOKEN_CHARACTERS,
     RequestHeader,
@@ -28,6 +31,8 @@ from .grammar import (
     parse_host,
 )
 
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_VERSIONS = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _request_line = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/1\.([01])").fullmatch
 _other_version = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]").fullmatch
 _other_method = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/1\.[01]").fullmatch
@@ -39,6 +44,7 @@ _LIST = RequestHeader.LIST
 _NOTED = RequestHeader.NOTED
 _CONNECTION = RequestHeader.CONNECTION
 _known_names: dict[bytes, tuple[RequestHeader, bytes]] = {}
+_known_lines: dict[bytes, tuple[RequestHeader, bytes, bytes]] = {}
 _known_hosts: dict[bytes, bytes] = {}
 
 
@@ -80,53 +86,68 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
 
     Raises GatewayError: MALFORMED_REQUEST, TARGET_TOO_LONG, HEADERS_TOO_LARGE, NOT_IMPLEMENTED, VERSION_NOT_SUPPORTED,
     METHOD_NOT_ALLOWED (CONNECT, TRACE) or EXPECTATION_FAILED; all of them close the connection."""
-    if head.translate(None, HEAD_CHARACTERS):
-        raise _refuse("control character in the head")
     lines = head.split(b"\r\n")
     breaks = len(lines) - 1
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
-        raise _refuse("a bare CR or LF in the head")
+    if head.translate(None, LINE_CHARACTERS) != b"\r\n" * breaks:
+        raise _refuse("a control character, or a bare CR or LF, in the head")
     if breaks > limits.headers:
         raise GatewayError(ErrorCode.HEADERS_TOO_LARGE, "too many headers", closes=True)
-    start = lines[0]
-    if (match := _request_line(start)) is None:
-        raise _refuse_request_line(start, limits)
     result = RequestHead()
-    result.method, target, minor = match.groups()
-    result.minor = 1 if minor == b"1" else 0
-    if len(target) > limits.request_line_bytes:
-        raise GatewayError(ErrorCode.TARGET_TOO_LONG, "request target too long", closes=True)
+    target = _parse_request_line(result, lines[0], limits)
 
     passing: list[bytes] = []
     values: dict[bytes, bytes] = {}
-    known = _known_names
-    for index in range(1, breaks + 1):
-        line = lines[index]
-        name, colon, value = line.partition(b":")
-        if (meaning := known.get(name)) is None:
-            meaning = _learn(name, colon)
-        kind, lower = meaning
+    known, known_lines = _known_names, _known_lines
+    del lines[0]
+    for line in lines:
+        if (meant := known_lines.get(line)) is not None:
+            kind, lower, value = meant
+        else:
+            name, colon, value = line.partition(b":")
+            if (meaning := known.get(name)) is None:
+                meaning = _learn(name, colon)
+            kind, lower = meaning
+            value = value.strip(b" \t")
+            if lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX:
+                if len(known_lines) >= LINES_KNOWN_MAX:
+                    known_lines.clear()  # rare, and cheaper than to remember what was used last
+                known_lines[line] = (kind, lower, value)
         if kind is _PASS:
             passing.append(line)
         elif kind is _SINGLE:
             if lower in values:
                 raise _refuse(f"{lower.decode()} comes twice")
-            values[lower] = value.strip(b" \t")
+            values[lower] = value
         elif kind is _NOTED:
-            values.setdefault(lower, value.strip(b" \t"))
+            values.setdefault(lower, value)
             passing.append(line)
         elif kind is _LIST or kind is _CONNECTION:
             before = values.get(lower)
-            value = value.strip(b" \t")
             values[lower] = value if before is None else b"%b, %b" % (before, value)
-    if breaks and not lines[-1]:
-        raise _refuse("an empty line inside the head")
     result.lines = passing
     result.values = values
     _set_target(result, target)
     _set_framing(result)
     _set_connection(result)
     return result
+
+
+def _parse_request_line(result: RequestHead, line: bytes, limits: ClientLimits) -> bytes:
+    """Sets `method` and `minor`; the result is the target (RFC 9112 §3)."""
+    parts = line.split(b" ")
+    if len(parts) == 3 and parts[0] in _METHODS:  # the usual case, at a third of the regular expression's cost
+        method, target, version = parts
+        if (minor := _VERSIONS.get(version)) is not None and target and target.isascii() and b"\t" not in target:
+            result.method = method
+            result.minor = minor
+            if len(target) > limits.request_line_bytes:
+                raise GatewayError(ErrorCode.TARGET_TOO_LONG, "request target too long", closes=True)
+            return target
+    if len(line) > limits.request_line_bytes or (match := _request_line(line)) is None:
+        raise _refuse_request_line(line, limits)
+    result.method, target, digit = match.groups()
+    result.minor = 1 if digit == b"1" else 0
+    return bytes(target)
 
 
 def _learn(name: bytes, colon: bytes) -> tuple[RequestHeader, bytes]:
@@ -257,7 +278,7 @@ def refuse_partial_head(data: bytes, checked_bytes: int, limits: ClientLimits) -
     ends = fresh.count(b"\r\n")
     if fresh.count(b"\n") != ends or fresh.count(b"\r") - fresh.endswith(b"\r") != ends:
         return _refuse("a bare CR or LF in the head")
-    if fresh.translate(None, HEAD_CHARACTERS):
+    if fresh.translate(None, LINE_CHARACTERS + b"\r\n"):
         return _refuse("control character in the head")
     if line_end >= checked_bytes and _request_line(data[:line_end]) is None:
         return _refuse_request_line(data[:line_end], limits)

@@ -7,9 +7,12 @@ from __future__ import annotations
 import re
 
 from .grammar import (
-    HEAD_CHARACTERS,
+    LINE_BYTES_KNOWN_MAX,
+    LINE_CHARACTERS,
+    LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
     NAMES_KNOWN_MAX,
+    REPEATING_HEADERS,
     RESPONSE_HEADERS,
     ResponseHeader,
     is_content_length,
@@ -22,7 +25,13 @@ HEADERS_MAX = 256
 
 _status_line = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?").fullmatch
 _PASS = ResponseHeader.PASS
+_FRAMING = ResponseHeader.FRAMING
+_CONNECTION = ResponseHeader.CONNECTION
+_DATE = ResponseHeader.DATE
+_LIMIT = ResponseHeader.LIMIT
 _known_names: dict[bytes, tuple[ResponseHeader, bytes]] = {}
+_known_lines: dict[bytes, tuple[ResponseHeader, bytes, bytes]] = {}
+_known_starts: dict[bytes, tuple[int, int, bytes]] = {}
 
 
 class ResponseError(ValueError):
@@ -47,38 +56,42 @@ class ResponseHead:
 
 def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
     """`head` is everything before the empty line; `method` is that of the request it answers. Raises ResponseError."""
-    if head.translate(None, HEAD_CHARACTERS):
-        raise ResponseError("control character in the head")
     lines = head.split(b"\r\n")
     breaks = len(lines) - 1
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
-        raise ResponseError("a bare CR or LF in the head")
+    if head.translate(None, LINE_CHARACTERS) != b"\r\n" * breaks:
+        raise ResponseError("a control character, or a bare CR or LF, in the head")
     if breaks > HEADERS_MAX:
         raise ResponseError("too many headers")
-    if (match := _status_line(lines[0])) is None:
-        raise ResponseError("no valid status line")
+    start = lines[0]
+    if (meant := _known_starts.get(start)) is None:
+        meant = _parse_status_line(start)
     result = ResponseHead()
-    minor, status, _ = match.groups()
-    result.status = int(status)
-    result.status_line = lines[0][9:]
+    minor, result.status, result.status_line = meant
     passing: list[bytes] = []
     limit_lines: list[bytes] = []
     length = encoding = options = None
     result.dated = False
-    known = _known_names
-    for index in range(1, breaks + 1):
-        line = lines[index]
-        name, colon, value = line.partition(b":")
-        if (meaning := known.get(name)) is None:
-            meaning = _learn(name, colon)
-        kind, lower = meaning
+    known, known_lines = _known_names, _known_lines
+    del lines[0]
+    for line in lines:
+        if (known_line := known_lines.get(line)) is not None:
+            kind, lower, value = known_line
+        else:
+            name, colon, value = line.partition(b":")
+            if (meaning := known.get(name)) is None:
+                meaning = _learn(name, colon)
+            kind, lower = meaning
+            value = value.strip(b" \t")
+            if lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX:
+                if len(known_lines) >= LINES_KNOWN_MAX:
+                    known_lines.clear()
+                known_lines[line] = (kind, lower, value)
         if kind is _PASS:
             passing.append(line)
-        elif kind is ResponseHeader.DATE:
+        elif kind is _DATE:
             result.dated = True
             passing.append(line)
-        elif kind is ResponseHeader.FRAMING:
-            value = value.strip(b" \t")
+        elif kind is _FRAMING:
             if lower == b"content-length":
                 if length is not None:
                     raise ResponseError("Content-Length comes twice")
@@ -87,17 +100,27 @@ def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
                 raise ResponseError("Transfer-Encoding comes twice")
             else:
                 encoding = value
-        elif kind is ResponseHeader.CONNECTION:
+        elif kind is _CONNECTION:
             options = value if options is None else b"%b,%b" % (options, value)
-        elif kind is ResponseHeader.LIMIT:
+        elif kind is _LIMIT:
             limit_lines.append(line)
     result.lines = passing
     result.limit_lines = limit_lines
-    result.reusable = minor == b"1"
+    result.reusable = minor == 1
     if options is not None:
         _apply_connection(result, options, minor)
     _set_framing(result, method, length, encoding, minor)
     return result
+
+
+def _parse_status_line(line: bytes) -> tuple[int, int, bytes]:
+    """Minor version, status, and `200 OK` as sent (RFC 9112 §4)."""
+    if (match := _status_line(line)) is None:
+        raise ResponseError("no valid status line")
+    meant = (1 if match[1] == b"1" else 0, int(match[2]), line[9:])
+    if len(_known_starts) < LINES_KNOWN_MAX and len(line) <= LINE_BYTES_KNOWN_MAX:
+        _known_starts[line] = meant
+    return meant
 
 
 def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
@@ -110,22 +133,25 @@ def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
     return meaning
 
 
-def _apply_connection(head: ResponseHead, options: bytes, minor: bytes) -> None:
+def _apply_connection(head: ResponseHead, options: bytes, minor: int) -> None:
+    if options == b"keep-alive":
+        head.reusable = True
+        return
     names = {option.strip(b" \t") for option in options.lower().split(b",")}
-    head.reusable = b"close" not in names and (minor == b"1" or b"keep-alive" in names)
+    head.reusable = b"close" not in names and (minor == 1 or b"keep-alive" in names)
     names -= {b"close", b"keep-alive"}
     if names:
         head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in names]
 
 
-def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: bytes) -> None:
+def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: int) -> None:
     """RFC 9112 §6.3, in its order."""
     head.length = -1
     if length is not None:
         if is_content_length(length) is None:
             raise ResponseError("Content-Length is not a number")
         head.length = int(length)
-    if encoding is not None and (length is not None or encoding.lower() != b"chunked" or minor == b"0"):
+    if encoding is not None and (length is not None or encoding.lower() != b"chunked" or minor == 0):
         raise ResponseError("ambiguous framing")
     if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
         head.framing = Framing.NONE

@@ -18,10 +18,10 @@ and its answer leaves. Their progress together is one state; `client.py` reports
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class State(Enum):
+class State(IntEnum):
     IDLE = auto()
     HEAD = auto()
     BODY = auto()
@@ -32,7 +32,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Event(Enum):
+class Event(IntEnum):
     HEAD_BEGUN = auto()  # some bytes of a head, not all
     REQUEST_WHOLE = auto()  # a head without a body
     BODY_EXPECTED = auto()  # a head, and a body to come

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .client import ClientConnection
     from .pool import TargetPool
 
+_NO_BODY, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.UNTIL_CLOSE
+
 INTERIM_ANSWERS_MAX = 32  # 1xx before the answer (row 100)
 WRITE_HIGH_BYTES = 256 * 1024
 
@@ -125,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.write(head)
         if body is not None:
             self._body = body
-            self._sending_chunked = body.framing is Framing.CHUNKED
+            self._sending_chunked = body.framing is _CHUNKED
             body.stream_to(self)
         return self.answer
 
@@ -182,11 +184,11 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
         self.head = head
         self.deadline = self._deadlines.after(self._idle_seconds)
-        if head.framing is Framing.LENGTH:
+        if head.framing is _LENGTH:
             self._left = head.length
-        elif head.framing is Framing.CHUNKED:
+        elif head.framing is _CHUNKED:
             self._decoder = ChunkedDecoder()
-        if head.framing is Framing.NONE:
+        if head.framing is _NO_BODY:
             self._end_of_answer(b"", rest)
         elif rest:
             self._read_body(rest)
@@ -196,7 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         head = self.head
         assert head is not None  # noqa: S101  by the caller
         self.deadline = self._deadlines.after(self._idle_seconds)
-        if head.framing is Framing.LENGTH:
+        if head.framing is _LENGTH:
             left = self._left
             if len(data) >= left:
                 self._left = 0
@@ -215,7 +217,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._end_of_answer(piece, rest)
             elif piece:
                 self._relay(piece)
-        elif head.framing is Framing.UNTIL_CLOSE:
+        elif head.framing is _UNTIL_CLOSE:
             self._relay(data)
         elif data:  # after the end of an answer
             head.reusable = False
@@ -270,7 +272,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadlines.watch(self)
 
     def eof_received(self) -> bool:
-        if self.head is not None and self.head.framing is Framing.UNTIL_CLOSE and not self.tail.done:
+        if self.head is not None and self.head.framing is _UNTIL_CLOSE and not self.tail.done:
             self._end_of_answer(b"", b"")
         return False
 
