@@ -51,7 +51,7 @@ SECOND_LOOK_SECONDS = 0.001
 # of a nonce (10 minutes), and refuses those beyond.
 NONCES_GENERATION_MAX = 25_000
 
-LEASES_PERscript.RENEWAL = 1000
+LEASES_PER_RENEWAL = 1000
 
 _OUTCOMES = (
     Outcome.ALLOWED,
@@ -334,7 +334,7 @@ class Limiter:
         lease = RedisLease(_lease_name(question), member)
         self._leases.add(lease)
         if self._renewal is None:
-            self._renewal = self._loop.call_later(keyspace.LEASEscript.RENEWAL_SECONDS, self._renew)
+            self._renewal = self._loop.call_later(keyspace.LEASE_RENEWAL_SECONDS, self._renew)
         return lease
 
     def _too_late(self, batch: Batch, reply: bytes) -> None:
@@ -528,11 +528,11 @@ class Limiter:
         leases = list(self._leases)
         if not leases:
             return
-        self._renewal = self._loop.call_later(keyspace.LEASEscript.RENEWAL_SECONDS, self._renew)
+        self._renewal = self._loop.call_later(keyspace.LEASE_RENEWAL_SECONDS, self._renew)
         if self._connection is None:
             return
-        for first in range(0, len(leases), LEASES_PERscript.RENEWAL):
-            some = leases[first : first + LEASES_PERscript.RENEWAL]
+        for first in range(0, len(leases), LEASES_PER_RENEWAL):
+            some = leases[first : first + LEASES_PER_RENEWAL]
             names = (lease.name for lease in some)
             members = (lease.member for lease in some)
             life_us = keyspace.LEASE_SECONDS * 1_000_000
