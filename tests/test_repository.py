@@ -100,7 +100,10 @@ def test_the_lock_pins_every_package_it_names() -> None:
 def test_the_lock_has_every_direct_dependency() -> None:
     """A dependency added without `scripts/lock` floats: the tests of today would not be those of tomorrow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
     locked = {match[1] for match in LOCK_LINE.finditer((ROOT / "requirements" / "dev.lock").read_text())}
     names = {re.split(r"[\[<>=!~ ]", text)[0] for text in wanted} - {"ostiary"}
     assert {normal(name) for name in names} <= {normal(name) for name in locked}
