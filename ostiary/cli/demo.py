@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -35,18 +36,27 @@ def demo(data: Path | None, port: int | None, control_port: int | None, admin_po
       ostiary demo
       ostiary demo --data ./demo-data --port 8000
     """
+    started_at = time.monotonic()  # the imports below are part of what the user waits for
+    from ostiary.control_plane.db import DatabaseUnavailable, MigrationError
     from ostiary.demo.children import ChildFailed
     from ostiary.demo.ports import PortTaken, RequestedPorts
     from ostiary.demo.provisioning import ProvisioningFailed
     from ostiary.demo.run import DirectoryRefused, Options, run_demo
     from ostiary.demo.stores import MissingWheels, StoreFailed
 
-    options = Options(data=data, ports=RequestedPorts(gateway=port, control_plane=control_port, admin=admin_port))
+    options = Options(
+        data=data,
+        ports=RequestedPorts(gateway=port, control_plane=control_port, admin=admin_port),
+        started_at=started_at,
+    )
     try:
         asyncio.run(run_demo(options, click.echo))
-    except (MissingWheels, StoreFailed, ChildFailed, ProvisioningFailed, LookupError, OSError) as error:
-        click.echo(f"ostiary demo: {error}", err=True)
-        sys.exit(1)
     except (PortTaken, DirectoryRefused) as error:
         click.echo(f"ostiary demo: {error}", err=True)
         sys.exit(2)
+    except (
+        *(MissingWheels, StoreFailed, ChildFailed, ProvisioningFailed),
+        *(DatabaseUnavailable, MigrationError, LookupError, OSError),
+    ) as error:
+        click.echo(f"ostiary demo: {error}", err=True)
+        sys.exit(1)

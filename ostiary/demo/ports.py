@@ -25,12 +25,12 @@ class RequestedPorts:
     admin: int | None = None
 
 
-def choose_ports(requested: RequestedPorts) -> tuple[Ports, tuple[str, ...]]:
+def choose_ports(requested: RequestedPorts, *, defaults: Ports = DEFAULTS) -> tuple[Ports, tuple[str, ...]]:
     """The ports, and a line for each default that was taken. Raises PortTaken."""
     notes: list[str] = []
-    gateway = _choose("--port", requested.gateway, DEFAULTS.gateway, notes)
-    control_plane = _choose("--control-port", requested.control_plane, DEFAULTS.control_plane, notes)
-    admin = _choose("--admin-port", requested.admin, DEFAULTS.admin, notes)
+    gateway = _choose("--port", requested.gateway, defaults.gateway, notes)
+    control_plane = _choose("--control-port", requested.control_plane, defaults.control_plane, notes)
+    admin = _choose("--admin-port", requested.admin, defaults.admin, notes)
     if len({gateway, control_plane, admin}) < 3:
         raise PortTaken("--port, --control-port and --admin-port must differ")
     return Ports(gateway=gateway, control_plane=control_plane, admin=admin), tuple(notes)

@@ -42,10 +42,11 @@ class DirectoryRefused(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`data` None: a temporary directory, removed at the end."""
+    """`data` None: a temporary directory, removed at the end. `started_at` is the user's start, by `time.monotonic`."""
 
     data: Path | None
     ports: RequestedPorts
+    started_at: float
 
 
 async def run_demo(options: Options, say: Callable[[str], None]) -> None:
@@ -58,9 +59,9 @@ async def run_demo(options: Options, say: Callable[[str], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        demo = Demo(stack)
+        demo = Demo(options, stack)
         stopped = asyncio.create_task(stop.wait())
-        if await _first(demo.bring_up(options), stopped):
+        if await _first(demo.bring_up(), stopped):
             say(demo.welcome_text())
             await _first(demo.watch(), stopped)
         say("Stopping.")
@@ -69,17 +70,17 @@ async def run_demo(options: Options, say: Callable[[str], None]) -> None:
 class Demo:
     """What is up, each part registered on `stack` before the next is started."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, options: Options, stack: AsyncExitStack) -> None:
+        self._options = options
         self._stack = stack
-        self._started_at = time.perf_counter()
         self._children: list[Child] = []
         self._stores: list[EmbeddedPostgres | EmbeddedValkey] = []
 
-    async def bring_up(self, options: Options) -> None:
-        ports, self._notes = choose_ports(options.ports)
+    async def bring_up(self) -> None:
+        ports, self._notes = choose_ports(self._options.ports)
         guard = self._stack.enter_context(Guard())
-        directory = self._open_directory(options.data, guard)
-        keep = options.data is not None
+        directory = self._open_directory(self._options.data, guard)
+        keep = self._options.data is not None
         addresses = await self._start_stores(directory, keep=keep)
         path = write_configuration(directory, ports=ports, addresses=addresses)
         await migrate(addresses.postgres)
@@ -91,7 +92,7 @@ class Demo:
         self._place = Place(ports=ports, program=_program(), directory=directory, kept=keep)
 
     def welcome_text(self) -> str:
-        seconds = time.perf_counter() - self._started_at
+        seconds = time.monotonic() - self._options.started_at
         return welcome(self._place, self._keys, seconds=seconds, notes=self._notes)
 
     async def watch(self) -> None:

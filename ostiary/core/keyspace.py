@@ -1,0 +1,71 @@
+"""Every name in Redis and how long it lives. There are no channels: changes travel by Postgres (NOTIFY).
+
+The part in braces is the hash tag of Redis Cluster: all that belongs to one subject lies in one slot. What comes from a
+request (key id, address, nonce) has been checked before it becomes part of a name; names of routes come last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ostiary.core.limiting import Limit
+from ostiary.core.model import LimitBy
+
+# A lease outlives its last renewal by this long; so long do the calls of a killed worker count as under way.
+LEASE_SECONDS = 60
+
+# Three renewals fit in a lease: one may be lost to a reconnect, and the next still comes in time.
+LEASE_RENEWAL_SECONDS = 20
+
+# A state is forgotten by Redis this long after it has no effect any more; without it a key at its limit could vanish
+# in the same millisecond in which it still counts.
+STATE_MARGIN_MS = 1000
+
+PROBE_NONCE_MS = 1000
+
+
+def plan_state(key_id: str) -> str:
+    """String: what a key has used of its plan (lua/decide.lua describes the content). Lives `state_ttl_ms`."""
+    return f"ost:{{k:{key_id}}}:plan"
+
+
+def leases(key_id: str) -> str:
+    """Sorted set: the calls of a key under way, by the moment (µs) their lease ends. Lives LEASE_SECONDS."""
+    return f"ost:{{k:{key_id}}}:leases"
+
+
+def nonce(key_id: str, value: str) -> str:
+    """String: this nonce of this key is used up. Lives twice the allowed clock skew."""
+    return f"ost:{{k:{key_id}}}:nonce:{value}"
+
+
+def route_state(route: str, by: LimitBy, subject: str) -> str:
+    """String: what `subject` (see `subject`) has used of the limits of a route. Lives `state_ttl_ms`."""
+    return f"ost:{{{subject}}}:{by}:{route}"
+
+
+def subject(
+    by: LimitBy, *, route: str, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str
+) -> str:
+    """Whose calls are counted together. A caller that lacks what the limit goes by is counted by the narrowest thing
+    known of it (its key, else its address): a limit by app must hold for a key without an app too."""
+    match by:
+        case LimitBy.ROUTE:
+            return f"r:{route}"
+        case LimitBy.APP if app_id is not None:
+            return f"a:{app_id}"
+        case LimitBy.ORGANIZATION if organization_id is not None:
+            return f"o:{organization_id}"
+        case LimitBy.IP:
+            return f"i:{ip}"
+        case _:
+            return f"i:{ip}" if key_id is None else f"k:{key_id}"
+
+
+def probe(worker: str) -> str:
+    """String: written by a worker to see whether Redis takes writes. Lives PROBE_NONCE_MS."""
+    return f"ost:{{probe:{worker}}}"
+
+
+def state_ttl_ms(limits: Sequence[Limit]) -> int:
+    """How long the state of these limits matters after its last call."""
+    return max(limit.memory_us for limit in limits) // 1000 + STATE_MARGIN_MS

@@ -1,0 +1,346 @@
+"""The arithmetic of every limit, in integers and without I/O: what the Lua must agree with, and what a worker decides by
+while Redis is away.
+
+Times are microseconds since the epoch, UTC, given by the caller; the token bucket counts in whole milliseconds. Every
+number stays under 2^53, so that Lua's doubles hold it exactly. A limit (`TokenBucket` ...) is a frozen value of the
+configuration; a counter (`BucketCounter` ...) is what one subject has used of it. A counter whose limit is replaced keeps
+what was used: a plan that changes in mid-period begins no new period."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import gcd
+from typing import Protocol
+
+from ostiary.core.model import Overage, Period, Quota, Rate, Window
+
+SECOND_US = 1_000_000
+
+# 121 slots are held at most, so a caller at its limit gets at least 120/121 = 99.2 % of it. Twice as many would win 0.4 %
+# for twice the memory of a busy subject (12 bytes a slot); 60 would lose 1.6 %.
+WINDOW_SLOTS = 120
+
+INTEGER_MAX = 2**53
+
+PERIOD_NUMBERS = {Period.HOUR: 1, Period.DAY: 2, Period.MONTH: 3}
+
+
+class LimitOutOfRange(ValueError):
+    """A limit that has no exact arithmetic, or admits nothing ever."""
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """A call costs `cost` units, `gain` units come back each millisecond, `capacity` units is full.
+
+    The unit is the largest that makes all three integers, so nothing is ever rounded."""
+
+    capacity: int
+    cost: int
+    gain: int
+
+    @classmethod
+    def of(cls, rate: Rate, *, workers: int = 1) -> TokenBucket:
+        """The bucket of `rate`, or one worker's share of it: the exact part of the refill, at least a burst of one.
+
+        Raises LimitOutOfRange when requests or burst are below one, or their arithmetic does not fit 53 bits."""
+        if rate.requests < 1 or rate.burst < 1 or rate.per_seconds < 1:
+            raise LimitOutOfRange(f"a rate needs requests, burst and period of at least 1: {rate}")
+        per_ms = rate.per_seconds * 1000 * workers
+        unit = gcd(rate.requests, per_ms)
+        cost = per_ms // unit
+        capacity = max(1, rate.burst // workers) * cost
+        if capacity >= INTEGER_MAX:
+            raise LimitOutOfRange(f"a burst of {rate.burst} is too large to be counted exactly at this refill: {rate}")
+        return cls(capacity, cost, rate.requests // unit)
+
+    @property
+    def memory_us(self) -> int:
+        """After this long without a call nothing is left to remember: the bucket is full."""
+        return -(-self.capacity // self.gain) * 1000
+
+    @property
+    def identity(self) -> str:
+        """Limits of one identity keep their counts when a plan changes; a bucket's has the unit it is counted in."""
+        return f"b{self.cost}"
+
+    def counter(self, now_us: int) -> BucketCounter:
+        return BucketCounter(self, self.capacity, now_us // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """At most `limit` calls in any span of `window_us`.
+
+    Calls are counted in slots of `slot_us`; a slot is forgotten when the last moment of it has left the window, so the
+    oldest slot counts whole and the error is on the safe side. Limits up to WINDOW_SLOTS get slots of 1 µs, which is an
+    exact log of calls and takes no more memory than the slots would."""
+
+    limit: int
+    window_us: int
+    slot_us: int
+
+    @classmethod
+    def of(cls, window: Window, *, workers: int = 1) -> SlidingWindow:
+        """The window, or one worker's share of it (at least one call, unless the limit is none at all)."""
+        if window.requests < 0 or window.window_seconds < 1:
+            raise LimitOutOfRange(f"a window needs at least one second and no negative limit: {window}")
+        limit = share(window.requests, workers)
+        window_us = window.window_seconds * SECOND_US
+        return cls(limit, window_us, 1 if limit <= WINDOW_SLOTS else -(-window_us // WINDOW_SLOTS))
+
+    @property
+    def memory_us(self) -> int:
+        return self.window_us + self.slot_us
+
+    @property
+    def identity(self) -> str:
+        return f"w{self.window_us // SECOND_US}"
+
+    def counter(self, now_us: int) -> WindowCounter:
+        return WindowCounter(self, 0, deque())
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarQuota:
+    """At most `limit` calls in a calendar period, UTC. Unless it `refuses`, calls past it are admitted as overage."""
+
+    limit: int
+    period: Period
+    refuses: bool
+
+    @classmethod
+    def of(cls, quota: Quota, overage: Overage, *, workers: int = 1) -> CalendarQuota:
+        if quota.requests < 0:
+            raise LimitOutOfRange(f"a quota can't be negative: {quota}")
+        return cls(share(quota.requests, workers), quota.period, overage is Overage.BLOCK)
+
+    @property
+    def memory_us(self) -> int:
+        hours = {Period.HOUR: 1, Period.DAY: 24, Period.MONTH: 31 * 24}[self.period]
+        return hours * 3600 * SECOND_US
+
+    @property
+    def identity(self) -> str:
+        return f"q{PERIOD_NUMBERS[self.period]}"
+
+    def counter(self, now_us: int) -> QuotaCounter:
+        return QuotaCounter(self, 0, 0)
+
+
+Limit = TokenBucket | SlidingWindow | CalendarQuota
+
+
+def share(limit: int, workers: int) -> int:
+    """One worker's part of a limit: rounded down, but never nothing of something.
+
+    Over all workers this is at most the limit, or one call for each worker where the limit is smaller than their number:
+    refusing every call of a caller with a small limit would be worse than the few calls over it."""
+    return min(limit, max(1, limit // workers))
+
+
+def period_end_us(period: Period, now_us: int) -> int:
+    """The first moment of the next hour, day or month in UTC: exact over month ends and leap days (Unix time has no leap
+    seconds and UTC no daylight saving)."""
+    if period is not Period.MONTH:
+        length_us = (3600 if period is Period.HOUR else 86_400) * SECOND_US
+        return now_us - now_us % length_us + length_us
+    now = datetime.fromtimestamp(now_us // SECOND_US, UTC)
+    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * SECOND_US
+
+
+# --- counters -------------------------------------------------------------------------------------------------------
+
+
+class Counter(Protocol):
+    """What one subject has used of one limit. `settle` first, at the moment of the decision; then ask; then take."""
+
+    @property
+    def limit(self) -> Limit: ...
+
+    @property
+    def refuses(self) -> bool:
+        """False for a quota whose overage is admitted."""
+
+    def settle(self, now_us: int) -> None:
+        """Forgets what time has given back."""
+
+    def left(self) -> int:
+        """Calls that would be admitted at this moment; below one when the limit is reached or was lowered under its use."""
+
+    def take(self, now_us: int) -> None:
+        """Counts one call."""
+
+    def wait_us(self, now_us: int) -> int:
+        """How long until one call more than now would be admitted, if none comes in between."""
+
+
+def carry_over(old: Sequence[Counter], limits: Sequence[Limit], now_us: int) -> list[Counter]:
+    """Counters of `limits` that keep what `old` counted of the same window, period or bucket: whole tokens of a bucket
+    whose unit has changed, everything of the others. What is new begins unused."""
+    counters: list[Counter] = []
+    for limit in limits:
+        fresh = limit.counter(now_us)
+        for counter in old:
+            match fresh, counter:
+                case BucketCounter(), BucketCounter():
+                    same_unit = fresh.limit.cost == counter.limit.cost
+                    fresh.level = counter.level if same_unit else counter.left() * fresh.limit.cost
+                    fresh.at_ms = counter.at_ms
+                case WindowCounter(), WindowCounter() if limit.identity == counter.limit.identity:
+                    fresh.total, fresh.slots = counter.total, counter.slots
+                case QuotaCounter(), QuotaCounter() if limit.identity == counter.limit.identity:
+                    fresh.count, fresh.ends_us = counter.count, counter.ends_us
+        counters.append(fresh)
+    return counters
+
+
+@dataclass(slots=True)
+class BucketCounter:
+    limit: TokenBucket
+    level: int
+    at_ms: int
+
+    @property
+    def refuses(self) -> bool:
+        return True
+
+    def settle(self, now_us: int) -> None:
+        elapsed_ms = now_us // 1000 - self.at_ms
+        if elapsed_ms > 0:  # a clock set back gives nothing and takes nothing
+            self.level += elapsed_ms * self.limit.gain
+            self.at_ms += elapsed_ms
+        self.level = min(self.level, self.limit.capacity)
+
+    def left(self) -> int:
+        return self.level // self.limit.cost
+
+    def take(self, now_us: int) -> None:
+        self.level -= self.limit.cost
+
+    def wait_us(self, now_us: int) -> int:
+        missing = self.limit.cost - self.level % self.limit.cost
+        return (self.at_ms + -(-missing // self.limit.gain)) * 1000 - now_us
+
+
+@dataclass(slots=True)
+class WindowCounter:
+    """`slots` are [forgotten at, calls], oldest first."""
+
+    limit: SlidingWindow
+    total: int
+    slots: deque[list[int]]
+
+    @property
+    def refuses(self) -> bool:
+        return True
+
+    def settle(self, now_us: int) -> None:
+        while self.slots and self.slots[0][0] <= now_us:
+            self.total -= self.slots.popleft()[1]
+
+    def left(self) -> int:
+        return self.limit.limit - self.total
+
+    def take(self, now_us: int) -> None:
+        slot_us = self.limit.slot_us
+        forgotten_at_us = now_us - now_us % slot_us + slot_us + self.limit.window_us
+        if self.slots and forgotten_at_us <= self.slots[-1][0]:
+            # The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
+            self.slots[-1][1] += 1
+        else:
+            self.slots.append([forgotten_at_us, 1])
+        self.total += 1
+
+    def wait_us(self, now_us: int) -> int:
+        enough = min(self.total, self.limit.limit)
+        total = self.total
+        for forgotten_at_us, calls in self.slots:
+            total -= calls
+            if total < enough:
+                return forgotten_at_us - now_us
+        return self.limit.window_us  # a limit of nothing: no wait helps
+
+
+@dataclass(slots=True)
+class QuotaCounter:
+    limit: CalendarQuota
+    count: int
+    ends_us: int
+
+    @property
+    def refuses(self) -> bool:
+        return self.limit.refuses
+
+    def settle(self, now_us: int) -> None:
+        if now_us >= self.ends_us:
+            self.count = 0
+            self.ends_us = period_end_us(self.limit.period, now_us)
+
+    def left(self) -> int:
+        return self.limit.limit - self.count
+
+    def take(self, now_us: int) -> None:
+        self.count += 1
+
+    def wait_us(self, now_us: int) -> int:
+        return self.ends_us - now_us
+
+
+# --- one request ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a request stands with its limits.
+
+    `index` is the limit that refuses (of several the one with the longest wait, so that waiting for it is enough), or else
+    the one nearest to running out; None without limits. `remaining` counts the calls left of it after this one.
+    `reset_seconds`, rounded up, is when one more will be admitted."""
+
+    refused: bool
+    index: int | None
+    remaining: int
+    reset_seconds: int
+    overage: bool
+
+
+def examine(counters: Sequence[Counter], now_us: int) -> Standing:
+    """Settles all counters and says whether one more call is within all of them. Counts nothing: a refused call is free."""
+    longest_us, refusing = -1, None
+    fewest, nearest = 0, None
+    overage = False
+    for index, counter in enumerate(counters):
+        counter.settle(now_us)
+        left = counter.left()
+        if left < 1:
+            if counter.refuses:
+                if (wait_us := counter.wait_us(now_us)) > longest_us:
+                    longest_us, refusing = wait_us, index
+                continue
+            overage = True
+            left = 1
+        if nearest is None or left < fewest:
+            fewest, nearest = left, index
+    if refusing is not None:
+        return Standing(True, refusing, 0, max(1, seconds_up(longest_us)), False)
+    return Standing(False, nearest, max(0, fewest - 1), 0, overage)
+
+
+def take(counters: Sequence[Counter], standing: Standing, now_us: int) -> Standing:
+    """Counts one call that `examine` admitted at this very moment; the standing with its reset."""
+    for counter in counters:
+        counter.take(now_us)
+    reset = 0 if standing.index is None else seconds_up(counters[standing.index].wait_us(now_us))
+    return Standing(False, standing.index, standing.remaining, reset, standing.overage)
+
+
+def seconds_up(duration_us: int) -> int:
+    return -(-duration_us // SECOND_US)

@@ -1,0 +1,63 @@
+"""What a decision is, and who watches decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Outcome(Enum):
+    """The value is the metric label `decision`."""
+
+    ALLOWED = "allowed"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    TOO_MANY_CONCURRENT = "too_many_concurrent"
+    NONCE_REPLAYED = "nonce_replayed"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(slots=True)
+class Decision:
+    """The answer to one request.
+
+    `headers` are ready for the response head, each line with its CRLF; empty when no limit was counted.
+    `retry_after_seconds` is 0 unless refused; after a refusal by a rate, window or quota, a call made this many seconds
+    later is within the limits if none came in between. `overage`: past a quota that warns or charges.
+    `lease`, when there is one, goes to `Limiter.release` at the end of the call; one that is dropped instead frees its
+    slot within LEASE_SECONDS. `limit` says what refused: rate, window, quota, concurrency, nonce, or none."""
+
+    outcome: Outcome
+    headers: bytes
+    retry_after_seconds: int
+    overage: bool
+    lease: object | None
+    limit: str
+
+
+class LimiterObserver(Protocol):
+    """Metrics of a limiter; called on the event loop, must not block. Labels are bounded."""
+
+    def decided(self, limit: str, decision: str) -> None:
+        """`limit` as in Decision, `decision` a value of Outcome."""
+
+    def round_trip(self, seconds: float) -> None:
+        """One batch was answered by Redis in this time."""
+
+    def store_failed(self, kind: str) -> None:
+        """connect: no connection could be made; lost: it ended; timeout: no answer within the deadline; refused: Redis
+        answered with an error."""
+
+
+class UnobservedLimiter:
+    """A LimiterObserver that watches nothing."""
+
+    def decided(self, limit: str, decision: str) -> None:
+        pass
+
+    def round_trip(self, seconds: float) -> None:
+        pass
+
+    def store_failed(self, kind: str) -> None:
+        pass

@@ -1,0 +1,99 @@
+"""Limits decided in the memory of one worker: while Redis is away, or where none is configured.
+
+A worker knows only its own calls, so it holds each caller to its share of the limit. It begins with nothing counted, so an
+outage lets through at most one limit more than without it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary, WeakSet
+
+from ostiary.core.limiting import Counter, Limit, Standing, carry_over, examine, share, take
+from ostiary.gateway.limits.policy import LimitPolicy, compile_limits
+
+# Whose calls are counted at once. A subject takes about 1 KB, and up to 15 KB when all slots of a window are in use; past
+# the bound the one that called longest ago begins anew.
+SUBJECTS_MAX = 4096
+
+
+class LocalLease:
+    """A call under way. It frees its place when it is released or forgotten."""
+
+    __slots__ = ("__weakref__", "_among")
+
+    def __init__(self, among: WeakSet[LocalLease]) -> None:
+        self._among = among
+        among.add(self)
+
+    def release(self) -> None:
+        self._among.discard(self)
+
+
+class LocalLimits:
+    """`workers` is how many share the limits."""
+
+    def __init__(self, *, workers: int, subjects_max: int = SUBJECTS_MAX) -> None:
+        self._workers = workers
+        self._subjects_max = subjects_max
+        self._counters: OrderedDict[str, list[Counter]] = OrderedDict()
+        self._under_way: OrderedDict[str, WeakSet[LocalLease]] = OrderedDict()
+        self._shares: WeakKeyDictionary[LimitPolicy, tuple[tuple[Limit, ...], ...]] = WeakKeyDictionary()
+
+    def question(self, policy: LimitPolicy, names: Sequence[str], now_us: int) -> LocalQuestion:
+        """How one request stands, nothing counted yet; `names` as `policy.names` gave them."""
+        shares = self._shares.get(policy)
+        if shares is None:
+            shares = tuple(compile_limits(part.sources, policy.overage, workers=self._workers) for part in policy.parts)
+            self._shares[policy] = shares
+        counters: list[Counter] = []
+        under_way: WeakSet[LocalLease] | None = None
+        crowded = False
+        name = iter(names)
+        for part, limits in zip(policy.parts, shares, strict=True):
+            if limits:
+                counters += self._counters_of(next(name), limits, now_us)
+            if part.concurrency is not None:
+                under_way = self._under_way_of(next(name))
+                crowded = len(under_way) >= share(part.concurrency, self._workers)
+        return LocalQuestion(counters, under_way, crowded, now_us)
+
+    def _counters_of(self, name: str, limits: Sequence[Limit], now_us: int) -> list[Counter]:
+        counters = self._counters.get(name)
+        if counters is None:
+            counters = [limit.counter(now_us) for limit in limits]
+        elif len(counters) != len(limits) or any(
+            counter.limit != limit for counter, limit in zip(counters, limits, strict=True)
+        ):
+            counters = carry_over(counters, limits, now_us)
+        self._counters[name] = counters
+        self._counters.move_to_end(name)
+        if len(self._counters) > self._subjects_max:
+            self._counters.popitem(last=False)
+        return counters
+
+    def _under_way_of(self, name: str) -> WeakSet[LocalLease]:
+        under_way = self._under_way.setdefault(name, WeakSet())
+        self._under_way.move_to_end(name)
+        if len(self._under_way) > self._subjects_max:
+            self._under_way.popitem(last=False)
+        return under_way
+
+
+class LocalQuestion:
+    """A request that was examined and may be taken: in one go, with no other decision in between."""
+
+    __slots__ = ("_counters", "_now_us", "_under_way", "crowded", "standing")
+
+    def __init__(
+        self, counters: Sequence[Counter], under_way: WeakSet[LocalLease] | None, crowded: bool, now_us: int
+    ) -> None:
+        self._counters = counters
+        self._under_way = under_way
+        self._now_us = now_us
+        self.crowded = crowded
+        self.standing = examine(counters, now_us)
+
+    def take(self) -> tuple[Standing, LocalLease | None]:
+        lease = None if self._under_way is None else LocalLease(self._under_way)
+        return take(self._counters, self.standing, self._now_us), lease

@@ -1,0 +1,174 @@
+"""The limits of one plan on one route, compiled at load: what to ask Redis, under which names, and how to say it.
+
+A request adds the caller to the names and the numbers to the headers; everything else is fixed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ostiary.core import keyspace
+from ostiary.core.limiting import (
+    CalendarQuota,
+    Limit,
+    SlidingWindow,
+    TokenBucket,
+)
+from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
+from ostiary.gateway.limits import script
+
+_WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
+
+# `w` of a month in RateLimit-Policy: the longest, because a client that spreads its quota over 28 days would run dry.
+_PERIOD_SECONDS = {Period.HOUR: 3600, Period.DAY: 86_400, Period.MONTH: 31 * 86_400}
+
+# A gateway has one nonce life (twice the skew); a second one appears when the configuration changes it.
+_SPECIFICATIONS_MAX = 8
+
+Source = Rate | Window | Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The limits that count the same subject: those of the plan (`by` is None) or those of the route by one measure."""
+
+    by: LimitBy | None
+    sources: tuple[Source, ...]
+    limits: tuple[Limit, ...]
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How one limit is told: `template` takes remaining, reset, remaining, reset."""
+
+    kind: str
+    template: bytes
+
+
+class LimitPolicy:
+    """What `compile_policy` makes. Immutable to its users; it keeps the specifications it has rendered."""
+
+    __slots__ = ("__weakref__", "_specifications", "empty", "labels", "leased", "overage", "parts", "route")
+
+    def __init__(self, parts: tuple[Part, ...], route: str, overage: Overage) -> None:
+        self.parts = parts
+        self.route = route
+        self.overage = overage
+        self.empty = not parts
+        self.leased = any(part.concurrency is not None for part in parts)
+        self.labels = _labels(parts)
+        self._specifications: dict[int, bytes] = {}
+
+    def specification(self, nonce_seconds: int) -> bytes:
+        """What lua/decide.lua is told of a request under this policy; `nonce_seconds` is 0 when it has no nonce."""
+        known = self._specifications.get(nonce_seconds)
+        if known is None:
+            if len(self._specifications) >= _SPECIFICATIONS_MAX:
+                self._specifications.clear()
+            known = self._specifications[nonce_seconds] = script.specification(
+                ((part.limits, part.concurrency) for part in self.parts), nonce_seconds
+            )
+        return known
+
+    def names(self, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str) -> list[str]:
+        """The Redis keys of a request, in the order of the parts: state, then leases."""
+        names: list[str] = []
+        for part in self.parts:
+            if part.by is not None:
+                who = keyspace.subject(
+                    part.by, route=self.route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip
+                )
+                names.append(keyspace.route_state(self.route, part.by, who))
+                continue
+            holder = ip if key_id is None else key_id
+            if part.limits:
+                names.append(keyspace.plan_state(holder))
+            if part.concurrency is not None:
+                names.append(keyspace.leases(holder))
+        return names
+
+
+def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
+    """Everything a request with this plan on this route is held to.
+
+    Raises LimitOutOfRange for a limit that can't be counted exactly. Of limits that count the same thing over the same
+    time the smaller holds; the other could never refuse anything."""
+    parts: list[Part] = []
+    overage = plan.overage if plan is not None else Overage.BLOCK
+    if plan is not None:
+        sources: list[Source] = [] if plan.rate is None else [plan.rate]
+        sources += _smallest_windows(plan.windows)
+        smallest = {quota.period: quota for quota in sorted(plan.quotas, key=lambda quota: -quota.requests)}
+        sources += [smallest[period] for period in Period if period in smallest]
+        if sources or plan.concurrency is not None:
+            parts.append(Part(None, tuple(sources), compile_limits(sources, overage), plan.concurrency))
+    for by in LimitBy:
+        windows = [Window(limit.requests, limit.window_seconds) for limit in route.limits if limit.by is by]
+        if windows:
+            kept = _smallest_windows(windows)
+            parts.append(Part(by, tuple(kept), compile_limits(kept, overage)))
+    return LimitPolicy(tuple(parts), route.name, overage)
+
+
+def compile_limits(sources: Sequence[Source], overage: Overage, *, workers: int = 1) -> tuple[Limit, ...]:
+    """The arithmetic of limits as they are configured, or of one worker's share of them."""
+    limits: list[Limit] = []
+    for source in sources:
+        match source:
+            case Rate():
+                limits.append(TokenBucket.of(source, workers=workers))
+            case Window():
+                limits.append(SlidingWindow.of(source, workers=workers))
+            case Quota():
+                limits.append(CalendarQuota.of(source, overage, workers=workers))
+    return tuple(limits)
+
+
+def _smallest_windows(windows: Sequence[Window]) -> list[Window]:
+    smallest = {window.window_seconds: window for window in sorted(windows, key=lambda window: -window.requests)}
+    return [smallest[seconds] for seconds in sorted(smallest)]
+
+
+# --- for the client (draft-ietf-httpapi-ratelimit-headers-10, RFC 9651) ---------------------------------------------
+
+
+def _labels(parts: Sequence[Part]) -> tuple[Label, ...]:
+    """One label a limit, in the order of the parts, then that of concurrency: so lua/decide.lua numbers them."""
+    told: list[tuple[str, str, str, int]] = []  # kind, name, its item in RateLimit-Policy, most that can remain
+    taken: set[str] = set()
+    for part in parts:
+        for source in part.sources:
+            match source:
+                case Rate():
+                    kind, name, most = "rate", "rate", source.burst
+                    item = f"q={source.requests};w={source.per_seconds}"
+                    if source.burst != source.requests:
+                        item += f";burst={source.burst}"
+                case Window():
+                    kind, most = "window", source.requests
+                    name = _WINDOW_NAMES.get(source.window_seconds, f"{source.window_seconds}s")
+                    if part.by is not None:
+                        name = f"{name}-by-{part.by}"
+                    item = f"q={source.requests};w={source.window_seconds}"
+                case Quota():
+                    kind, most = "quota", source.requests
+                    name = f"{source.period}-quota" if source.period.value in taken else source.period.value
+                    item = f"q={source.requests};w={_PERIOD_SECONDS[source.period]}"
+            taken.add(name)
+            told.append((kind, name, f'"{name}";{item}', most))
+    for part in parts:
+        if part.concurrency is not None:
+            item = f'"concurrency";q={part.concurrency};qu="concurrent-requests"'
+            told.append(("concurrency", "concurrency", item, part.concurrency))
+    policy = ", ".join(item for _, _, item, _ in told)
+    return tuple(
+        Label(
+            kind,
+            (
+                f'RateLimit-Policy: {policy}\r\nRateLimit: "{name}";r=%d;t=%d\r\nX-RateLimit-Limit: {most}\r\n'
+                "X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+            ).encode(),
+        )
+        for kind, name, _, most in told
+    )

@@ -1,0 +1,121 @@
+"""What lua/decide.lua is told, and what it answers. The formats are described at the head of the script."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from ostiary.core import keyspace
+from ostiary.core.limiting import (
+    PERIOD_NUMBERS,
+    CalendarQuota,
+    Limit,
+    LimitOutOfRange,
+    SlidingWindow,
+    TokenBucket,
+)
+from ostiary.core.resources import lua_script
+from ostiary.gateway.limits.connection import Command
+
+DECIDE = lua_script("decide")
+DECIDE_SHA = hashlib.sha1(DECIDE.encode(), usedforsecurity=False).hexdigest().encode()
+RENEW = lua_script("renew")
+
+# The outcome of an answer; OVERAGE is added to ALLOWED.
+ALLOWED, RATE_LIMITED, QUOTA_EXCEEDED, CROWDED, NONCE_USED, OVERAGE = 0, 1, 2, 3, 4, 16
+NO_LIMIT = 255
+
+_CLOCK = struct.Struct("<Q")
+_ANSWER = struct.Struct("<BBQI")
+
+
+class Request(Protocol):
+    """`names` and `nonce` are names in Redis; `specification` is what the policy of the request says of it."""
+
+    @property
+    def specification(self) -> bytes: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def nonce(self) -> str | None: ...
+
+
+def arguments(requests: Iterable[Request], batch_name: str, clock_us: bytes = b"") -> Command:
+    """All of EVALSHA after the hash. Requests that follow the same specification send it once. Only tests give a clock."""
+    indexes: dict[bytes, int] = {}
+    references = bytearray()
+    names: list[str] = []
+    for request in requests:
+        specification = request.specification
+        index = indexes.get(specification)
+        if index is None:
+            index = indexes[specification] = len(indexes)
+        references.append(index)
+        names += request.names
+        if request.nonce is not None:
+            names.append(request.nonce)
+    return (len(names), *names, bytes(references), clock_us, batch_name, *indexes)
+
+
+def is_reply(reply: object, requests_n: int) -> bool:
+    return isinstance(reply, bytes) and len(reply) == _CLOCK.size + _ANSWER.size * requests_n
+
+
+def clock_us(reply: bytes) -> int:
+    """When Redis decided, by its own clock."""
+    return int(_CLOCK.unpack_from(reply)[0])
+
+
+def answers(reply: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Outcome, limit, remaining, reset in seconds, for each request."""
+    return _ANSWER.iter_unpack(memoryview(reply)[_CLOCK.size :])
+
+
+def lease_id(batch_name: str, number: int) -> str:
+    """The member of the lease that request `number` of a batch (from 1) took."""
+    return f"{batch_name}:{number}"
+
+
+def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_seconds: int) -> bytes:
+    """`parts` are the limits of one subject each, and how many of its calls may be under way. `nonce_seconds` is 0 for a
+    request without a nonce. Raises LimitOutOfRange when there are more limits than the format holds."""
+    rendered = [_part(limits, concurrency) for limits, concurrency in parts]
+    return _text(str(nonce_seconds * 1000) if nonce_seconds else "") + bytes([len(rendered)]) + b"".join(rendered)
+
+
+def _part(limits: Sequence[Limit], concurrency: int | None) -> bytes:
+    numbers = "".join("ddddd" if isinstance(limit, SlidingWindow) else "dd" for limit in limits)
+    return b"".join(
+        (
+            _text(str(keyspace.state_ttl_ms(limits)) if limits else ""),
+            _text("".join(f"{limit.identity};" for limit in limits) + "|"),
+            _text(f"<{numbers}"),
+            struct.pack(
+                "<Bdd",
+                len(limits),
+                -1 if concurrency is None else concurrency,
+                keyspace.LEASE_SECONDS * 1_000_000,
+            ),
+            *(_limit(limit) for limit in limits),
+        )
+    )
+
+
+def _limit(limit: Limit) -> bytes:
+    match limit:
+        case TokenBucket():
+            return struct.pack("<Bddd", 1, limit.capacity, limit.cost, limit.gain)
+        case SlidingWindow():
+            return struct.pack("<Bddd", 2, limit.limit, limit.window_us, limit.slot_us)
+        case CalendarQuota():
+            return struct.pack("<Bddd", 3, limit.limit, PERIOD_NUMBERS[limit.period], limit.refuses)
+
+
+def _text(text: str) -> bytes:
+    if len(text) > 255:
+        raise LimitOutOfRange("too many limits count the same calls; about 30 windows fit")
+    return bytes([len(text)]) + text.encode()
