@@ -109,6 +109,7 @@ SCENARIOS = {
             with_stores=False,
             comparisons=(
                 Comparison(GATEWAY_CPU, "nginx", bar=1.2, aim=0.9),
+                Comparison(GATEWAY_CPU, "nginx-large-buffers"),
                 Comparison(GATEWAY_CPU, "envoy"),
                 Comparison(GATEWAY_CPU, "haproxy"),
             ),

@@ -11,6 +11,7 @@ from benchmarks.rig import common_values
 VALUES = {
     **common_values(Path("/somewhere")),
     "port": 18001,
+    "buffers": "",
     "admin_port": 18002,
     "upstream_port": 18003,
     "redis_port": 18004,
