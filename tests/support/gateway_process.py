@@ -137,6 +137,15 @@ class GatewayProcess:
     def worker_pids(self) -> list[int]:
         return [worker["pid"] for worker in self.status()["workers"] if worker["state"] == "ready"]
 
+    def wait_for_workers(self, count: int = 2, *, without: int = 0) -> list[int]:
+        """The pids of the workers once so many are ready, and `without` is not among them."""
+
+        def question() -> list[int] | None:
+            pids = self.worker_pids()
+            return pids if len(pids) == count and without not in pids else None
+
+        return eventually(question, f"{count} workers without {without}")
+
     def get(self, path: str = "/", seconds: float = 10.0) -> str:
         """One request on a connection of its own."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=seconds) as answer:
