@@ -13,13 +13,13 @@ import pytest
 
 from ostiary.gateway.deaths import DEATHS_FREE
 from tests.gateway.telemetry.test_exposition import samples
-from tests.support.gateway_process import SECRET, GatewayProcess, eventually, is_alive
+from tests.support.gateway_process import SECRET, TinyGateway, eventually, is_alive
 
 
 @pytest.fixture(scope="module")
-def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyGateway]:
     """For tests that only look."""
-    running = GatewayProcess(tmp_path_factory.mktemp("steady"))
+    running = TinyGateway(tmp_path_factory.mktemp("steady"))
     try:
         yield running.wait_ready()
     finally:
@@ -27,22 +27,22 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    running = GatewayProcess(tmp_path)
+def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
+    running = TinyGateway(tmp_path)
     try:
         yield running.wait_ready()
     finally:
         running.stop()
 
 
-def served_by(gateway: GatewayProcess) -> int:
+def served_by(gateway: TinyGateway) -> int:
     return int(gateway.get())
 
 
 # --- deaths -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_replaced_within_a_second_and_the_others_serve_on(gateway: GatewayProcess) -> None:
+def test_a_killed_worker_is_replaced_within_a_second_and_the_others_serve_on(gateway: TinyGateway) -> None:
     """Row 109: kill -9 one worker: only its calls in flight fail; a new one serves within a second."""
     victim, other = gateway.worker_pids()
     killed_at = time.monotonic()
@@ -58,7 +58,7 @@ def test_a_killed_worker_is_replaced_within_a_second_and_the_others_serve_on(gat
     assert worker["restarts"] == 1
 
 
-def test_counters_go_on_when_a_worker_is_replaced(gateway: GatewayProcess) -> None:
+def test_counters_go_on_when_a_worker_is_replaced(gateway: TinyGateway) -> None:
     """Row 109: a replaced worker must not make a counter go back, or Prometheus counts its calls twice."""
     for _ in range(20):
         gateway.get()
@@ -74,7 +74,7 @@ def test_counters_go_on_when_a_worker_is_replaced(gateway: GatewayProcess) -> No
 
 
 def test_a_worker_that_keeps_dying_is_restarted_ever_more_slowly_and_readiness_is_red(
-    gateway: GatewayProcess, tmp_path: Path
+    gateway: TinyGateway, tmp_path: Path
 ) -> None:
     """Row 109: a crash loop must not eat the machine, and load balancers must turn to another gateway."""
     (tmp_path / "crash_at_start").touch()
@@ -98,7 +98,7 @@ def test_a_worker_that_keeps_dying_is_restarted_ever_more_slowly_and_readiness_i
 
 def test_workers_leave_when_the_supervisor_is_killed_and_finish_what_runs(tmp_path: Path) -> None:
     """Row 109: kill -9 the supervisor: workers without one would hold the port and serve an old configuration forever."""
-    gateway = GatewayProcess(tmp_path).wait_ready()
+    gateway = TinyGateway(tmp_path).wait_ready()
     pids = gateway.worker_pids()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -115,7 +115,7 @@ def test_workers_leave_when_the_supervisor_is_killed_and_finish_what_runs(tmp_pa
     gateway.stop()
 
 
-def test_a_worker_that_hangs_is_ended_and_replaced_and_says_where_it_hung(gateway: GatewayProcess) -> None:
+def test_a_worker_that_hangs_is_ended_and_replaced_and_says_where_it_hung(gateway: TinyGateway) -> None:
     """A worker whose loop stands still holds a share of all new connections until someone notices."""
     before = set(gateway.worker_pids())
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
@@ -129,7 +129,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced_and_says_where_it_hung(gatewa
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_sigterm_ends_at_once(gateway: GatewayProcess, tmp_path: Path) -> None:
+def test_the_second_sigterm_ends_at_once(gateway: TinyGateway, tmp_path: Path) -> None:
     """Row 108: SIGTERM twice: an operator who can't wait is not made to."""
     pids = gateway.worker_pids()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
@@ -146,7 +146,7 @@ def test_the_second_sigterm_ends_at_once(gateway: GatewayProcess, tmp_path: Path
 
 def test_a_call_longer_than_the_deadline_is_cut_and_the_exit_is_in_order(tmp_path: Path) -> None:
     """Row 108: a long request beyond the grace: the gateway ends when it said it would."""
-    gateway = GatewayProcess(tmp_path, drain="1s").wait_ready()
+    gateway = TinyGateway(tmp_path, drain="1s").wait_ready()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         client.recv(1000)
@@ -157,7 +157,7 @@ def test_a_call_longer_than_the_deadline_is_cut_and_the_exit_is_in_order(tmp_pat
     gateway.stop()
 
 
-def test_sigterm_to_one_worker_replaces_that_one_in_order(gateway: GatewayProcess) -> None:
+def test_sigterm_to_one_worker_replaces_that_one_in_order(gateway: TinyGateway) -> None:
     """An operator may recycle a worker; its calls are finished and the gateway stays whole."""
     first, second = gateway.worker_pids()
     os.kill(first, signal.SIGTERM)
@@ -165,7 +165,7 @@ def test_sigterm_to_one_worker_replaces_that_one_in_order(gateway: GatewayProces
     assert second in gateway.wait_for_workers(without=first)
 
 
-def test_workers_heed_no_keyboard_and_no_hangup(gateway: GatewayProcess) -> None:
+def test_workers_heed_no_keyboard_and_no_hangup(gateway: TinyGateway) -> None:
     """Ctrl-C and a closed terminal go to the whole process group; the order of the end is the supervisor's to keep."""
     pids = gateway.worker_pids()
     for pid in pids:
@@ -180,9 +180,9 @@ def test_workers_heed_no_keyboard_and_no_hangup(gateway: GatewayProcess) -> None
 # --- starts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_is_told_before_any_worker_starts(steady: GatewayProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_before_any_worker_starts(steady: TinyGateway, tmp_path: Path) -> None:
     """A second gateway on the same port would share its calls with the first one, by chance."""
-    second = GatewayProcess(tmp_path, port=steady.port)
+    second = TinyGateway(tmp_path, port=steady.port)
     assert second.wait() == 1
     assert f"can't listen on 127.0.0.1:{steady.port}: another process uses it" in "".join(second.text)
     assert second.logged("started") == []
@@ -192,14 +192,14 @@ def test_a_port_in_use_is_told_before_any_worker_starts(steady: GatewayProcess, 
 def test_a_service_that_says_why_it_cannot_start_ends_the_gateway_with_that_reason(tmp_path: Path) -> None:
     """At the first start an operator is looking: a loop of restarts would hide the reason."""
     (tmp_path / "cannot_start").touch()
-    gateway = GatewayProcess(tmp_path)
+    gateway = TinyGateway(tmp_path)
     assert gateway.wait() == 1
     assert "can't start: the file cannot_start is there; remove it" in gateway.text[-1]
     gateway.stop()
 
 
 def test_the_same_reason_later_shows_in_the_status_and_the_gateway_serves_on(
-    gateway: GatewayProcess, tmp_path: Path
+    gateway: TinyGateway, tmp_path: Path
 ) -> None:
     """What could be served yesterday is still served by the workers that live."""
     (tmp_path / "cannot_start").touch()
@@ -212,7 +212,7 @@ def test_the_same_reason_later_shows_in_the_status_and_the_gateway_serves_on(
 # --- what it tells ----------------------------------------------------------------------------------------------------
 
 
-def test_the_status_names_every_process_and_its_state(steady: GatewayProcess) -> None:
+def test_the_status_names_every_process_and_its_state(steady: TinyGateway) -> None:
     """The first page an operator opens."""
     status = eventually(
         lambda: (found := steady.status())["workers"][1]["reported"] and found["workers"][0]["reported"] and found,
@@ -231,7 +231,7 @@ def test_the_status_names_every_process_and_its_state(steady: GatewayProcess) ->
         assert worker["reported"] == {"requests": 0}
 
 
-def test_metrics_tell_of_every_process(steady: GatewayProcess) -> None:
+def test_metrics_tell_of_every_process(steady: TinyGateway) -> None:
     """Memory that grows must be seen, and in which process."""
     found = samples(steady.admin("/metrics")[1])
     for process in ("supervisor", "worker-0", "worker-1"):
@@ -241,7 +241,7 @@ def test_metrics_tell_of_every_process(steady: GatewayProcess) -> None:
     assert found["config_generation", ()] == 1
 
 
-def test_no_secret_is_in_an_argument_list_the_log_the_status_or_the_metrics(steady: GatewayProcess) -> None:
+def test_no_secret_is_in_an_argument_list_the_log_the_status_or_the_metrics(steady: TinyGateway) -> None:
     """Row 132: the canary secret of the configuration shows nowhere that others can read."""
     for pid in (steady.process.pid, *steady.worker_pids()):
         assert SECRET.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -251,7 +251,7 @@ def test_no_secret_is_in_an_argument_list_the_log_the_status_or_the_metrics(stea
     assert SECRET not in shown
 
 
-def test_a_worker_shares_no_descriptor_with_another_process(steady: GatewayProcess) -> None:
+def test_a_worker_shares_no_descriptor_with_another_process(steady: TinyGateway) -> None:
     """A descriptor of a sibling's channel would keep that one alive after the supervisor's death, and one of its socket
     would take calls that nobody answers."""
     seen: list[set[str]] = []

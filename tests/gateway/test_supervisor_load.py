@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.gateway_process import TinyGateway, eventually
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    running = GatewayProcess(tmp_path)
+def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
+    running = TinyGateway(tmp_path)
     try:
         yield running.wait_ready()
     finally:
@@ -80,7 +80,7 @@ def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> No
     for round_number in range(3):
         directory = tmp_path / str(round_number)
         directory.mkdir()
-        gateway = GatewayProcess(directory).wait_ready()
+        gateway = TinyGateway(directory).wait_ready()
         load = Load(gateway.port)
         load.wait_until_answered(200)
         assert gateway.admin("/readyz")[0] == 200  # from now on it knows that someone watches
@@ -96,7 +96,7 @@ def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> No
         assert load.refused_at is not None, "the port is closed"
 
 
-def test_recycling_workers_under_load_breaks_no_call(gateway: GatewayProcess) -> None:
+def test_recycling_workers_under_load_breaks_no_call(gateway: TinyGateway) -> None:
     """Row 108: a worker that drains closes its socket; those in its queue must not be reset."""
     load = Load(gateway.port)
     for round_number in range(4):
@@ -109,7 +109,7 @@ def test_recycling_workers_under_load_breaks_no_call(gateway: GatewayProcess) ->
     assert load.refused_at is None
 
 
-def test_reloads_under_load_break_no_call(gateway: GatewayProcess) -> None:
+def test_reloads_under_load_break_no_call(gateway: TinyGateway) -> None:
     """Row 112: a reload swaps the configuration between two calls, never within one."""
     load = Load(gateway.port)
     for generation in range(2, 12):

@@ -11,13 +11,13 @@ import pytest
 
 from ostiary.gateway.reload import FileWatch
 from tests.gateway.telemetry.test_exposition import samples
-from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.gateway_process import TinyGateway, eventually
 
 
 @pytest.fixture(scope="module")
-def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyGateway]:
     """For tests that leave the file valid, whatever its generation."""
-    running = GatewayProcess(tmp_path_factory.mktemp("steady"))
+    running = TinyGateway(tmp_path_factory.mktemp("steady"))
     try:
         yield running.wait_ready()
     finally:
@@ -25,24 +25,24 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    running = GatewayProcess(tmp_path)
+def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
+    running = TinyGateway(tmp_path)
     try:
         yield running.wait_ready()
     finally:
         running.stop()
 
 
-def routes_served(gateway: GatewayProcess) -> set[str]:
+def routes_served(gateway: TinyGateway) -> set[str]:
     """What the workers that answer ten new connections serve."""
     return {gateway.get("/text") for _ in range(10)}
 
 
-def reload_failures(gateway: GatewayProcess) -> float:
+def reload_failures(gateway: TinyGateway) -> float:
     return samples(gateway.admin("/metrics")[1])["config_reload_failures_total", ()]
 
 
-def test_sighup_brings_a_valid_file_in_force_in_every_worker(gateway: GatewayProcess) -> None:
+def test_sighup_brings_a_valid_file_in_force_in_every_worker(gateway: TinyGateway) -> None:
     """A worker left behind would answer by other rules than its siblings."""
     pids = gateway.worker_pids()
     gateway.write("first", "second")
@@ -57,7 +57,7 @@ def test_sighup_brings_a_valid_file_in_force_in_every_worker(gateway: GatewayPro
     assert samples(gateway.admin("/metrics")[1])["config_generation", ()] == 2
 
 
-def test_a_worker_that_dies_after_a_reload_comes_back_with_the_new_configuration(gateway: GatewayProcess) -> None:
+def test_a_worker_that_dies_after_a_reload_comes_back_with_the_new_configuration(gateway: TinyGateway) -> None:
     """Otherwise one death would undo a reload in one worker, and the answers depend on which one takes the call."""
     gateway.write("second")
     gateway.wait_for_log("reloaded", generation=2)
@@ -68,14 +68,14 @@ def test_a_worker_that_dies_after_a_reload_comes_back_with_the_new_configuration
     assert [worker["generation"] for worker in gateway.status()["workers"]] == [2, 2]
 
 
-def test_a_changed_file_is_noticed_without_a_signal(gateway: GatewayProcess) -> None:
+def test_a_changed_file_is_noticed_without_a_signal(gateway: TinyGateway) -> None:
     """A mounted configuration changes without anyone who could send a signal."""
     gateway.write("changed")
     gateway.wait_for_log("reloaded", generation=2)
     assert routes_served(gateway) == {"changed"}
 
 
-INVALID: dict[str, tuple[Callable[[GatewayProcess], str | None], str]] = {
+INVALID: dict[str, tuple[Callable[[TinyGateway], str | None], str]] = {
     "invalid YAML": (lambda gateway: "version: 1\nroutes: [", "gateway.yaml:"),
     "unknown field": (lambda gateway: gateway.configuration("first") + "unknown_field: 1\n", "unknown_field"),
     "missing file": (lambda gateway: None, "gateway.yaml"),
@@ -93,7 +93,7 @@ INVALID: dict[str, tuple[Callable[[GatewayProcess], str | None], str]] = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_a_refused_file_leaves_the_configuration_in_force_and_is_told(steady: GatewayProcess, case: str) -> None:
+def test_a_refused_file_leaves_the_configuration_in_force_and_is_told(steady: TinyGateway, case: str) -> None:
     """Row 111: refused with file and line in the log and /status, counted, and the old configuration serves on."""
     content, told = INVALID[case]
     before = steady.status()
@@ -122,7 +122,7 @@ def test_a_refused_file_leaves_the_configuration_in_force_and_is_told(steady: Ga
     assert routes_served(steady) == {name}
 
 
-def test_a_worker_that_dies_after_a_refusal_comes_back_with_what_is_in_force(gateway: GatewayProcess) -> None:
+def test_a_worker_that_dies_after_a_refusal_comes_back_with_what_is_in_force(gateway: TinyGateway) -> None:
     """Row 111: otherwise a refused file, or a missing one, would take a worker away at its next death."""
     gateway.path.unlink()
     gateway.wait_for_log("reload_refused", generation=1)
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_after_a_refusal_comes_back_with_what_is_in_force(gat
     assert routes_served(gateway) == {"first"}
 
 
-def test_a_file_that_a_worker_refuses_reaches_no_other_worker(gateway: GatewayProcess) -> None:
+def test_a_file_that_a_worker_refuses_reaches_no_other_worker(gateway: TinyGateway) -> None:
     """Row 111: what only a worker can find out (a certificate that does not fit) must not leave half of them changed."""
     pids = gateway.worker_pids()
     gateway.write("first", "refused-by-worker")
