@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.support.pasting import Answer, paste, paste_into_bash
 # Unloaded it is up in 3 s; the machine that runs the tests may be doing other things.
 UP_SECONDS = 60
 END_SECONDS = 30
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class RunningDemo:
@@ -173,6 +175,28 @@ def test_the_test_key_sees_the_sandbox_alone(demo: RunningDemo) -> None:
     """A key for trying things out that reaches real clients is a leak."""
     (line,) = demo.lines(5)
     assert [client["name"] for client in paste(line).json()["data"]] == ["Test Client"]
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+def test_the_readmes_way_to_sign_is_accepted(demo: RunningDemo, language: str) -> None:
+    """What a developer copies first must work; a newline too many in it costs an afternoon."""
+    if language == "sh" and not (shutil.which("openssl") and shutil.which("curl")):
+        language = "python"  # the shell's way needs both; a machine without them still checks the other
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(rf"```{language}\n(.*?)```", readme, flags=re.DOTALL)
+    (key_id,) = re.findall(r"--key-id (\S+)", demo.lines(6)[1])
+    (secret,) = re.findall(r"OSTIARY_SECRET=(\S+)", demo.lines(6)[0])
+    (gateway,) = re.findall(r"gateway +(http://\S+)", demo.text)
+    block = block.replace("ak_live_…", key_id).replace("sk_live_…", secret).replace("http://127.0.0.1:8080", gateway)
+    command = [sys.executable, "-c", block] if language == "python" else ["bash", "-c", block]
+    shown = subprocess.run(
+        command,
+        env={**os.environ, "KEY_ID": key_id, "OSTIARY_SECRET": secret},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.startswith("201" if language == "python" else "HTTP/1.1 200")
 
 
 @pytest.mark.full
