@@ -40,7 +40,7 @@ class RunningDemo:
         self._reading = True
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ostiary", "demo", *options],
-            env={**os.environ, "TMPDIR": str(directory)},
+            env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -214,9 +214,11 @@ def test_every_printed_line_works_in_bash_with_curl(start: Callable[..., Running
         answers = paste_into_bash("\n".join(running.lines(section)))
         assert [answer.status for answer in answers] == statuses, section
     export, usage, revoke = running.lines(7)
-    shown = subprocess.run(["bash", "-c", f"{export}; {usage}"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["bash", "-c", f"{export}; {usage}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert shown
-    subprocess.run(["bash", "-c", f"{export}; {revoke}"], capture_output=True, check=True)
+    subprocess.run(["bash", "-c", f"{export}; {revoke}"], cwd=ROOT, capture_output=True, check=True)
     wait_until(lambda: paste(running.lines(1)[0]).status == 401, seconds=1, what="the revocation held")
     assert running.end() == 0
 
