@@ -163,9 +163,8 @@ class Shipper:
             if run is None:
                 self._quarantine(paths[run_id], "the run's counts can't be read")
                 continue
-            if run.accepted:
-                ledger = await self._connected()
-                await ledger.end_run(run)
+            ledger = await self._connected()
+            await ledger.end_run(run)
             paths[run_id].unlink()
 
     def _quarantine(self, path: Path, reason: str) -> None:
