@@ -183,6 +183,16 @@ def test_the_wheel_has_scripts_and_examples_and_runs_where_it_is_installed(tmp_p
     assert "ostiary[demo]" in run(ostiary, "demo", cwd=tmp_path).stderr, "the demo says what it needs"
 
 
+# --- imports --------------------------------------------------------------------------------------------------------
+
+
+def test_core_does_no_io_and_the_planes_do_not_know_each_other() -> None:
+    """One import across, made in a hurry, and neither plane can be deployed, tested or understood without the other."""
+    contracts = run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+    assert contracts.returncode == 0, contracts.stdout
+    assert "2 kept, 0 broken" in contracts.stdout
+
+
 # --- documents ------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ostiary.cli.configuration import read_configuration
+from ostiary.cli.configuration import config_option, read_configuration
 from ostiary.core.config import load_file
 from ostiary.core.model import Configuration
 from ostiary.gateway.supervisor import CannotStart, Supervisor
@@ -16,8 +16,8 @@ from ostiary.gateway.telemetry import configure_logging
 
 
 @click.command()
-@click.option("-c", "--config", "path", required=True, metavar="FILE", help="The configuration file.")
-def gateway(path: str) -> None:
+@config_option
+def gateway(config_path: str) -> None:
     """Run the data plane: a supervisor, its workers, and the shipper of usage.
 
     \b
@@ -34,10 +34,10 @@ def gateway(path: str) -> None:
     Example:
       ostiary config check gateway.yaml && ostiary gateway -c gateway.yaml
     """
-    configuration = read_configuration(path)
+    configuration = read_configuration(config_path)
     configure_logging("supervisor")
     try:
-        status = asyncio.run(_supervise(Path(path), configuration))
+        status = asyncio.run(_supervise(Path(config_path), configuration))
     except CannotStart as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -1,6 +1,7 @@
 """The control plane: the API by which platform teams run the gateway.
 
     app        the composition root: build, serve, end
+    log        the log, one JSON object a line
     http/      the transport kit; read `operations` first
     db/        pool and migrations
     accounts/  organizations and apps

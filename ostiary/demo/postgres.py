@@ -132,7 +132,12 @@ class EmbeddedPostgres:
         return removed
 
     def _temporary(self, prefix: str) -> Path:
-        directory = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+        above = Path(tempfile.gettempdir())
+        if self._account is not None and not can_be_entered(above, self._account):
+            raise StoreFailed(
+                f"Postgres runs as `{self._account.name}`, who can't enter {above}; set TMPDIR to another"
+            )
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=above)).resolve()
         if self._account is not None:
             os.chown(directory, self._account.uid, self._account.gid)
         return directory

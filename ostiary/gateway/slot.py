@@ -16,22 +16,18 @@ from typing import Any
 
 import ostiary
 from ostiary.gateway.channel import Channel, ChannelError
+from ostiary.gateway.deaths import DeathRecord
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.metrics import shared_region
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
-# Deaths are forgiven at one per this time of life.
-FORGIVEN_AFTER_SECONDS = 5.0
-# A few deaths in a row are replaced at once: an operator's kill, a rare defect. What dies more often is looping.
-DEATHS_FREE = 3
-BACKOFF_FIRST_SECONDS = 0.25
-# Long enough that a loop costs nothing, short enough that the mend of its cause shows while someone still looks.
-BACKOFF_MAX_SECONDS = 15.0
-# A child says something every second. One that is silent this often for this long hangs. Counted in three waits and not
-# one, because a supervisor that was itself stopped (SIGSTOP, a frozen machine) wakes up with every wait overdue.
-SILENCE_SECONDS = 4.0
+# A child that serves says something every second; silent for three waits, it hangs. Three waits and not one long one,
+# because a supervisor that was itself stopped (SIGSTOP, a frozen machine) wakes up with the wait of then overdue. A child
+# that starts may be slow: a cold disk, a busy machine.
+SILENCE_SECONDS = 2.5
 SILENCES_MAX = 3
+SILENCES_AT_START_MAX = 12
 RELOAD_SECONDS = 10.0
 EXIT_SECONDS = 5.0
 
@@ -42,12 +38,6 @@ class State(StrEnum):
     DRAINING = "draining"
     BACKING_OFF = "backing_off"
     STOPPED = "stopped"
-
-
-def restart_delay_seconds(deaths: float) -> float:
-    """None of the first few, then doubling from a quarter of a second to the bound."""
-    beyond = int(deaths) - DEATHS_FREE - 1
-    return 0.0 if beyond < 0 else min(BACKOFF_FIRST_SECONDS * 2.0 ** min(beyond, 30), BACKOFF_MAX_SECONDS)
 
 
 class Slot:
@@ -75,9 +65,7 @@ class Slot:
         self.was_ready = False
         self._greeting = greeting
         self._changed = changed
-        self._clock = clock
-        self._began = clock()
-        self._deaths = 0.0
+        self._deaths = DeathRecord(clock)
         self._region = shared_region(name)
         self.metrics = Metrics.attach(self._region)
         self._ending = asyncio.Event()
@@ -87,8 +75,7 @@ class Slot:
 
     @property
     def keeps_dying(self) -> bool:
-        """It has died more often than is forgiven, and the process of now has not lived long enough to be trusted."""
-        return self._deaths - max(0.0, self._clock() - self._began) / FORGIVEN_AFTER_SECONDS > DEATHS_FREE
+        return self._deaths.keeps_dying
 
     def status(self) -> dict[str, object]:
         return {
@@ -106,21 +93,14 @@ class Slot:
     async def run(self) -> None:
         """Returns when the slot was told to end and its process is gone."""
         while not self._ending.is_set():
-            self._began = self._clock()
+            self._deaths.born()
             self._to(State.STARTING)
             status = await self._live()
             if self._ending.is_set():
                 break
-            lived_seconds = self._clock() - self._began
-            self._deaths = max(0.0, self._deaths - lived_seconds / FORGIVEN_AFTER_SECONDS) + 1
-            delay = restart_delay_seconds(self._deaths)
+            delay = self._deaths.died()
             self.restarts += 1
-            fields = {
-                "name": self.name,
-                "ended": describe_exit(status),
-                "lived_seconds": round(lived_seconds, 3),
-                "next_in_seconds": delay,
-            }
+            fields = {"name": self.name, "ended": describe_exit(status), "next_in_seconds": delay}
             log.error("process_ended", extra={"fields": fields})
             if delay:
                 self._to(State.BACKING_OFF)
@@ -210,11 +190,12 @@ class Slot:
                 received = await asyncio.wait_for(channel.receive(), SILENCE_SECONDS)
             except TimeoutError:
                 silences += 1
-                if silences == SILENCES_MAX:
-                    fields = {"name": self.name, "pid": self.pid, "silent_seconds": SILENCE_SECONDS * SILENCES_MAX}
+                allowed = SILENCES_AT_START_MAX if self.state is State.STARTING else SILENCES_MAX
+                if silences == allowed:
+                    fields = {"name": self.name, "pid": self.pid, "silent_seconds": SILENCE_SECONDS * silences}
                     log.error("process_hangs", extra={"fields": fields})
                     self.end_process(signal.SIGABRT)  # its fault handler writes where it hangs
-                elif silences > SILENCES_MAX:
+                elif silences > allowed:
                     self.end_process()
                 continue
             except ChannelError:

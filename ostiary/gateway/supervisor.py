@@ -77,6 +77,7 @@ class Supervisor:
         self._end_at_once = asyncio.Event()
         self._notice_wanted = False
         self._fatal: str | None = None
+        self._defect = False
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._workers = [self._slot(f"worker-{index}") for index in range(configuration.gateway.listen.workers)]
         self._shipper = self._slot(SHIPPER) if configuration.stores.postgres and service is None else None
@@ -125,6 +126,7 @@ class Supervisor:
             "workers": len(self._workers),
         }
         log.info("started", extra={"fields": fields})
+        self._tell_warnings()
         try:
             await self._stop_wanted.wait()
             follow.cancel()
@@ -172,7 +174,7 @@ class Supervisor:
         if self._shipper is not None:
             self._shipper.drain(SHIPPER_DRAIN_SECONDS)
             in_order &= await self._ended([self._shipper], SHIPPER_DRAIN_SECONDS + DRAIN_MARGIN_SECONDS)
-        return 0 if in_order else 1
+        return 0 if in_order and not self._defect else 1
 
     async def _give_notice(self, seconds: float) -> None:
         """Waits until whoever watches /readyz has read that it is 503. No one watching, nothing to wait for."""
@@ -198,6 +200,7 @@ class Supervisor:
         if not life.cancelled() and (error := life.exception()) is not None:
             # A defect of ours: no one would replace this slot's process again. Better to end and be started anew.
             log.critical("supervision_failed", exc_info=error)
+            self._defect = True
             self._stop(notice=False)
 
     # --- children -----------------------------------------------------------------------------------------------------
@@ -315,3 +318,8 @@ class Supervisor:
             self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
             self._metrics.values[self._metrics.gauge("config_generation")] = self._generation
             log.info("reloaded", extra={"fields": {"generation": self._generation}})
+            self._tell_warnings()
+
+    def _tell_warnings(self) -> None:
+        if warnings := self._configuration.warnings[:PROBLEMS_KEPT_MAX]:
+            log.warning("configuration_warnings", extra={"fields": {"warnings": list(warnings)}})

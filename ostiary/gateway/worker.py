@@ -81,13 +81,14 @@ class Worker:
         self._keys = keys
         self._limiter = limiter
         self._spool = spool
-        self._spool_counts = SpoolCounts(spool, metrics) if spool is not None else None
-        self._sealing: asyncio.Task[None] | None = None
+        self._values = metrics.values
+        self._active_keys = metrics.gauge("active_api_keys")
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, sock: socket.socket | None) -> None:
         assert sock is not None  # noqa: S101  the supervisor gives every worker one
         await self._gateway.start(sock)
-        self._sealing = asyncio.create_task(self._seal())
+        self._keeping = asyncio.create_task(self._keep())
 
     def reload(self, configuration: Configuration) -> None:
         """One step of the event loop: no request sees the routes of one configuration with the keys of another."""
@@ -97,13 +98,11 @@ class Worker:
 
     async def drain(self, deadline_seconds: float) -> None:
         await self._gateway.drain(deadline_seconds)
-        if self._sealing is not None:
-            self._sealing.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self._spool is not None:
             self._spool.seal()
             self._spool.close()
-        if self._spool_counts is not None:
-            self._spool_counts.update()
         await self._limiter.close()
         await self._keys.close()
 
@@ -116,28 +115,15 @@ class Worker:
             "spool": {"accepted": spool.accepted, "dropped": spool.dropped, "bytes": spool.bytes} if spool else None,
         }
 
-    async def _seal(self) -> None:
+    async def _keep(self) -> None:
+        """What is due every so often: hands usage to the shipper, counts the keys."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
-            if self._spool is not None and self._spool_counts is not None:
+            if self._spool is not None:
                 self._spool.seal()
-                self._spool_counts.update()
-
-
-class SpoolCounts:
-    """Carries the spool's own counts over to the metrics, whose values go on from those of the processes before."""
-
-    def __init__(self, spool: Spool, metrics: Metrics) -> None:
-        self._spool = spool
-        self._values = metrics.values
-        self._accepted = metrics.counter("usage_events_accepted_total")
-        self._dropped = metrics.counter("usage_events_dropped_total")
-        self._before = self._values[self._accepted], self._values[self._dropped]
-
-    def update(self) -> None:
-        accepted, dropped = self._before
-        self._values[self._accepted] = accepted + self._spool.accepted
-        self._values[self._dropped] = dropped + self._spool.dropped
+            keys = self._keys.status()
+            counts = (keys.get(name) for name in ("file_keys", "known_keys"))
+            self._values[self._active_keys] = sum(count for count in counts if isinstance(count, int))
 
 
 class LimiterMetrics:
@@ -224,11 +210,11 @@ class ShipperMetrics:
         self._values[self._metrics.counter("usage_ship_failures_total", kind=kind)] += 1
         self._last_failure = kind
 
-    def quarantined(self, n: int) -> None:
-        self._values[self._quarantined] += n
+    def quarantined(self, segments: int) -> None:
+        self._values[self._quarantined] += segments
 
-    def spool_bytes(self, n: int) -> None:
-        self._values[self._bytes] = n
+    def spool_bytes(self, count: int) -> None:
+        self._values[self._bytes] = count
 
     def status(self) -> dict[str, object]:
         return {

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from ostiary.control_plane.db import Connection
+from ostiary.control_plane.log import JsonFormatter
 from ostiary.core.credentials import checksum_holds, is_key_id, secret_sha256
 from ostiary.core.encryption import Envelope
 from tests.control_plane.support import KEY_ENCRYPTION_KEY, OPERATOR_TOKEN, Api, configuration_for, serving
@@ -56,10 +57,12 @@ async def test_a_secret_is_in_the_one_answer_and_in_no_table_log_or_later_answer
         await api.post(f"/keys/{created['key_id']}/revoke", {"reason": "test"}),
     ]
     dump = await _all_tables(connection)
+    log = "\n".join(JsonFormatter().format(record) for record in caplog.records)
+    assert '"call"' in log
     assert created["key_id"] in dump, "the dump is not a dump"
     for canary in (created["secret"], created["secret"][8:51], OPERATOR_TOKEN, created["secret"].encode().hex()):
         assert canary not in dump
-        assert canary not in caplog.text
+        assert canary not in log + caplog.text
         assert not [answer for answer in later if canary in answer.text or canary in str(answer.headers)]
     assert "secret" not in (await api.get(f"/keys/{created['key_id']}")).document
 

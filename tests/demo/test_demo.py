@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -25,6 +26,7 @@ from tests.support.pasting import Answer, paste, paste_into_bash
 # Unloaded it is up in 3 s; the machine that runs the tests may be doing other things.
 UP_SECONDS = 60
 END_SECONDS = 30
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class RunningDemo:
@@ -34,10 +36,10 @@ class RunningDemo:
         self.directory = directory
         self.text = ""
         self._printed = threading.Condition()
-        directory.mkdir(exist_ok=True)
+        self._reading = True
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ostiary", "demo", *options],
-            env={**os.environ, "TMPDIR": str(directory)},
+            env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,13 +53,16 @@ class RunningDemo:
             with self._printed:
                 self.text += line
                 self._printed.notify_all()
+        with self._printed:
+            self._reading = False
+            self._printed.notify_all()
 
     def wait_until_up(self) -> None:
         with self._printed:
-            up = self._printed.wait_for(lambda: " keys revoke " in self.text, UP_SECONDS)
-        if not up:
+            self._printed.wait_for(lambda: " keys revoke " in self.text or not self._reading, UP_SECONDS)
+        if " keys revoke " not in self.text:
             self.process.kill()
-            pytest.fail(f"not up after {UP_SECONDS} s: {self.text}{self.process.communicate()[1]}")
+            pytest.fail(f"not up: {self.text}{self.stderr()}")
 
     def lines(self, section: int) -> list[str]:
         """The lines to paste of a numbered section."""
@@ -90,23 +95,38 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@contextmanager
+def directory_for_all() -> Iterator[Path]:
+    """Not below pytest's own, which are closed to other accounts: the Postgres of a demo that root runs is another's."""
+    with tempfile.TemporaryDirectory(prefix="ostiary-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with directory_for_all() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
-    running = RunningDemo(tmp_path_factory.mktemp("demo"))
-    try:
+def demo() -> Iterator[RunningDemo]:
+    with directory_for_all() as directory:
+        running = RunningDemo(directory)
         running.wait_until_up()
         yield running
-    finally:
         running.end()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., RunningDemo]]:
+def start(place: Path) -> Iterator[Callable[..., RunningDemo]]:
     """Starts demos that are killed at the end of the test if they still run."""
     started: list[RunningDemo] = []
+    temporary = place / "temporary"
+    temporary.mkdir()
 
     def start_one(*options: str) -> RunningDemo:
-        started.append(RunningDemo(tmp_path / "temporary", *options))
+        started.append(RunningDemo(temporary, *options))
         return started[-1]
 
     yield start_one
@@ -156,6 +176,26 @@ def test_the_test_key_sees_the_sandbox_alone(demo: RunningDemo) -> None:
     assert [client["name"] for client in paste(line).json()["data"]] == ["Test Client"]
 
 
+@pytest.mark.parametrize("language", ["python", pytest.param("sh", marks=pytest.mark.full)])
+def test_the_readmes_way_to_sign_is_accepted(demo: RunningDemo, language: str) -> None:
+    """What a developer copies first must work; a newline too many in it costs an afternoon."""
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(rf"```{language}\n(.*?)```", readme, flags=re.DOTALL)
+    (key_id,) = re.findall(r"--key-id (\S+)", demo.lines(6)[1])
+    (secret,) = re.findall(r"OSTIARY_SECRET=(\S+)", demo.lines(6)[0])
+    (gateway,) = re.findall(r"gateway +(http://\S+)", demo.text)
+    block = block.replace("ak_live_…", key_id).replace("sk_live_…", secret).replace("http://127.0.0.1:8080", gateway)
+    command = [sys.executable, "-c", block] if language == "python" else ["bash", "-c", block]
+    shown = subprocess.run(
+        command,
+        env={**os.environ, "KEY_ID": key_id, "OSTIARY_SECRET": secret},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.startswith("201" if language == "python" else "HTTP/1.1 200")
+
+
 @pytest.mark.full
 def test_every_printed_line_works_in_bash_with_curl(start: Callable[..., RunningDemo]) -> None:
     running = start()
@@ -171,9 +211,11 @@ def test_every_printed_line_works_in_bash_with_curl(start: Callable[..., Running
         answers = paste_into_bash("\n".join(running.lines(section)))
         assert [answer.status for answer in answers] == statuses, section
     export, usage, revoke = running.lines(7)
-    shown = subprocess.run(["bash", "-c", f"{export}; {usage}"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["bash", "-c", f"{export}; {usage}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert shown
-    subprocess.run(["bash", "-c", f"{export}; {revoke}"], capture_output=True, check=True)
+    subprocess.run(["bash", "-c", f"{export}; {revoke}"], cwd=ROOT, capture_output=True, check=True)
     wait_until(lambda: paste(running.lines(1)[0]).status == 401, seconds=1, what="the revocation held")
     assert running.end() == 0
 
@@ -207,7 +249,7 @@ def test_no_secret_stands_in_a_file_for_others_or_in_a_command_line(demo: Runnin
     """Every account of the machine can read command lines, and /tmp."""
     (directory,) = demo.directory.glob("ostiary-demo-*")
     secrets = [(directory / name).read_text().strip() for name in ("operator-token", "key-encryption-key")]
-    secrets += re.findall(r"\bsk_\w+", demo.text)
+    secrets += re.findall(r"\b\w*sk_(?:live|test)_\w+", demo.text)
     assert len(secrets) > 4
     for name in ("operator-token", "key-encryption-key", "ostiary.yaml"):
         assert (directory / name).stat().st_mode & 0o077 == 0, name
@@ -281,25 +323,22 @@ def test_a_child_that_fails_ends_it_with_the_childs_last_lines(start: Callable[.
 # --- with --data ----------------------------------------------------------------------------------------------------
 
 
-def test_keys_still_work_after_a_restart_with_the_same_data(start: Callable[..., RunningDemo], tmp_path: Path) -> None:
-    data = tmp_path / "kept" if os.geteuid() != 0 else Path(f"/tmp/ostiary-test-{os.getpid()}")
-    try:
-        first = start("--data", str(data))
-        first.wait_until_up()
-        (old_line,) = first.lines(1)
-        (old_id,) = re.findall(r"--key-id (\S+)", first.lines(6)[1])
-        port = re.findall(r"127\.0\.0\.1:(\d+)", old_line)[0]
-        assert first.end() == 0
-        second = start("--data", str(data), "--port", port)
-        second.wait_until_up()
-        assert paste(old_line).status == 200
-        assert f"Keys of earlier starts that still work: {old_id}" in second.text
-        third = start("--data", str(data))
-        assert third.process.wait(END_SECONDS) == 2
-        assert "another demo is running" in third.stderr()
-        assert second.end() == 0
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
+def test_keys_still_work_after_a_restart_with_the_same_data(start: Callable[..., RunningDemo], place: Path) -> None:
+    data = str(place / "kept")
+    first = start("--data", data)
+    first.wait_until_up()
+    (old_line,) = first.lines(1)
+    (old_id,) = re.findall(r"--key-id (\S+)", first.lines(6)[1])
+    (port,) = re.findall(r"127\.0\.0\.1:(\d+)", old_line)
+    assert first.end() == 0
+    second = start("--data", data, "--port", port)
+    second.wait_until_up()
+    assert paste(old_line).status == 200
+    assert re.search(rf"Keys of earlier starts that still work: .*{old_id}", second.text)
+    third = start("--data", data)
+    assert third.process.wait(END_SECONDS) == 2
+    assert "another demo is running" in third.stderr()
+    assert second.end() == 0
 
 
 def test_a_directory_with_something_else_in_it_is_left_alone(start: Callable[..., RunningDemo], tmp_path: Path) -> None:

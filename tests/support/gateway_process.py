@@ -12,9 +12,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -57,16 +57,12 @@ def eventually(question: Callable[[], T | None], what: str, seconds: float = DEA
 
 
 class GatewayProcess:
-    """The supervisor as a process of its own. `workers` is how many it has."""
+    """A supervisor as a process of its own: `python -m` with `arguments`."""
 
-    def __init__(self, directory: Path, *, workers: int = 2, drain: str = "10s", port: int = 0) -> None:
-        self.directory = directory
-        self.path = directory / "gateway.yaml"
-        self._fill = {"workers": workers, "drain": drain, "port": port, "admin_port": 0, "directory": directory}
-        self.write("first")
+    def __init__(self, arguments: Sequence[str]) -> None:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OSTIARY_TEST_SECRET": SECRET}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.run_gateway", str(self.path)],
+            [sys.executable, "-m", *arguments],
             cwd=REPOSITORY,
             env=environment,
             stderr=subprocess.PIPE,
@@ -77,16 +73,6 @@ class GatewayProcess:
         self.text: list[str] = []
         self._ended: queue.Queue[None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-
-    def write(self, *routes: str, **changes: object) -> None:
-        """Replaces the configuration file, as an editor does."""
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(self.configuration(*routes, **changes))
-        fresh.replace(self.path)
-
-    def configuration(self, *routes: str, **changes: object) -> str:
-        fill = self._fill | changes
-        return CONFIGURATION.format(**fill, routes="".join(ROUTE.format(name=name) for name in routes))
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -111,7 +97,7 @@ class GatewayProcess:
         except AssertionError as error:
             raise AssertionError(f"{error}; the log is:\n{''.join(self.text)}") from None
 
-    def wait_ready(self) -> GatewayProcess:
+    def wait_ready(self) -> Self:
         self.wait_for_log("ready")
         return self
 
@@ -137,9 +123,19 @@ class GatewayProcess:
     def worker_pids(self) -> list[int]:
         return [worker["pid"] for worker in self.status()["workers"] if worker["state"] == "ready"]
 
-    def get(self, path: str = "/", seconds: float = 10.0) -> str:
+    def wait_for_workers(self, count: int = 2, *, without: int = 0) -> list[int]:
+        """The pids of the workers once so many are ready, and `without` is not among them."""
+
+        def question() -> list[int] | None:
+            pids = self.worker_pids()
+            return pids if len(pids) == count and without not in pids else None
+
+        return eventually(question, f"{count} workers without {without}")
+
+    def get(self, path: str = "/", headers: Mapping[str, str] | None = None) -> str:
         """One request on a connection of its own."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=seconds) as answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=dict(headers or {}))
+        with urllib.request.urlopen(request, timeout=10) as answer:
             body: str = answer.read().decode()
             return body
 
@@ -158,6 +154,26 @@ class GatewayProcess:
             self.process.kill()
             self.process.wait()
         self._ended.get(timeout=DEADLINE_SECONDS)  # the pipe ends when the last child is gone
+
+
+class TinyGateway(GatewayProcess):
+    """A gateway whose workers run the tiny service. `workers` is how many it has."""
+
+    def __init__(self, directory: Path, *, workers: int = 2, drain: str = "10s", port: int = 0) -> None:
+        self.path = directory / "gateway.yaml"
+        self._fill = {"workers": workers, "drain": drain, "port": port, "admin_port": 0, "directory": directory}
+        self.write("first")
+        super().__init__(["tests.support.run_gateway", str(self.path)])
+
+    def write(self, *routes: str, **changes: object) -> None:
+        """Replaces the configuration file, as an editor does."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(self.configuration(*routes, **changes))
+        fresh.replace(self.path)
+
+    def configuration(self, *routes: str, **changes: object) -> str:
+        fill = self._fill | changes
+        return CONFIGURATION.format(**fill, routes="".join(ROUTE.format(name=name) for name in routes))
 
 
 def is_alive(pid: int) -> bool:

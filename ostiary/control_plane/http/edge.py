@@ -72,14 +72,18 @@ class Edge:
         response.headers["X-Request-Id"] = request_id
         resource = request.match_info.route.resource
         log.info(
-            "%s %s %d %.1f ms request_id=%s client=%s",
-            request.method if request.method.isalpha() else "?",
-            # The template: what a client writes into a path is not for the log.
-            resource.canonical if resource is not None else "(no route)",
-            response.status,
-            (time.monotonic() - started) * 1000,
-            request_id,
-            request.remote,
+            "call",
+            extra={
+                "fields": {
+                    "method": request.method[:16],
+                    # The template: what a client writes into a path is not for the log.
+                    "route": None if resource is None else resource.canonical,
+                    "status": response.status,
+                    "ms": round((time.monotonic() - started) * 1000, 1),
+                    "request_id": request_id,
+                    "client": request.remote,
+                }
+            },
         )
         return response
 
@@ -98,7 +102,8 @@ class Edge:
         except Exception as error:
             # Not the error's text: drivers quote the values they choke on.
             frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("internal error request_id=%s %s\n%s", request_id, type(error).__qualname__, frames)
+            fields = {"request_id": request_id, "error": type(error).__qualname__, "traceback": frames}
+            log.error("internal_error", extra={"fields": fields})
             return answer(Problem(ProblemCode.INTERNAL_ERROR), request_id)
 
     def _authorize(self, request: web.Request) -> None:
@@ -112,7 +117,7 @@ class Edge:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         right = hmac.compare_digest(digest, self._token_sha256)
         if len(sent) > 1 or scheme.lower() != "bearer" or not right:
-            log.warning("refused: wrong operator token, client=%s", request.remote)
+            log.warning("operator_token_refused", extra={"fields": {"client": request.remote}})
             raise Problem(
                 ProblemCode.CREDENTIALS_INVALID,
                 headers=[("WWW-Authenticate", 'Bearer realm="ostiary", error="invalid_token"')],

@@ -31,7 +31,8 @@ class _Protocol(web.RequestHandler):
             raise ConnectionError("an answer is under way already")
         code = ProblemCode.INTERNAL_ERROR if status >= 500 else ProblemCode.MALFORMED_REQUEST
         detail = None if status >= 500 else "This is not a valid HTTP/1.1 request."
-        log.warning("refused: %s, client=%s", type(exc).__name__, request.remote)
+        fields = {"error": type(exc).__qualname__, "client": request.remote}
+        log.warning("not_http", extra={"fields": fields})
         request_id = uuid4().hex
         response = answer(Problem(code, detail), request_id)
         response.headers["X-Request-Id"] = request_id

@@ -41,12 +41,10 @@ def path_parameters(model: type[ModelT], request: web.Request) -> ModelT:
 
 def query_parameters(model: type[ModelT], request: web.Request) -> ModelT:
     """Raises Problem `invalid_fields`; a parameter given twice is one, because either could be meant."""
-    names = list(request.query.keys())
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) > len(set(names)) else []
+    twice = [name for name in model.model_fields if len(request.query.getall(name, ())) > 1]
     if twice:
-        known = [name for name in twice if name in model.model_fields]
         raise Problem(
-            ProblemCode.INVALID_FIELDS, errors=[FieldProblem(name, "given more than once") for name in known or [""]]
+            ProblemCode.INVALID_FIELDS, errors=[FieldProblem(name, "is given more than once") for name in twice]
         )
     try:
         return model.model_validate(dict(request.query))

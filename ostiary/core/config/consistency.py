@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
-from ostiary.core.model import Environment, GatewaySettings, Key, Route, Scheme, Stores, Upstream
+from ostiary.core.model import Environment, Key, Route, Scheme, Stores, Upstream
 from ostiary.core.routing import find_conflicts
 
 
@@ -98,14 +98,10 @@ def check_stores(
     reading: Reading,
     place: Place,
     stores: Stores,
-    gateway: GatewaySettings,
     routes: tuple[At[Route], ...],
     keys: tuple[At[Key], ...],
 ) -> None:
     """What works less well than one may think without a store, or can't work at all."""
-    listen, admin = gateway.listen, gateway.admin
-    if listen.port == admin.port != 0 and (listen.host == admin.host or listen.host in ("0.0.0.0", "::")):  # noqa: S104
-        reading.problem(place, f"the gateway and its admin listener are both on port {listen.port}", "change one")
     schemes = _schemes(routes)
     if stores.redis is None and Scheme.HMAC in schemes:
         reading.warn(

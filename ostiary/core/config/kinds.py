@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from ostiary.core.config.document import Resolved, Scalar, resolve
 from ostiary.core.config.fields import Kind, Schema
-from ostiary.core.config.problems import shown, suggestion
+from ostiary.core.config.problems import close_name, shown
 from ostiary.core.config.reading import Place, Reading, Refused, Text
 from ostiary.core.model import Network
 
@@ -99,7 +99,7 @@ class Choice(Kind[E]):
         try:
             return self._values(text.value)
         except ValueError:
-            return reading.problem(place, f"must be {self.words}, not {place.shown}", suggestion(text.value, known))
+            return reading.problem(place, f"must be {self.words}, not {place.shown}", close_name(text.value, known))
 
     def schema(self) -> Schema:
         return or_reference({"enum": [value.value for value in self._values]})
@@ -266,13 +266,10 @@ class Secret(Kind[str]):
             reading.warn(
                 place, "a secret stands in the file itself", "better: ${NAME} for the environment, or file:/path"
             )
-        if not self._low <= len(value) <= self._high or not value.isascii() or not value.isprintable() or " " in value:
-            return reading.problem(
-                place,
-                f"must be {self.words}, and this has {len(value)}"
-                if not self._low <= len(value) <= self._high
-                else f"must be {self.words}; others are in it",
-            )
+        if not self._low <= len(value) <= self._high:
+            return reading.problem(place, f"must be {self.words}, and it has {len(value)}")
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            return reading.problem(place, f"must be {self.words}, and it has other characters too")
         return value
 
     def schema(self) -> Schema:

@@ -58,7 +58,7 @@ def _configuration(values: Values) -> Configuration:
     reading.check_names()
     check_routes(reading, routes, upstreams)
     check_keys(reading, keys, routes)
-    check_stores(reading, values.place_of(_STORES), values[_STORES], values[_GATEWAY], routes, keys)
+    check_stores(reading, values.place_of(_STORES), values[_STORES], routes, keys)
     return Configuration(
         gateway=values[_GATEWAY],
         control_plane=values[_CONTROL_PLANE],

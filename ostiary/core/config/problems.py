@@ -12,6 +12,11 @@ PROBLEMS_MAX: Final = 200
 
 _SHOWN_MAX = 40
 
+# Comparing a name with more than this many takes longer than the answer is worth: 200 problems would take seconds.
+_COMPARED_MAX = 2000
+
+_LISTED_MAX = 12
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -50,9 +55,15 @@ def shown(text: str) -> str:
 
 def suggestion(wrong: str, known: list[str]) -> str | None:
     """The mend for a name that does not exist: the one that was probably meant, or all there are if they are few."""
+    if (close := close_name(wrong, known)) is not None:
+        return close
+    return f"there is {', '.join(sorted(known))}" if 0 < len(known) <= _LISTED_MAX else None
+
+
+def close_name(wrong: str, known: list[str]) -> str | None:
+    """The name that was probably meant, as a question."""
+    if len(known) > _COMPARED_MAX:
+        return None
     lower = {name.lower(): name for name in known}
-    if close := get_close_matches(wrong[:100].lower(), list(lower), n=1, cutoff=0.6):
-        return f"did you mean {shown(lower[close[0]])}?"
-    if 0 < len(known) <= 12:
-        return f"there is {', '.join(sorted(known))}"
-    return None
+    close = get_close_matches(wrong[:100].lower(), list(lower), n=1, cutoff=0.6)
+    return f"did you mean {shown(lower[close[0]])}?" if close else None

@@ -111,12 +111,13 @@ class Reading:
         """Every name that is used must be defined, wherever in the file."""
         for use in self._uses:
             known = self._names.get(use.space, set())
-            if use.name not in known:
-                self.problem(
-                    use.place,
-                    f"there is no {use.space} {use.place.shown}",
-                    suggestion(use.name, sorted(known)) or f"no {use.space}s are defined; add it under {use.space}s",
-                )
+            if use.name in known:
+                continue
+            if known:
+                mend = suggestion(use.name, sorted(known))
+            else:
+                mend = f"no {use.space} is defined; add it under {use.space}s"
+            self.problem(use.place, f"there is no {use.space} {use.place.shown}", mend)
 
     def unused(self, space: str) -> set[str]:
         return self._names.get(space, set()) - {use.name for use in self._uses if use.space == space}
@@ -153,7 +154,7 @@ class Reading:
                 self.problem(
                     place,
                     f"the environment variable {name} is not set",
-                    f"set it, or give a default: ${{{name}:-default}}",
+                    f"set it, or give it a default if it is no secret: ${{{name}:-default}}",
                 )
                 sound = False
         if not sound:

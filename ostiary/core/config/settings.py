@@ -182,13 +182,16 @@ _STALE = defaulted(
 
 
 def _gateway(values: Values) -> GatewaySettings | Refused:
+    listen, admin = values[_GATEWAY_LISTEN], values[_ADMIN]
+    if listen.port == admin.port != 0 and listen.host in (admin.host, "0.0.0.0", "::"):  # noqa: S104  a comparison
+        return values.problem(_ADMIN, f"is on port {admin.port}, where clients connect", "give it a port of its own")
     if values[_SKEW] % 1:
         return values.problem(_SKEW, "must be whole seconds: timestamps are")
     if values[_LIMITS].request_line_bytes > values[_LIMITS].head_bytes:
         return values.problem(_LIMITS, "request_line is larger than head, which includes it", "raise head")
     return GatewaySettings(
-        listen=values[_GATEWAY_LISTEN],
-        admin=values[_ADMIN],
+        listen=listen,
+        admin=admin,
         trusted_proxies=values[_TRUSTED_PROXIES],
         client_limits=values[_LIMITS],
         drain_seconds=values[_DRAIN],

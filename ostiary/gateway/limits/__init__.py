@@ -1,8 +1,8 @@
 """Is there budget? All limits of a request, its quota and its nonce, decided by one Lua call.
 
-`policy` compiles the limits of a plan on a route at load; `limiter` batches requests, sends them over `connection` and hands
-out each `decision`; `local` and `nonces` are what decides while Redis is away. The script is lua/decide.lua, its
-arithmetic ostiary/core/limiting.py."""
+`policy` compiles the limits of a plan on a route at load. `limiter` collects requests into a `batch`, tells it to the
+`script` over the `connection` that the `link` keeps, and hands out each `decision`; `leases` are the calls under way.
+`alone` decides while Redis is away, from `local` counters and `nonces` in memory."""
 
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome, UnobservedLimiter
 from ostiary.gateway.limits.limiter import Limiter

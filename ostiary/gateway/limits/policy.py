@@ -45,6 +45,9 @@ class Label:
     kind: str
     template: bytes
 
+    def headers(self, remaining: int, reset_seconds: int) -> bytes:
+        return self.template % (remaining, reset_seconds, remaining, reset_seconds)
+
 
 class LimitPolicy:
     """What `compile_policy` makes. Immutable to its users; it keeps the specifications it has rendered."""

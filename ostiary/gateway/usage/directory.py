@@ -79,19 +79,27 @@ def look(directory: Path) -> Contents:
     return Contents(segments, runs, segment_bytes)
 
 
-def spool_id(directory: Path) -> UUID:
-    """Whose spool this is: set once, by whoever asks first. Raises OSError, and ValueError if the file holds no UUID."""
-    path = directory / _ID_NAME
+def known_spool_id(directory: Path) -> UUID | None:
+    """Whose spool this is, if anyone has used it. Raises OSError, and ValueError if its file holds no UUID."""
     try:
-        return UUID(path.read_text(encoding="ascii").strip())
+        return UUID((directory / _ID_NAME).read_text(encoding="ascii").strip())
     except FileNotFoundError:
-        pass
+        return None
+
+
+def spool_id(directory: Path) -> UUID:
+    """Whose spool this is: settled once, by whoever asks first. Raises as `known_spool_id`."""
+    if (known := known_spool_id(directory)) is not None:
+        return known
     new = directory / f"{_ID_NAME}.{uuid4().hex}"
     new.write_text(f"{uuid4()}\n", encoding="ascii")
     try:
-        os.link(new, path)  # fails if another was quicker: then theirs is the id
+        os.link(new, directory / _ID_NAME)  # fails if another was quicker: then theirs is the id
     except FileExistsError:
         pass
     finally:
         new.unlink()
-    return UUID(path.read_text(encoding="ascii").strip())
+    settled = known_spool_id(directory)
+    if settled is None:
+        raise FileNotFoundError(directory / _ID_NAME)
+    return settled

@@ -70,14 +70,16 @@ class UsageLedger:
         self._days: set[int] = set()  # partitions known to exist
 
     @classmethod
-    async def connect(cls, postgres_url: str, spool_id: UUID) -> UsageLedger:
+    async def connect(
+        cls, postgres_url: str, spool_id: UUID, *, statement_seconds: float = STATEMENT_SECONDS
+    ) -> UsageLedger:
         """Raises OSError, TimeoutError and asyncpg's errors.
 
         `synchronous_commit` is on whatever the server's default: a file is deleted on the strength of a commit."""
         connection = await asyncpg.connect(
             postgres_url,
             timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
+            command_timeout=statement_seconds,
             server_settings={"application_name": "ostiary-shipper", "synchronous_commit": "on", "TimeZone": "UTC"},
         )
         return cls(connection, spool_id)

@@ -106,6 +106,7 @@ def encode(
         agent_field = _agents[user_agent]
     except KeyError:
         method_field, address_field, agent_field = _learn(method, ip, user_agent)
+    # The gateway takes only plain request ids; the check is for what would make Postgres refuse the row.
     if len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.isascii() or b"\0" in request_id:
         request_id = _clean(request_id, REQUEST_ID_BYTES_MAX)
     occurred_us = int(occurred_at * 1e6) - _EPOCH_US

@@ -74,6 +74,7 @@ class Run:
         """Says that the counts are final, and lets the lock go."""
         self.counters[CLOSED] = 1
         self.counters.release()
+        self._map.close()  # it holds the file open as well, and with it the lock
         os.close(self._fd)
 
 

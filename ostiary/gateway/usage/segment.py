@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
@@ -66,6 +67,11 @@ class Segment:
     lost: int
 
 
+class _Seal(NamedTuple):
+    records: int
+    used_bytes: int
+
+
 def pack_seal(records: int, used_bytes: int) -> tuple[int, bytes]:
     """Where in the file, and what, to write once a segment is finished."""
     fields = _SEAL.pack(records, used_bytes)
@@ -103,11 +109,14 @@ def read_segment(path: Path, stored_by_run: int | None) -> Segment | None:
 
     `stored_by_run` is how many records the run has stored in all its segments up to its end (accepted less dropped), used
     for a segment without a seal; None if that is not known. Raises DamagedFile, and OSError from reading."""
-    data = path.read_bytes()
-    if is_unfinished(data):
-        return None
-    header = read_header(data)
-    expected = _sealed_records(data)
+    with path.open("rb") as file:
+        data = file.read(HEADER_BYTES)
+        if is_unfinished(data):
+            return None
+        header = read_header(data)
+        seal = _seal(data)
+        data += file.read(seal.used_bytes - HEADER_BYTES if seal else -1)
+    expected = seal.records if seal else None
     if expected is None and stored_by_run is not None:
         expected = max(0, stored_by_run - (header.accepted_before - header.dropped_before))
     records, damaged = scan(data, expected)
@@ -116,12 +125,12 @@ def read_segment(path: Path, stored_by_run: int | None) -> Segment | None:
     return Segment(header, records, damaged)
 
 
-def _sealed_records(data: bytes) -> int | None:
-    records, used_bytes = _SEAL.unpack_from(data, _SEAL_AT)
-    seal = data[_SEAL_AT : _SEAL_AT + _SEAL.size]
-    if used_bytes == 0 or _CRC.unpack_from(data, _SEAL_AT + _SEAL.size)[0] != crc32(seal):
+def _seal(header: bytes) -> _Seal | None:
+    seal = _Seal(*_SEAL.unpack_from(header, _SEAL_AT))
+    checksum = crc32(header[_SEAL_AT : _SEAL_AT + _SEAL.size])
+    if seal.used_bytes < HEADER_BYTES or _CRC.unpack_from(header, _SEAL_AT + _SEAL.size)[0] != checksum:
         return None
-    return int(records)
+    return seal
 
 
 def scan(data: bytes, expected: int | None = None) -> tuple[list[bytes], int]:

@@ -21,7 +21,7 @@ from uuid import UUID
 import asyncpg
 
 from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, look, spool_id
-from ostiary.gateway.usage.ledger import UsageLedger
+from ostiary.gateway.usage.ledger import STATEMENT_SECONDS, UsageLedger
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, read_segment
 
@@ -59,7 +59,15 @@ async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event
 class Shipper:
     """The work of `run_shipper`, for whoever holds the directory's lock."""
 
-    def __init__(self, *, directory: Path, postgres_url: str, observe: ShipperObserver) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        postgres_url: str,
+        observe: ShipperObserver,
+        statement_seconds: float = STATEMENT_SECONDS,
+    ) -> None:
+        self._statement_seconds = statement_seconds
         self._directory = directory
         self._postgres_url = postgres_url
         self._observe = observe
@@ -155,9 +163,8 @@ class Shipper:
             if run is None:
                 self._quarantine(paths[run_id], "the run's counts can't be read")
                 continue
-            if run.accepted:
-                ledger = await self._connected()
-                await ledger.end_run(run)
+            ledger = await self._connected()
+            await ledger.end_run(run)
             paths[run_id].unlink()
 
     def _quarantine(self, path: Path, reason: str) -> None:
@@ -167,7 +174,9 @@ class Shipper:
 
     async def _connected(self) -> UsageLedger:
         if self._ledger is None:
-            self._ledger = await UsageLedger.connect(self._postgres_url, self._spool_id)
+            self._ledger = await UsageLedger.connect(
+                self._postgres_url, self._spool_id, statement_seconds=self._statement_seconds
+            )
         return self._ledger
 
 

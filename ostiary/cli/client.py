@@ -1,0 +1,210 @@
+"""The control-plane API from a shell: one small client, and the options that all its commands have."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+import click
+
+DEFAULT_URL = "http://127.0.0.1:8081"
+TOKEN_VARIABLE = "OSTIARY_OPERATOR_TOKEN"  # noqa: S105  a name, not a token
+
+# The API bounds its own work to 17 s (see its reading and dispatching); beyond that, it is gone.
+TIMEOUT_SECONDS = 20.0
+# A hundred keys with all their lists full are 4 MB.
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+PAGE_ITEMS = 100
+
+Document = dict[str, Any]
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class ApiError(click.ClickException):
+    """The API refused, or could not be asked. Exit status 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """`items` are the first of `total`."""
+
+    items: list[Document]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the API is. `prefix` is the path before /api/v1, for an API behind a proxy."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}{self.prefix}"
+
+    @property
+    def crosses_a_network_in_the_clear(self) -> bool:
+        if self.scheme == "https" or self.host == "localhost":
+            return False
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+
+def parse_address(url: str) -> Address:
+    """Raises ValueError, saying what is wrong and never quoting the URL: it may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be http://host:port or https://host:port")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must not have a user, a query or a fragment")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Address(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Calls with the operator token. Follows no redirect: the token goes to the address that was given, and no other."""
+
+    address: Address
+    token: str = field(repr=False)
+
+    def get(self, path: str, parameters: Mapping[str, object] | None = None) -> Document:
+        """Raises ApiError."""
+        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        return self._call("GET", path + (f"?{urlencode(given)}" if given else ""), None)
+
+    def post(self, path: str, document: Mapping[str, object]) -> Document:
+        """Fields that are None are left out. Raises ApiError."""
+        given = {name: value for name, value in document.items() if value is not None}
+        return self._call("POST", path, json.dumps(given).encode())
+
+    def items(self, path: str, parameters: Mapping[str, object], *, limit: int) -> Listing:
+        """The first `limit` items of a list, over as many pages as that takes. Raises ApiError."""
+        items: list[Document] = []
+        cursor: str | None = None
+        while True:
+            size = min(PAGE_ITEMS, limit - len(items))
+            page = self.get(path, {**parameters, "limit": size, "cursor": cursor})
+            items += page["data"]
+            cursor = page["next_cursor"]
+            if cursor is None or len(items) >= limit:
+                return Listing(items, page["total"])
+
+    def _call(self, method: str, path: str, body: bytes | None) -> Document:
+        connection = self._connection()
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, f"{self.address.prefix}/api/v1{path}", body=body, headers=headers)
+            response = connection.getresponse()
+            text = response.read(ANSWER_BYTES_MAX + 1)
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise ApiError(
+                f"no answer from {self.address.shown} ({reason}); is the control plane running there? See --url"
+            ) from error
+        finally:
+            connection.close()
+        return self._document(response, text)
+
+    def _connection(self) -> HTTPConnection:
+        host, port = self.address.host, self.address.port
+        if self.address.scheme == "https":
+            return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
+        return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+
+    def _document(self, response: HTTPResponse, text: bytes) -> Document:
+        try:
+            if len(text) > ANSWER_BYTES_MAX:
+                raise ValueError
+            document = json.loads(text)
+            if not isinstance(document, dict):
+                raise ValueError
+        except ValueError as error:
+            raise ApiError(
+                f"{self.address.shown} answered {response.status} without a document: that is no control plane"
+            ) from error
+        if response.status >= 300:
+            raise ApiError(_told(response.status, document))
+        return cast("Document", document)
+
+
+def _told(status: int, problem: Document) -> str:
+    lines = [f"{problem.get('detail') or problem.get('title') or 'refused'} ({status} {problem.get('code', '')})"]
+    lines += [f"  {error['field'] or 'body'}: {error['problem']}" for error in problem.get("errors", ())]
+    if "about" in problem:
+        lines.append(f"  see {problem['about']}")
+    return "\n".join(lines)
+
+
+def segment(text: str) -> str:
+    """`text` as one segment of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+def api_command(function: FunctionT) -> FunctionT:
+    """Adds --url and --token-file; the command gets a Client as its first argument. The token comes from a file or the
+    environment and never from the arguments, which every user of the machine can read."""
+
+    @click.option(
+        "--url",
+        envvar="OSTIARY_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        help="The control plane [env: OSTIARY_URL].",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"A file with the operator token; without it, the token is taken from {TOKEN_VARIABLE}.",
+    )
+    @functools.wraps(function)
+    def command(*arguments: Any, url: str, token_file: Path | None, **options: Any) -> Any:
+        try:
+            address = parse_address(url)
+        except ValueError as error:
+            raise click.UsageError(f"--url {error}") from error
+        if address.crosses_a_network_in_the_clear:
+            click.echo("warning: the operator token crosses the network in the clear; use https", err=True)
+        return function(Client(address, _token(token_file)), *arguments, **options)
+
+    return cast("FunctionT", command)
+
+
+def json_option(function: FunctionT) -> FunctionT:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)
+
+
+def limit_option(function: FunctionT) -> FunctionT:
+    return click.option(
+        "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many items at most."
+    )(function)
+
+
+def _token(token_file: Path | None) -> str:
+    try:
+        token = os.environ.get(TOKEN_VARIABLE, "") if token_file is None else token_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise click.UsageError(f"--token-file can't be read: {reason}") from error
+    token = token.strip()
+    if not token:
+        raise click.UsageError(f"no operator token: set {TOKEN_VARIABLE}, or give --token-file")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise click.UsageError("the operator token has characters that no token has; is it the right file?")
+    return token

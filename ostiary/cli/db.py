@@ -1,0 +1,75 @@
+"""`ostiary db`: the Postgres schema."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+
+from ostiary.cli.configuration import config_option, postgres_of, read_configuration
+from ostiary.cli.table import table
+
+
+@click.group()
+def db() -> None:
+    """Migrate the Postgres schema, and see where it stands."""
+
+
+@db.command()
+@config_option
+def migrate(config_path: str) -> None:
+    """Bring the schema up to date. Safe to run twice, and by two at once; each migration is applied whole or not at all.
+
+    \b
+    Example:
+      ostiary db migrate -c gateway.yaml
+    """
+    from ostiary.control_plane.db import DatabaseUnavailable, MigrationError
+    from ostiary.control_plane.db import migrate as migrate_database
+
+    url = postgres_of(read_configuration(config_path))
+    try:
+        applied = asyncio.run(migrate_database(url))
+    except (DatabaseUnavailable, MigrationError) as error:
+        raise click.ClickException(str(error)) from error
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to do: the schema is current")
+
+
+@db.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def status(config_path: str, as_json: bool) -> None:
+    """Show every migration: applied, pending, changed after it was applied, or unknown to this version.
+
+    Exit status 0 when the schema is current, else 1.
+
+    \b
+    Example:
+      ostiary db status -c gateway.yaml || ostiary db migrate -c gateway.yaml
+    """
+    from ostiary.control_plane.db import DatabaseUnavailable, MigrationState, migration_status
+
+    url = postgres_of(read_configuration(config_path))
+    try:
+        statuses = asyncio.run(migration_status(url))
+    except DatabaseUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    current = all(status.state is MigrationState.APPLIED for status in statuses)
+    rows = [
+        {
+            "name": status.name,
+            "state": status.state.value,
+            "applied_at": status.applied_at.isoformat() if status.applied_at else None,
+        }
+        for status in statuses
+    ]
+    if as_json:
+        click.echo(json.dumps({"current": current, "migrations": rows}, indent=2))
+    else:
+        click.echo(table(rows, ("name", "state", "applied_at")))
+    if not current:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,56 @@
+"""`ostiary usage`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from ostiary.cli.accounts import print_list
+from ostiary.cli.client import Client, Listing, api_command, json_option, segment
+
+COLUMNS = ("day", "calls", "errors", "avg_latency_ms")
+
+
+class _UsageGroup(click.Group):
+    """`daily` asks the API and needs nothing else; `reconcile` looks into spool and database, and is imported when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "reconcile"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "reconcile":
+            return super().get_command(ctx, cmd_name)
+        command = import_module("ostiary.cli.reconcile").reconcile
+        assert isinstance(command, click.Command)  # noqa: S101  a programming error, not an input
+        return command
+
+
+@click.group(cls=_UsageGroup)
+def usage() -> None:
+    """Usage per day, over the control-plane API; and the proof that nothing of it was lost."""
+
+
+@usage.command("daily")
+@click.option("--app", "app_id", metavar="ID", help="Only this app's calls.")
+@click.option("--org", "--organization", "organization_id", metavar="ID", help="Only this organization's calls.")
+@click.option("--key", "key_id", metavar="ID", help="Only this key's calls.")
+@click.option(
+    "--days", type=click.IntRange(1, 366), default=30, show_default=True, help="How many days, today included."
+)
+@api_command
+@json_option
+def daily(
+    client: Client, app_id: str | None, organization_id: str | None, key_id: str | None, days: int, as_json: bool
+) -> None:
+    """Calls, errors and average latency of each day (UTC), the oldest first.
+
+    \b
+    Example:
+      ostiary usage daily --app ID --days 7
+    """
+    if app_id is not None:  # so that a mistyped app is an error, and not a month of zeros
+        client.get(f"/apps/{segment(app_id)}")
+    parameters = {"app_id": app_id, "organization_id": organization_id, "key_id": key_id, "days": days}
+    page = client.get("/usage/daily", parameters)
+    print_list(Listing(page["data"], page["total"]), COLUMNS, as_json=as_json)

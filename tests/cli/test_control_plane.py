@@ -1,0 +1,195 @@
+"""`ostiary control-plane`, and the commands that talk to it, as an operator types them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from ostiary.cli.client import ApiError, Client, parse_address
+from ostiary.cli.main import main
+from ostiary.cli.table import table
+from tests.cli.conftest import ENVIRONMENT, OPERATOR_TOKEN, Process, Run, start, write_configuration
+
+
+def test_an_organization_an_app_and_a_key_are_made_listed_and_revoked(run: Run) -> None:
+    """The whole job of a platform team would not work from a shell."""
+    organization_id = run("orgs", "create", "Acme").stdout.strip()
+    app_id = run("apps", "create", "Shop", "--org", organization_id, "--description", "sells").stdout.strip()
+    created = json.loads(
+        run("keys", "create", "--app", app_id, "--name", "import", "--scope", "clients:read", "--scope", "clients:write",
+            "--plan", "standard", "--expires-in-days", "7", "--allowed-ip", "203.0.113.0/24", "--json").stdout
+    )  # fmt: skip
+    assert (created["scopes"], created["plan"]) == (["clients:read", "clients:write"], "standard")
+    assert created["allowed_ips"] == ["203.0.113.0/24"]
+    listed = run("keys", "list", "--app", app_id).stdout
+    assert created["key_id"] in listed
+    assert created["secret"] not in listed
+    assert "leaked" in run("keys", "revoke", created["key_id"], "--reason", "leaked").stdout
+    document = json.loads(run("keys", "list", "--app", app_id, "--json").stdout)
+    assert (document["total"], document["data"][0]["state"]) == (1, "revoked")
+    assert organization_id in run("orgs", "list").stdout
+    assert app_id in run("apps", "list", "--org", organization_id).stdout
+
+
+def test_a_new_secret_is_printed_once_and_the_reader_is_told(run: Run) -> None:
+    """Someone would close the terminal and look for the secret later."""
+    app_id = run("apps", "create", "Once", "--org", run("orgs", "create", "Once").stdout.strip()).stdout.strip()
+    result = run("keys", "create", "--app", app_id, "--name", "x", "--environment", "live")
+    assert result.stdout.count("sk_live_") == 1
+    assert "shown this once" in result.stderr
+
+
+def test_a_long_list_says_how_much_is_left_out(run: Run) -> None:
+    """A script would take the first page for everything."""
+    organization_id = run("orgs", "create", "Many").stdout.strip()
+    for number in range(3):
+        run("apps", "create", f"app {number}", "--org", organization_id)
+    result = run("apps", "list", "--org", organization_id, "--limit", "2")
+    assert len(result.stdout.splitlines()) == 3
+    assert "1 more" in result.stderr
+
+
+def test_usage_per_day_has_every_day_and_refuses_an_unknown_app(run: Run) -> None:
+    """A mistyped app id would look like an app without calls."""
+    assert len(run("usage", "daily", "--days", "3").stdout.splitlines()) == 4
+    days = json.loads(run("usage", "daily", "--days", "3", "--json").stdout)
+    assert [day["calls"] for day in days["data"]] == [0, 0, 0]
+    assert "no such app" in run("usage", "daily", "--app", str(uuid4()), exit_code=1).stderr
+
+
+def test_a_refusal_is_told_with_every_field_and_exit_status_1(run: Run) -> None:
+    """A script would go on as if the key had been made."""
+    app_id = run("apps", "create", "Refused", "--org", run("orgs", "create", "Refused").stdout.strip()).stdout.strip()
+    result = run("keys", "create", "--app", app_id, "--name", " ", "--scope", "UPPER", exit_code=1)
+    assert "422 invalid_fields" in result.stderr
+    assert "name: must be" in result.stderr
+    assert "scopes.0: must be" in result.stderr
+    assert run("keys", "revoke", "../../apps", "--reason", "x", exit_code=1).stderr.count("404") == 1
+
+
+def test_a_wrong_token_is_refused_and_a_missing_one_is_asked_for(run: Run) -> None:
+    """The caller would not know what to mend; or the token would be shown."""
+    wrong = {"OSTIARY_OPERATOR_TOKEN": "wrong-token-canary"}
+    result = run("orgs", "list", environment=wrong, exit_code=1)
+    assert "401 credentials_invalid" in result.stderr
+    assert "canary" not in result.output + result.stderr
+    assert (
+        "OSTIARY_OPERATOR_TOKEN" in run("orgs", "list", environment={"OSTIARY_OPERATOR_TOKEN": ""}, exit_code=2).stderr
+    )
+
+
+def test_the_token_may_come_from_a_file_and_never_from_the_arguments(run: Run, tmp_path: Path) -> None:
+    """Everyone on the machine could read it in the list of processes."""
+    token_file = tmp_path / "token"
+    token_file.write_text(OPERATOR_TOKEN + "\n")
+    token_file.chmod(stat.S_IRUSR)
+    run("orgs", "list", "--token-file", str(token_file), environment={"OSTIARY_OPERATOR_TOKEN": ""})
+    run("orgs", "list", "--token", OPERATOR_TOKEN, exit_code=2)
+    token_file.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    token_file.write_text("two\nlines")
+    assert "lines" not in run("orgs", "list", "--token-file", str(token_file), exit_code=2).stderr
+
+
+def test_no_control_plane_is_an_error_that_says_where_it_was_sought() -> None:
+    """A traceback would be all there is."""
+    with socket.socket() as listener:  # bound and not listening: nobody answers, and nobody else takes the port
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        result = CliRunner().invoke(main, ["orgs", "list", "--url", url], env=ENVIRONMENT)
+    assert result.exit_code == 1
+    assert url in result.stderr
+    assert "--url" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://user:canary@host", "x", "http://", "http://host?x", "http://host:99999"]
+)
+def test_a_wrong_address_is_refused_without_being_repeated(url: str) -> None:
+    """A password in it would be shown, or the token sent to nowhere."""
+    result = CliRunner().invoke(main, ["orgs", "list", "--url", url], env=ENVIRONMENT)
+    assert result.exit_code == 2
+    assert "canary" not in result.stderr
+
+
+def test_a_token_never_follows_a_redirect_nor_is_it_shown() -> None:
+    """Row 132: whoever answers on that port would send the token where he likes."""
+    client = Client(parse_address("https://api.example.com/ostiary/"), OPERATOR_TOKEN)
+    assert OPERATOR_TOKEN not in repr(client)
+    assert (client.address.port, client.address.prefix) == (443, "/ostiary")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        import threading
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\n{}")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ApiError, match="302"):
+            Client(parse_address(f"http://127.0.0.1:{server.getsockname()[1]}"), OPERATOR_TOKEN).get("/apps")
+        thread.join()
+
+
+def test_a_name_can_t_colour_the_terminal() -> None:
+    """A name from somewhere else could hide a line or run a terminal's commands."""
+    assert "\x1b" not in table([{"name": "\x1b[31mred\x1b]0;title\x07"}], ("name",))
+    assert table([{"name": None, "scopes": ["a", "b"]}], ("name", "scopes")) == "NAME  SCOPES\n-     a,b"
+
+
+def test_sigterm_ends_it_with_status_0_and_a_log_without_secrets(module_database: str, tmp_path: Path) -> None:
+    """A deployment would see a crash at every stop; the log would hold what opens everything."""
+    process = start(write_configuration(tmp_path / "gateway.yaml", module_database))
+    run_ended = CliRunner().invoke(main, ["orgs", "list", "--url", process.url], env=ENVIRONMENT)
+    assert run_ended.exit_code == 0
+    assert process.end() == 0
+    log = "".join(process.lines)
+    assert [json.loads(line)["event"] for line in process.lines if line.strip()] == ["listening", "call", "ending"]
+    for secret in ENVIRONMENT.values():
+        assert secret not in log
+    assert process.popen.args[-2:] == ["-c", str(tmp_path / "gateway.yaml")]  # type: ignore[index]  # a list, as started
+
+
+def test_a_port_in_use_is_an_error_that_names_it(control_plane: Process, module_database: str, tmp_path: Path) -> None:
+    """A traceback would be all there is."""
+    port = control_plane.url.rpartition(":")[2]
+    path = write_configuration(tmp_path / "gateway.yaml", module_database)
+    path.write_text(path.read_text().replace("port: 0", f"port: {port}"))
+    result = CliRunner().invoke(main, ["control-plane", "-c", str(path)], env=ENVIRONMENT)
+    assert result.exit_code == 1
+    assert f"127.0.0.1:{port}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("remove", "says"),
+    [
+        ("operator_token", "control_plane.operator_token is not set"),
+        ("key_encryption_key", "stores.key_encryption_key is not set"),
+        ("postgres", "stores.postgres is not set"),
+    ],
+)
+def test_without_what_it_needs_it_does_not_start(module_database: str, tmp_path: Path, remove: str, says: str) -> None:
+    """It would start, and fail at the first key; or let everyone in."""
+    path = write_configuration(tmp_path / "gateway.yaml", module_database)
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if f" {remove}:" not in line))
+    result = CliRunner().invoke(main, ["control-plane", "-c", str(path)], env=ENVIRONMENT)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_bad_configuration_lists_every_problem_and_ends_with_2(tmp_path: Path) -> None:
+    """The operator would mend one, start again, and find the next."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("version: 1\nplanz: {}\nstores: {postgres: 5}\n")
+    for command in (["control-plane"], ["db", "migrate"], ["db", "status"]):
+        result = CliRunner().invoke(main, [*command, "-c", str(path)])
+        assert result.exit_code == 2
+        assert result.stderr.count("bad.yaml:") >= 2
+        assert result.stderr.startswith("error: ")

@@ -1,0 +1,163 @@
+"""Asking the limiter and its script, from tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from ostiary.core.model import Authentication, Match, Plan, Route, RouteLimit, StoreFailure
+from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, compile_policy
+from ostiary.gateway.limits import script as lua
+from ostiary.gateway.signal import Drive, Signal
+
+NONCE_SECONDS = 600
+
+
+def route(*limits: RouteLimit, name: str = "clients") -> Route:
+    return Route(name, Match("/**"), {}, Authentication(frozenset()), limits=limits)
+
+
+def policy(plan: Plan | None, *limits: RouteLimit) -> LimitPolicy:
+    return compile_policy(plan, route(*limits))
+
+
+def ask(
+    limiter: Limiter,
+    limits: LimitPolicy,
+    *,
+    key: str | None = "ak_test_1",
+    app: str | None = None,
+    organization: str | None = None,
+    ip: str = "192.0.2.1",
+    nonce: str | None = None,
+    write: bool = False,
+    on_failure: StoreFailure = StoreFailure.LOCAL,
+    nonce_seconds: int = NONCE_SECONDS,
+) -> Signal[Decision]:
+    return limiter.decide(
+        limits,
+        on_failure=on_failure,
+        key_id=key,
+        app_id=app,
+        organization_id=organization,
+        ip=ip,
+        nonce=nonce,
+        nonce_ttl_seconds=nonce_seconds,
+        signed_write=write,
+    )
+
+
+async def settled(signal: Signal[Decision], *, within_seconds: float = 10) -> Decision:
+    future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+
+    async def wait() -> None:
+        future.set_result(await signal)
+
+    Drive(wait(), future.set_exception)
+    return await asyncio.wait_for(future, within_seconds)
+
+
+async def decided(limiter: Limiter, limits: LimitPolicy, **request: Any) -> Decision:
+    return await settled(ask(limiter, limits, **request))
+
+
+class Observed:
+    """A LimiterObserver that keeps what it saw."""
+
+    def __init__(self) -> None:
+        self.decisions: list[tuple[str, str]] = []
+        self.round_trips: list[float] = []
+        self.failures: list[str] = []
+
+    def decided(self, limit: str, decision: str) -> None:
+        self.decisions.append((limit, decision))
+
+    def round_trip(self, seconds: float) -> None:
+        self.round_trips.append(seconds)
+
+    def store_failed(self, kind: str) -> None:
+        self.failures.append(kind)
+
+
+@asynccontextmanager
+async def running(
+    url: str | None,
+    *,
+    # Ten times the production default: a machine busy with other tests must not look like a Redis that hangs.
+    deadline_seconds: float = 0.2,
+    workers: int = 1,
+    nonces_generation_max: int = 1000,
+    observe: Observed | None = None,
+) -> AsyncIterator[Limiter]:
+    limiter = Limiter(
+        url=url,
+        deadline_seconds=deadline_seconds,
+        workers=workers,
+        observe=observe or Observed(),
+        nonces_generation_max=nonces_generation_max,
+    )
+    await limiter.start()
+    try:
+        yield limiter
+    finally:
+        await limiter.close()
+
+
+async def until_state(limiter: Limiter, state: str, *, within_seconds: float = 5) -> float:
+    """Waits until the limiter says so; the seconds it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while limiter.status()["state"] != state:
+        assert loop.time() - began < within_seconds, f"not {state} within {within_seconds} s: {limiter.status()}"
+        await asyncio.sleep(0.005)
+    return loop.time() - began
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the script sees it."""
+
+    specification: bytes
+    names: list[str]
+    nonce: str | None
+
+
+class Script:
+    """lua/decide.lua on a real server, at moments of the test's choosing."""
+
+    def __init__(self, url: str) -> None:
+        self.redis: redis.Redis = redis.Redis.from_url(url)
+        self._sha = self.redis.script_load(lua.DECIDE)
+        self._batches = 0
+
+    def decide(
+        self,
+        requests: Sequence[tuple[LimitPolicy, str, str | None]],
+        now_us: int | None,
+        *,
+        nonce_seconds: int = NONCE_SECONDS,
+    ) -> list[tuple[int, int, int, int]]:
+        """`requests` are policy, key id and nonce. The answers as the script gave them; `now_us` None is Redis's clock."""
+        asked = [
+            Asked(
+                limits.specification(0 if nonce is None else nonce_seconds),
+                limits.names(key, None, None, "192.0.2.1"),
+                None if nonce is None else f"ost:{{k:{key}}}:nonce:{nonce}",
+            )
+            for limits, key, nonce in requests
+        ]
+        self._batches += 1
+        clock = b"" if now_us is None else str(now_us).encode()
+        arguments = lua.arguments(asked, f"test:{self._batches}", clock)
+        reply = cast(bytes, self.redis.evalsha(self._sha, *cast(Any, arguments)))
+        assert lua.is_reply(reply, len(asked))
+        return list(lua.answers(reply))
+
+    @property
+    def batch_name(self) -> str:
+        return f"test:{self._batches}"

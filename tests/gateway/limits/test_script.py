@@ -1,0 +1,154 @@
+"""Invariant: lua/decide.lua on a real server decides exactly as core/limiting.py, whatever is asked of it and when."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ostiary.core.limiting import SECOND_US, Counter, Limit, carry_over, examine, take
+from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.limits import LimitPolicy
+from ostiary.gateway.limits import script as lua
+from tests.gateway.limits.support import Script, policy
+
+
+@pytest.fixture(scope="module")
+def script(valkey_server: EmbeddedValkey) -> Iterator[Script]:
+    script = Script(valkey_server.url(database=3))
+    yield script
+    script.redis.flushdb()
+    script.redis.close()
+
+
+class Model:
+    """What the script should do, out of the reference arithmetic. A batch reads a state once, and writes it back when it
+    took something from it."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, list[Counter]] = {}
+        self.leases: dict[str, dict[str, int]] = {}
+        self.nonces: set[str] = set()
+
+    def decide(
+        self, batch: list[tuple[LimitPolicy, str, str | None]], batch_name: str, now_us: int, lease_us: int
+    ) -> list[tuple[int, int, int, int]]:
+        read: dict[str, list[Counter]] = {}
+        changed: set[str] = set()
+        answers = []
+        for number, (limits, key, nonce) in enumerate(batch, start=1):
+            names = iter(limits.names(key, None, None, "192.0.2.1"))
+            counters: list[Counter] = []
+            mine: list[str] = []
+            lease_name, crowded = None, False
+            for part in limits.parts:
+                if part.limits:
+                    name = next(names)
+                    mine.append(name)
+                    counters += self._read(name, part.limits, read, changed, now_us)
+                if part.concurrency is not None:
+                    lease_name = next(names)
+                    under_way = self.leases.setdefault(lease_name, {})
+                    crowded = sum(ends > now_us for ends in under_way.values()) >= part.concurrency
+            standing = examine(counters, now_us)
+            if standing.refused:
+                assert standing.index is not None
+                code = {"quota": lua.QUOTA_EXCEEDED}.get(limits.labels[standing.index].kind, lua.RATE_LIMITED)
+                answers.append((code, standing.index, 0, standing.reset_seconds))
+            elif crowded:
+                answers.append((lua.CROWDED, len(counters), 0, 1))
+            elif nonce is not None and f"{key}:{nonce}" in self.nonces:
+                answers.append((lua.NONCE_USED, lua.NO_LIMIT, 0, 0))
+            else:
+                if nonce is not None:
+                    self.nonces.add(f"{key}:{nonce}")
+                if lease_name is not None:
+                    self.leases[lease_name][lua.lease_id(batch_name, number)] = now_us + lease_us
+                taken = take(counters, standing, now_us)
+                changed.update(mine)
+                index = lua.NO_LIMIT if taken.index is None else taken.index
+                answers.append((lua.OVERAGE * taken.overage, index, taken.remaining, taken.reset_seconds))
+        for name in changed:
+            self.stored[name] = read[name]
+        return answers
+
+    def _read(
+        self, name: str, limits: tuple[Limit, ...], read: dict[str, list[Counter]], changed: set[str], now_us: int
+    ) -> list[Counter]:
+        counters = read.get(name)
+        if counters is not None:
+            if [counter.limit for counter in counters] == list(limits):
+                return counters
+            same_layout = [c.limit.identity for c in counters] == [limit.identity for limit in limits]
+            if not same_layout:
+                if name in changed:
+                    self.stored[name] = counters
+                    changed.discard(name)
+                counters = copy.deepcopy(self.stored.get(name, []))
+        else:
+            counters = copy.deepcopy(self.stored.get(name, []))
+        counters = carry_over(counters, limits, now_us)
+        for counter in counters:
+            counter.settle(now_us)
+        read[name] = counters
+        return counters
+
+
+rates = st.none() | st.builds(Rate, st.integers(1, 40), st.sampled_from([1, 7, 60, 3600]), st.integers(1, 8))
+windows = st.lists(st.builds(Window, st.integers(0, 150), st.sampled_from([1, 2, 60, 3600, 86_400])), max_size=3)
+quotas = st.lists(st.builds(Quota, st.integers(0, 12), st.sampled_from(Period)), max_size=3)
+plans = st.builds(
+    lambda rate, windows, quotas, concurrency, overage: Plan(
+        "p", rate, tuple(windows), tuple(quotas), concurrency, overage
+    ),
+    rates,
+    windows,
+    quotas,
+    st.none() | st.integers(1, 4),
+    st.sampled_from(Overage),
+)
+route_limits = st.lists(
+    st.builds(
+        RouteLimit, st.integers(1, 130), st.sampled_from([1, 60]), st.sampled_from([LimitBy.KEY, LimitBy.IP, LimitBy.ROUTE])
+    ),
+    max_size=3,
+)
+policies = st.lists(st.builds(lambda plan, limits: policy(plan, *limits), st.none() | plans, route_limits), min_size=1, max_size=3)
+gaps_us = st.one_of(
+    st.integers(0, 2000),
+    st.integers(0, 2 * SECOND_US),
+    st.integers(0, 100 * SECOND_US),
+    st.integers(0, 40 * 86_400 * SECOND_US),
+    st.integers(-3 * SECOND_US, 0),
+)
+requests = st.tuples(st.integers(0, 2), st.integers(0, 1), st.none() | st.integers(0, 5))
+steps = st.lists(st.tuples(gaps_us, st.lists(requests, min_size=1, max_size=12)), min_size=1, max_size=25)
+
+
+@given(policies, steps, st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_script_decides_as_the_reference(
+    script: Script,
+    policies: list[LimitPolicy],
+    steps: list[tuple[int, list[tuple[int, int, int | None]]]],
+    start: datetime,
+) -> None:
+    """A difference of one between the two is a limit that is not exact, or another one while Redis is away."""
+    script.redis.flushdb()
+    model = Model()
+    now_us = int(start.replace(tzinfo=UTC).timestamp()) * SECOND_US + start.microsecond
+    leased = any(limits.leased for limits in policies)
+    for gap_us, asked in steps:
+        # A lease that was cleared away stays away when the clock is set back; the model knows no clearing away.
+        now_us += abs(gap_us) if leased else gap_us
+        batch = [
+            (policies[which % len(policies)], f"ak_{key}", None if nonce is None else f"nonce-{nonce:011}")
+            for which, key, nonce in asked
+        ]
+        answers = script.decide(batch, now_us)
+        assert answers == model.decide(batch, script.batch_name, now_us, lease_us=60 * SECOND_US)

@@ -1,0 +1,123 @@
+"""Starts, ends and reloads under load: no call fails that had been let in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway_process import TinyGateway, eventually
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
+    running = TinyGateway(tmp_path)
+    try:
+        yield running.wait_ready()
+    finally:
+        running.stop()
+
+
+class Load:
+    """Clients that each make one call after the other, every call on a new connection, until told to stop or turned away.
+
+    A connection that was refused was never let in. One that was accepted and ended without a whole answer is a failure."""
+
+    def __init__(self, port: int, clients: int = 4) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self.refused_at: float | None = None
+        self._port = port
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _client(self) -> None:
+        while not self._stop.is_set():
+            try:
+                sock = socket.create_connection(("127.0.0.1", self._port), timeout=10)
+            except OSError:
+                self.refused_at = self.refused_at or time.monotonic()
+                return
+            with sock:
+                try:
+                    sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = b""
+                    while not answer.partition(b"\r\n\r\n")[2]:
+                        if not (data := sock.recv(1000)):
+                            break
+                        answer += data
+                except OSError as error:
+                    self.failures.append(repr(error))
+                    continue
+            if answer.startswith(b"HTTP/1.1 200") and len(answer.partition(b"\r\n\r\n")[2]) == 10:
+                self.answered += 1
+            else:
+                self.failures.append(repr(answer))
+
+    def wait_until_answered(self, more: int) -> None:
+        until = self.answered + more
+        eventually(lambda: self.answered >= until, f"{more} more answers")
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.join()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> None:
+    """Row 108: SIGTERM under load: readiness is red first, all calls let in are answered whole, and the exit status is 0."""
+    for round_number in range(3):
+        directory = tmp_path / str(round_number)
+        directory.mkdir()
+        gateway = TinyGateway(directory).wait_ready()
+        load = Load(gateway.port)
+        load.wait_until_answered(200)
+        assert gateway.admin("/readyz")[0] == 200  # from now on it knows that someone watches
+        gateway.signal(signal.SIGTERM)
+        gateway.wait_for_log("draining")
+        load.wait_until_answered(20)  # not ready, and still serving whoever comes
+        assert load.refused_at is None
+        assert gateway.admin("/readyz")[0] == 503
+        assert gateway.wait() == 0
+        load.join()
+        gateway.stop()
+        assert load.failures == []
+        assert load.refused_at is not None, "the port is closed"
+
+
+def test_recycling_workers_under_load_breaks_no_call(gateway: TinyGateway) -> None:
+    """Row 108: a worker that drains closes its socket; those in its queue must not be reset."""
+    load = Load(gateway.port)
+    for round_number in range(4):
+        load.wait_until_answered(100)
+        pid = gateway.worker_pids()[round_number % 2]
+        os.kill(pid, signal.SIGTERM)
+        gateway.wait_for_workers(without=pid)
+    load.stop()
+    assert load.failures == []
+    assert load.refused_at is None
+
+
+def test_reloads_under_load_break_no_call(gateway: TinyGateway) -> None:
+    """Row 112: a reload swaps the configuration between two calls, never within one."""
+    load = Load(gateway.port)
+    for generation in range(2, 12):
+        gateway.write(f"route-{generation}")
+        gateway.signal(signal.SIGHUP)
+        gateway.wait_for_log("reloaded", generation=generation)
+    load.wait_until_answered(100)
+    load.stop()
+    assert load.failures == []
+    assert load.refused_at is None
+    assert gateway.logged("process_ended") == []

@@ -1,0 +1,173 @@
+"""The whole gateway as it is started from a shell: real workers, a real shipper, real stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import ostiary.control_plane.db
+from ostiary.demo.stores import EmbeddedValkey
+from tests.gateway.telemetry.test_exposition import samples
+from tests.support.gateway_process import SECRET, GatewayProcess, eventually
+
+CONFIGURATION = """\
+version: 1
+gateway:
+  listen: {{host: 127.0.0.1, port: 0, workers: 2}}
+  admin: {{host: 127.0.0.1, port: 0}}
+  drain: 5s
+stores:
+  redis: {redis}
+  redis_deadline: 2s
+  postgres: "{postgres}"
+  spool: {spool}
+plans:
+  small:
+    limits: [{{requests: 100000, per: hour}}]
+upstreams:
+  origin:
+    targets: [{{url: "http://127.0.0.1:{origin}"}}]
+routes:
+  - name: everything
+    match: {{path: /**}}
+    upstream: origin
+    auth: {{schemes: [bearer]}}
+keys:
+  - {{id: canary_key, secret: "${{OSTIARY_TEST_SECRET}}", plan: small, environment: test}}
+"""
+
+
+class Origin(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"from the origin"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """The test's output is for the test."""
+
+
+@pytest.fixture
+def origin_port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def migrate(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        for migration in sorted((Path(ostiary.control_plane.db.__file__).parent / "migrations").glob("*.sql")):
+            await connection.execute(migration.read_text())
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def configuration(tmp_path: Path, empty_database: str, valkey_server: EmbeddedValkey, origin_port: int) -> Path:
+    await migrate(empty_database)
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        CONFIGURATION.format(
+            redis=valkey_server.url(), postgres=empty_database, spool=tmp_path / "spool", origin=origin_port
+        )
+    )
+    return path
+
+
+async def rows(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM usage_events"))
+    finally:
+        await connection.close()
+
+
+def calls(gateway: GatewayProcess, count: int) -> None:
+    for _ in range(count):
+        assert gateway.get("/v1/things", headers={"Authorization": f"Bearer {SECRET}"}) == "from the origin"
+
+
+async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gateway_has_ended(
+    configuration: Path, empty_database: str
+) -> None:
+    """Row 109: the parts of a worker belong together: what it served is metered once, a killed worker's calls included."""
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
+    try:
+        await asyncio.to_thread(gateway.wait_ready)
+        await asyncio.to_thread(calls, gateway, 30)
+        victim = gateway.worker_pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.to_thread(gateway.wait_for_workers, without=victim)
+        await asyncio.to_thread(calls, gateway, 30)
+
+        found = samples(gateway.admin("/metrics")[1])
+        assert sum(value for (name, _), value in found.items() if name == "http_requests_total") == 60
+        assert found["usage_events_accepted_total", ()] == 60
+        assert found["rate_limit_store_duration_seconds_count", ()] > 0
+        decisions = {
+            dict(labels)["decision"]: value
+            for (name, labels), value in found.items()
+            if name == "rate_limit_decisions_total"
+        }
+        assert decisions == {"allowed": 60}
+        eventually(lambda: samples(gateway.admin("/metrics")[1])["active_api_keys", ()] == 1, "the key is counted")
+        written = "usage_events_written_total", ()
+        await asyncio.to_thread(
+            eventually, lambda: samples(gateway.admin("/metrics")[1])[written] == 60, "usage in Postgres"
+        )
+
+        await asyncio.to_thread(calls, gateway, 7)
+        gateway.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.wait) == 0
+        assert await rows(empty_database) == 67, "what was metered last is shipped before the gateway ends"
+        assert SECRET not in "".join(gateway.text)
+    finally:
+        gateway.stop()
+
+
+async def test_a_gateway_starts_and_serves_while_its_stores_are_away(
+    tmp_path: Path, origin_port: int, configuration: Path
+) -> None:
+    """A restart during an outage of Redis or Postgres must not turn it into an outage of the API."""
+    text = CONFIGURATION.format(
+        redis="redis://127.0.0.1:9/0",
+        postgres="postgresql://nobody@127.0.0.1:9/nothing",
+        spool=tmp_path / "spool",
+        origin=origin_port,
+    )
+    configuration.write_text(text)
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
+    try:
+        await asyncio.to_thread(gateway.wait_ready)
+        await asyncio.to_thread(calls, gateway, 5)
+        assert gateway.admin("/readyz")[0] == 200
+    finally:
+        gateway.stop()
+
+
+async def test_a_spool_that_cannot_be_written_ends_the_start_with_its_mend(tmp_path: Path, configuration: Path) -> None:
+    """Serving without metering would lose what the operator bills by."""
+    (tmp_path / "spool").write_text("a file where the directory should be")
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
+    try:
+        assert await asyncio.to_thread(gateway.wait) == 1
+        assert str(tmp_path / "spool") in gateway.text[-1]
+    finally:
+        gateway.stop()

@@ -1,0 +1,51 @@
+"""What the usage tests share: a database with the usage tables, and a shipper that remembers what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from ostiary.gateway.usage.shipper import Shipper
+from tests.gateway.usage.calls import MIGRATION, Observed, Rows
+
+
+@pytest.fixture
+async def database(empty_database: str) -> str:
+    """The URL of a database with the usage tables, and nothing else: they need no other."""
+    connection = await asyncpg.connect(empty_database)
+    try:
+        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+    finally:
+        await connection.close()
+    return empty_database
+
+
+@pytest.fixture
+async def rows(database: str) -> AsyncIterator[Rows]:
+    """A connection to look at the tables with."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def spool_directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def observed() -> Observed:
+    return Observed()
+
+
+@pytest.fixture
+async def shipper(spool_directory: Path, database: str, observed: Observed) -> AsyncIterator[Shipper]:
+    """Ships when told to."""
+    shipper = Shipper(directory=spool_directory, postgres_url=database, observe=observed)
+    yield shipper
+    await shipper.close()
