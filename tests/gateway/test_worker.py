@@ -91,6 +91,20 @@ async def configuration(tmp_path: Path, empty_database: str, valkey_server: Embe
     return path
 
 
+def without_stores(directory: Path, origin_port: int) -> Path:
+    """A configuration whose Redis and Postgres are not there."""
+    path = directory / "gateway.yaml"
+    path.write_text(
+        CONFIGURATION.format(
+            redis="redis://127.0.0.1:9/0",
+            postgres="postgresql://nobody@127.0.0.1:9/nothing",
+            spool=directory / "spool",
+            origin=origin_port,
+        )
+    )
+    return path
+
+
 async def rows(url: str) -> int:
     connection = await asyncpg.connect(url)
     try:
@@ -142,32 +156,34 @@ async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gat
         gateway.stop()
 
 
-async def test_a_gateway_starts_and_serves_while_its_stores_are_away(
-    tmp_path: Path, origin_port: int, configuration: Path
-) -> None:
+def test_a_gateway_starts_and_serves_while_its_stores_are_away(tmp_path: Path, origin_port: int) -> None:
     """A restart during an outage of Redis or Postgres must not turn it into an outage of the API."""
-    text = CONFIGURATION.format(
-        redis="redis://127.0.0.1:9/0",
-        postgres="postgresql://nobody@127.0.0.1:9/nothing",
-        spool=tmp_path / "spool",
-        origin=origin_port,
-    )
-    configuration.write_text(text)
-    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
+    path = without_stores(tmp_path, origin_port)
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
     try:
-        await asyncio.to_thread(gateway.wait_ready)
-        await asyncio.to_thread(calls, gateway, 5)
+        gateway.wait_ready()
+        calls(gateway, 5)
         assert gateway.admin("/readyz")[0] == 200
     finally:
         gateway.stop()
 
 
-async def test_a_spool_that_cannot_be_written_ends_the_start_with_its_mend(tmp_path: Path, configuration: Path) -> None:
+def test_a_spool_that_cannot_be_written_ends_the_start_with_its_mend(tmp_path: Path, origin_port: int) -> None:
     """Serving without metering would lose what the operator bills by."""
     (tmp_path / "spool").write_text("a file where the directory should be")
-    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
-    try:
-        assert await asyncio.to_thread(gateway.wait) == 1
-        assert str(tmp_path / "spool") in gateway.text[-1]
-    finally:
-        gateway.stop()
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(without_stores(tmp_path, origin_port))])
+    assert gateway.wait() == 1
+    assert str(tmp_path / "spool") in gateway.text[-1]
+    gateway.stop()
+
+
+def test_a_file_with_mistakes_is_refused_with_all_of_them_and_status_2(tmp_path: Path) -> None:
+    """An operator mends all mistakes in one go, and a script can tell them from a failure."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text("version: 1\nunknown: 1\nroutes:\n  - {name: a, upstream: none}\n")
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
+    assert gateway.wait() == 2
+    text = "".join(gateway.text)
+    assert f"{path}:2:" in text
+    assert f"{path}:4:" in text
+    gateway.stop()
