@@ -21,33 +21,9 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One request and its answer. Times are of the loop's clock, in seconds."""
+    """One request and its answer. Times are of the loop's clock, in seconds.
 
-    __slots__ = (
-        "admission",
-        "answer_status",
-        "body",
-        "body_bytes",
-        "bytes_out",
-        "client",
-        "complete",
-        "decision",
-        "error",
-        "head",
-        "ip",
-        "known_key",
-        "nonce",
-        "path_template",
-        "request_id",
-        "route",
-        "scheme",
-        "snapshot",
-        "started",
-        "upstream",
-        "upstream_answered",
-        "upstream_head",
-        "upstream_started",
-    )
+    What a phase has not set stands on the class: a request that is refused early never pays for the rest."""
 
     # admit
     client: ClientConnection
@@ -58,29 +34,29 @@ class Exchange:
     request_id: bytes
     started: float
     # match
-    route: CompiledRoute | None
+    route: CompiledRoute | None = None
     path_template: str
     # authenticate
-    known_key: KnownKey | None
+    known_key: KnownKey | None = None
     scheme: str
-    nonce: str | None
-    body_bytes: bytes | None  # gathered for the signature; None when the body streams
+    nonce: str | None = None
+    body_bytes: bytes | None = None  # gathered for the signature; None when the body streams
     # authorize
-    admission: Admission | None
+    admission: Admission | None = None
     # limit
-    decision: Decision | None
+    decision: Decision | None = None
     # prepare
     upstream_head: bytes
     # forward
-    upstream: UpstreamConnection | None
-    upstream_started: float
-    upstream_answered: float
+    upstream: UpstreamConnection | None = None
+    upstream_started: float = 0.0
+    upstream_answered: float = 0.0
     # respond
-    answer_status: int
-    bytes_out: int
-    complete: bool
+    answer_status: int = 0
+    bytes_out: int = 0
+    complete: bool = True
     # fail
-    error: GatewayError | None
+    error: GatewayError | None = None
 
     def __init__(
         self,
@@ -96,16 +72,3 @@ class Exchange:
         self.head = head
         self.body = body
         self.started = started
-        self.route = None
-        self.known_key = None
-        self.nonce = None
-        self.body_bytes = None
-        self.admission = None
-        self.decision = None
-        self.upstream = None
-        self.upstream_started = 0.0
-        self.upstream_answered = 0.0
-        self.answer_status = 0
-        self.bytes_out = 0
-        self.complete = True
-        self.error = None

@@ -22,18 +22,19 @@ async def respond(exchange: Exchange, answer: ResponseHead) -> bytes:
     exchange.answer_status = answer.status
     head, chunked = render_head(exchange, answer)
     ready = upstream.attach(client, chunked=chunked)
-    tail = upstream.tail
-    if not tail.done:
+    if (last := upstream.tail) is None:
         client.write(head + ready)
         head = ready = b""
         upstream.watch_client(client)
-    try:
-        piece = await tail
-    except UpstreamFailure as failure:
-        raise GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, f"answer broke off: {failure.reason}") from failure
-    finally:
+        try:
+            last = await upstream.rest()
+        except UpstreamFailure as failure:
+            raise GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, f"answer broke off: {failure.reason}") from failure
+        finally:
+            exchange.bytes_out = upstream.bytes_relayed
+    else:
         exchange.bytes_out = upstream.bytes_relayed
-    return head + ready + upstream.frame_tail(piece)
+    return head + ready + upstream.frame_tail(last)
 
 
 def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:

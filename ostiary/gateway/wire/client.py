@@ -21,9 +21,10 @@ from .states import (
     LINGER_BYTES_MAX,
     LINGER_SECONDS,
     READ_AHEAD_BYTES_MAX,
+    TRANSITIONS,
     Event,
+    ProtocolBug,
     State,
-    advance,
 )
 
 if TYPE_CHECKING:
@@ -165,7 +166,10 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def _advance(self, event: Event) -> None:
-        self.state = advance(self.state, event)
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise ProtocolBug(f"{event.name} in state {self.state.name}")
+        self.state = following
 
     # --- deadlines
 

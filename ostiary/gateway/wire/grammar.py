@@ -37,13 +37,14 @@ class RequestHeader(IntEnum):
     DROP = 3  # hop-by-hop, or a name that only the gateway may set
     LIST = 4  # read by the gateway, may come several times (RFC 9110 §5.3), then replaced
     NOTED = 5  # passed on, and looked at
+    FRAMING = 6  # may come once; says where the body ends, or what the client waits for
 
 
 REQUEST_HEADERS: dict[bytes, RequestHeader] = {
     b"host": RequestHeader.SINGLE,
-    b"content-length": RequestHeader.SINGLE,
-    b"transfer-encoding": RequestHeader.SINGLE,
-    b"expect": RequestHeader.SINGLE,
+    b"content-length": RequestHeader.FRAMING,
+    b"transfer-encoding": RequestHeader.FRAMING,
+    b"expect": RequestHeader.FRAMING,
     b"authorization": RequestHeader.SINGLE,
     b"x-api-key": RequestHeader.SINGLE,
     b"x-timestamp": RequestHeader.SINGLE,

@@ -32,6 +32,7 @@ from .grammar import (
 )
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _VERSIONS = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _request_line = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/1\.([01])").fullmatch
 _other_version = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]").fullmatch
@@ -40,6 +41,7 @@ _absolute_form = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[!-~]*|\?[!-~
 
 _PASS = RequestHeader.PASS
 _SINGLE = RequestHeader.SINGLE
+_FRAMING = RequestHeader.FRAMING
 _LIST = RequestHeader.LIST
 _NOTED = RequestHeader.NOTED
 _CONNECTION = RequestHeader.CONNECTION
@@ -55,6 +57,9 @@ class Framing(Enum):
     LENGTH = "length"
     CHUNKED = "chunked"
     UNTIL_CLOSE = "until-close"  # answers alone
+
+
+_NO_BODY = Framing.NONE
 
 
 class RequestHead:
@@ -97,6 +102,7 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
 
     passing: list[bytes] = []
     values: dict[bytes, bytes] = {}
+    framed = False
     known, known_lines = _known_names, _known_lines
     del lines[0]
     for line in lines:
@@ -114,10 +120,12 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
                 known_lines[line] = (kind, lower, value)
         if kind is _PASS:
             passing.append(line)
-        elif kind is _SINGLE:
+        elif kind is _SINGLE or kind is _FRAMING:
             if lower in values:
                 raise _refuse(f"{lower.decode()} comes twice")
             values[lower] = value
+            if kind is _FRAMING:
+                framed = True
         elif kind is _NOTED:
             values.setdefault(lower, value)
             passing.append(line)
@@ -127,8 +135,14 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
     result.lines = passing
     result.values = values
     _set_target(result, target)
-    _set_framing(result)
-    _set_connection(result)
+    result.length = -1
+    result.framing = _NO_BODY
+    if framed:
+        _set_framing(result)
+    if (options := values.get(b"connection")) is None:
+        result.keep_alive = result.minor == 1
+    else:
+        _set_connection(result, options)
     return result
 
 
@@ -177,7 +191,7 @@ def _refuse_request_line(line: bytes, limits: ClientLimits) -> GatewayError:
 
 def _set_target(head: RequestHead, target: bytes) -> None:
     """Host and target (RFC 9112 §3.2 and §3.3)."""
-    if head.method in (b"CONNECT", b"TRACE"):
+    if head.method in _REFUSED_METHODS:
         raise GatewayError(
             ErrorCode.METHOD_NOT_ALLOWED,
             "CONNECT and TRACE are refused",
@@ -221,7 +235,6 @@ def _other_form(head: RequestHead, target: bytes, sent: bytes | None) -> bytes:
 def _set_framing(head: RequestHead) -> None:
     """RFC 9112 §6: one way to tell the end of the body, or none."""
     values = head.values
-    head.length = -1
     encoding = values.get(b"transfer-encoding")
     length = values.get(b"content-length")
     if encoding is not None:
@@ -237,18 +250,12 @@ def _set_framing(head: RequestHead) -> None:
             raise _refuse("Content-Length is not a number")
         head.length = int(length)
         head.framing = Framing.LENGTH if head.length else Framing.NONE
-    else:
-        head.framing = Framing.NONE
     if (expectation := values.get(b"expect")) is not None and expectation.lower() != b"100-continue":
         raise GatewayError(ErrorCode.EXPECTATION_FAILED, "an expectation other than 100-continue", closes=True)
 
 
-def _set_connection(head: RequestHead) -> None:
+def _set_connection(head: RequestHead, options: bytes) -> None:
     """Connection options: persistence, and headers that the client wants removed at this hop (RFC 9110 §7.6.1)."""
-    options = head.values.get(b"connection")
-    if options is None:
-        head.keep_alive = head.minor == 1
-        return
     lowered = options.lower()
     if lowered == b"keep-alive":
         head.keep_alive = True

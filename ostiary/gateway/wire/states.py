@@ -91,11 +91,3 @@ LINGER_BYTES_MAX = 1024 * 1024
 
 class ProtocolBug(RuntimeError):
     """An event that its state does not know: a fault of this engine, never of a peer."""
-
-
-def advance(state: State, event: Event) -> State:
-    """The next state. Raises ProtocolBug for a pair that the table does not have."""
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise ProtocolBug(f"{event.name} in state {state.name}") from None

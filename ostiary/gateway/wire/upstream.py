@@ -48,10 +48,12 @@ class UpstreamSilent(UpstreamFailure):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """`reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer."""
+    """`reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer, `tail` is the
+    last part of its body, None before it has come."""
 
     __slots__ = (
         "_body",
+        "_broken",
         "_chunked_out",
         "_client",
         "_deadlines",
@@ -67,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_ready",
         "_request_whole",
+        "_rest",
         "_sending_chunked",
         "answer",
         "busy",
@@ -89,11 +92,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._lost = False
         self._held = False
         self.answer: Signal[ResponseHead] = Signal()
-        self.tail: Signal[bytes] = Signal()
-        self._reset()
-
-    def _reset(self) -> None:
         self.head: ResponseHead | None = None
+        self.tail: bytes | None = None  # the last part of the answer, once it has come
+        self.bytes_relayed = 0
+        self._rest: Signal[bytes] | None = None
+        self._broken: UpstreamFailure | None = None
         self._partial = b""
         self._ready: list[bytes] = []  # of the body, before the client is attached
         self._decoder: ChunkedDecoder | None = None
@@ -103,7 +106,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._client: ClientConnection | None = None
         self._body: RequestBody | None = None
         self._chunked_out = False
-        self.bytes_relayed = 0
 
     # --- one request
 
@@ -238,7 +240,18 @@ class UpstreamConnection(asyncio.Protocol):
         assert head is not None  # noqa: S101  by the callers
         if rest or not self._request_whole:
             head.reusable = False  # it said more than one answer, or did not wait for the request
-        self.tail.set(piece)
+        self.tail = piece
+        if self._rest is not None:
+            self._rest.set(piece)
+
+    def rest(self) -> Signal[bytes]:
+        """Gets the last part of the answer when it comes, or fails with UpstreamFailure."""
+        rest = self._rest = Signal()
+        if self.tail is not None:
+            rest.set(self.tail)
+        elif self._broken is not None:
+            rest.fail(self._broken)
+        return rest
 
     def attach(self, client: ClientConnection, *, chunked: bool) -> bytes:
         """From now on the body goes to `client`, framed as chunks if it should be. What has arrived is returned."""
@@ -272,7 +285,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadlines.watch(self)
 
     def eof_received(self) -> bool:
-        if self.head is not None and self.head.framing is _UNTIL_CLOSE and not self.tail.done:
+        if self.head is not None and self.head.framing is _UNTIL_CLOSE and self.tail is None:
             self._end_of_answer(b"", b"")
         return False
 
@@ -287,12 +300,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = NEVER
         if not self._lost:
             self.transport.abort()
-        if self.head is not None and not self.tail.done:
-            self.head.reusable = False
-            self.answer.set(self.head)
-            self.tail.fail(error)
-        else:
+        if self.head is None:
             self.answer.fail(error)
+        elif self.tail is None:
+            self.head.reusable = False
+            self._broken = error
+            if self._rest is not None:
+                self._rest.fail(error)
+            self.answer.set(self.head)
 
     def abort(self) -> None:
         """Gives the request up: whoever waited has gone, or will ask another upstream."""
@@ -310,18 +325,21 @@ class UpstreamConnection(asyncio.Protocol):
         reusable = self.head is not None and self.head.reusable and not self._lost
         self.busy = False
         self._pool.in_flight -= 1
-        self._reset()
+        self._client = None
+        self._body = None
         if self._held:
             self.release()
-        if reusable:
-            self.answer = Signal()
-            self.tail = Signal()
-            self.reused = True
-            self._pool.give_back(self)
-        else:
+        if not reusable:
             self._pool.discard(self)
             if not self._lost:
                 self.transport.close()
+            return
+        self.answer = Signal()
+        self.head = self.tail = self._rest = self._decoder = None
+        self.bytes_relayed = self._interim = 0
+        self._first_byte = self._chunked_out = False
+        self.reused = True
+        self._pool.give_back(self)
 
     def on_deadline(self) -> None:
         if not self.busy:
