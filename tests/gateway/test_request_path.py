@@ -278,6 +278,7 @@ GARBAGE = [
     b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nX-A: a\x00\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nX-A: 1\r\n folded\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: a\r\nContent-Type\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 099 Low\r\n\r\n",
     b"HTTP/1.1 1000 High\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n",

@@ -110,7 +110,7 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
             kind, lower, value = meant
         else:
             name, colon, value = line.partition(b":")
-            if (meaning := known.get(name)) is None:
+            if not colon or (meaning := known.get(name)) is None:
                 meaning = _learn(name, colon)
             kind, lower = meaning
             value = value.strip(b" \t")

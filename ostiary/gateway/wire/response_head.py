@@ -78,7 +78,7 @@ def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
             kind, lower, value = known_line
         else:
             name, colon, value = line.partition(b":")
-            if (meaning := known.get(name)) is None:
+            if not colon or (meaning := known.get(name)) is None:
                 meaning = _learn(name, colon)
             kind, lower = meaning
             value = value.strip(b" \t")

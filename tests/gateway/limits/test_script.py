@@ -114,11 +114,16 @@ plans = st.builds(
 )
 route_limits = st.lists(
     st.builds(
-        RouteLimit, st.integers(1, 130), st.sampled_from([1, 60]), st.sampled_from([LimitBy.KEY, LimitBy.IP, LimitBy.ROUTE])
+        RouteLimit,
+        st.integers(1, 130),
+        st.sampled_from([1, 60]),
+        st.sampled_from([LimitBy.KEY, LimitBy.IP, LimitBy.ROUTE]),
     ),
     max_size=3,
 )
-policies = st.lists(st.builds(lambda plan, limits: policy(plan, *limits), st.none() | plans, route_limits), min_size=1, max_size=3)
+policies = st.lists(
+    st.builds(lambda plan, limits: policy(plan, *limits), st.none() | plans, route_limits), min_size=1, max_size=3
+)
 gaps_us = st.one_of(
     st.integers(0, 2000),
     st.integers(0, 2 * SECOND_US),

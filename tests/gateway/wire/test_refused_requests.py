@@ -99,6 +99,16 @@ async def test_a_bad_request_behind_a_good_one_is_refused_and_ends_the_connectio
     assert [seen.target for seen in origin.seen] == ["/good"]
 
 
+async def test_a_line_without_a_colon_is_refused_though_its_name_is_known(
+    gateway: RunningGateway, origin: Origin
+) -> None:
+    """Row 11: names that were seen before are remembered; a line is still judged as a whole."""
+    good = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Seen: 1\r\nConnection: close\r\n\r\n"
+    assert (await talk(gateway.port, good)).startswith(b"HTTP/1.1 200")
+    assert (await talk(gateway.port, good.replace(b": 1", b""))).startswith(b"HTTP/1.1 400")
+    assert len(origin.seen) == 1
+
+
 async def test_a_head_that_does_not_come_is_answered_with_408(origin: Origin) -> None:
     """Row 35: a client that sends a head forever would hold its connection forever."""
     limits = ClientLimits(head_seconds=0.1)
