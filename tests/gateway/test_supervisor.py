@@ -258,6 +258,9 @@ def test_a_worker_shares_no_descriptor_with_another_process(steady: TinyGateway)
     for pid in (steady.process.pid, *steady.worker_pids()):
         directory = Path(f"/proc/{pid}/fd")
         beyond_stdio = [name for name in os.listdir(directory) if int(name) > 2]
-        seen.append({link for name in beyond_stdio if "socket:" in (link := os.readlink(directory / name))})
+        links = {os.readlink(directory / name) for name in beyond_stdio}
+        seen.append({link for link in links if "socket:" in link})
+        if pid != steady.process.pid:
+            assert sum("memfd:ostiary" in link for link in links) == 1, "its own counters, and no other's"
     assert all(seen)
     assert len(set.union(*seen)) == sum(map(len, seen))
