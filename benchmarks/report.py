@@ -105,9 +105,13 @@ def _notes(result: ScenarioResult) -> list[str]:
             f"requests/s of {', '.join(bound)} are bounded by the core of the load generator, not by the proxy: "
             "CPU per request is the figure to compare"
         )
-    if (usage := result.usage) is not None:
-        verdict = "every call is metered" if usage.holds else "USAGE DOES NOT RECONCILE"
-        notes.append(f"{verdict}: {usage.answered:,} calls answered, {usage.rows:,} rows in Postgres")
+    if (check := result.check) is not None:
+        verdict = "every call is metered" if check.reconciles else "USAGE DOES NOT RECONCILE"
+        notes.append(f"{verdict}: {check.answered:,} calls answered, {check.rows:,} rows in Postgres")
+        if check.decided_without_redis:
+            notes.append(
+                f"{check.decided_without_redis:,} of them were decided without Redis, which was too slow for them"
+            )
     return notes
 
 
@@ -152,7 +156,7 @@ def document(results: Sequence[ScenarioResult], plan: Plan, missing: Mapping[str
                     }
                     for ratio in ratios(result)
                 ],
-                "usage": asdict(result.usage) if result.usage is not None else None,
+                "check": asdict(result.check) if result.check is not None else None,
             }
             for result in results
         },
