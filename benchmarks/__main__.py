@@ -116,7 +116,7 @@ def main(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(document(results, plan, missing), indent=1) + "\n")
         click.echo(f"all figures are in {json_file}", err=True)
-    if any(result.usage is not None and not result.usage.holds for result in results):
+    if any(result.check is not None and not result.check.reconciles for result in results):
         sys.exit(1)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import cpu
-from benchmarks.load import CONNECTIONS, LoadFailed, run_load
+from benchmarks.checks import JobCheck, check_job
+from benchmarks.load import LoadFailed, run_load
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.requests import RequestFile, signed_request, unchanging_request, write_signed, write_unchanging
 from benchmarks.rig import Rig, Role, running_rig
@@ -39,24 +40,10 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageCheck:
-    """Calls answered against rows in Postgres, over all runs of the subject. The load generator stops in the middle of its
-    last requests, so there may be up to one row more for each connection and run."""
-
-    answered: int
-    rows: int
-    surplus_max: int
-
-    @property
-    def holds(self) -> bool:
-        return self.answered <= self.rows <= self.answered + self.surplus_max
-
-
-@dataclass(frozen=True, slots=True)
 class ScenarioResult:
     scenario: Scenario
     samples: Mapping[str, Sequence[Sample]]  # by contestant, in the order of the rounds
-    usage: UsageCheck | None
+    check: JobCheck | None  # where the subject meters and limits
 
 
 def requests_for(credential: Credential, scenario: Scenario, rig: Rig, seconds: float) -> RequestFile:
@@ -100,11 +87,20 @@ def measure(
                     f"run {round_number} of {plan.runs}: {contestant.name} "
                     f"{sample.requests_per_second:,.0f} requests/s, {sample.cpu_us[Role.GATEWAY]:.1f} µs"
                 )
-        usage = None
-        if rig.stores is not None:
-            # Besides the load stand the probes: one answered, two refused.
-            usage = UsageCheck(answered + 1, rig.stores.usage_rows(), CONNECTIONS * (plan.runs + 1) + 2)
-        return ScenarioResult(scenario, samples, usage)
+        return ScenarioResult(scenario, samples, _check(rig, sides[contestants[0].name], answered, plan))
+
+
+def _check(rig: Rig, subject: RunningSide, answered: int, plan: Plan) -> JobCheck | None:
+    if rig.stores is None or subject.admin_port is None:
+        return None
+    # Besides the load and its warm-up stand the probes: one answered, two refused.
+    return check_job(
+        answered=answered + 1,
+        rows=rig.stores.usage_rows(),
+        runs=plan.runs + 1,
+        probes=2,
+        admin_port=subject.admin_port,
+    )
 
 
 def run_once(rig: Rig, side: RunningSide, requests: RequestFile, seconds: float) -> Sample:
@@ -112,29 +108,35 @@ def run_once(rig: Rig, side: RunningSide, requests: RequestFile, seconds: float)
     if rig.stores is not None:
         rig.stores.empty_redis()
     wait_for_rest(side)
-    pids = {**rig.pids(), **side.pids()}
-    before = {role: cpu.thread_times(pids[role]) for role in pids}
+    before = spent_by_role(rig, side)
     cores_before = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
     began = time.monotonic()
     load = run_load(rig.processes, port=side.port, requests=requests, seconds=seconds)
     cores_after = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
     whole_seconds = time.monotonic() - began
-    gateway_seconds = cpu.seconds_between(before[Role.GATEWAY], cpu.thread_times(pids[Role.GATEWAY]))
+    gateway_seconds = cpu.seconds_between(before[Role.GATEWAY], spent_by_role(rig, side)[Role.GATEWAY])
     # What a run leaves to do (usage still to be shipped) belongs to its requests, and must not disturb the next run.
     wait_for_rest(side)
-    spent = {role: cpu.seconds_between(before[role], cpu.thread_times(pids[role])) for role in pids}
+    after = spent_by_role(rig, side)
+    spent = {role: cpu.seconds_between(before[role], after[role]) for role in after}
     spent[Role.GATEWAY] = gateway_seconds
     proxy_busy = cores_after[PROXY_CORE].busy_share_since(cores_before[PROXY_CORE])
     return Sample(
         requests=load.requests,
         requests_per_second=load.requests_per_second,
-        cpu_us={role: spent[role] / load.requests * 1e6 for role in sorted(pids)},
+        cpu_us={role: spent[role] / load.requests * 1e6 for role in sorted(spent)},
         latency_p50_us=load.latency_p50_us,
         latency_p99_us=load.latency_p99_us,
         proxy_core_busy=proxy_busy,
         proxy_core_foreign=max(0.0, proxy_busy - gateway_seconds / whole_seconds),
         other_core_busy=cores_after[OTHER_CORE].busy_share_since(cores_before[OTHER_CORE]),
     )
+
+
+def spent_by_role(rig: Rig, side: RunningSide) -> dict[Role, cpu.ThreadTimes]:
+    """What the processes of each role have spent until now. Looked up anew each time: Postgres starts a process for each
+    connection, and a connection may be made in the middle of a run."""
+    return {role: cpu.thread_times(pids) for role, pids in {**rig.pids(), **side.pids()}.items()}
 
 
 def wait_for_rest(side: RunningSide) -> None:

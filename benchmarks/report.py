@@ -11,6 +11,7 @@ from benchmarks.measure import Plan, ScenarioResult
 from benchmarks.rig import Role
 from benchmarks.scenarios import Comparison, Sample
 from benchmarks.statistics import Spread, paired_ratios
+from benchmarks.timing import interpreter_us
 
 # Other programs on the measured core that took more than this in some run are worth a line: they cool caches and add
 # switches, which CPU per request can't tell from the proxy's own work.
@@ -105,16 +106,20 @@ def _notes(result: ScenarioResult) -> list[str]:
             f"requests/s of {', '.join(bound)} are bounded by the core of the load generator, not by the proxy: "
             "CPU per request is the figure to compare"
         )
-    if (usage := result.usage) is not None:
-        verdict = "every call is metered" if usage.holds else "USAGE DOES NOT RECONCILE"
-        notes.append(f"{verdict}: {usage.answered:,} calls answered, {usage.rows:,} rows in Postgres")
+    if (check := result.check) is not None:
+        verdict = "every call is metered" if check.reconciles else "USAGE DOES NOT RECONCILE"
+        notes.append(f"{verdict}: {check.answered:,} calls answered, {check.rows:,} rows in Postgres")
+        if check.decided_without_redis:
+            notes.append(
+                f"{check.decided_without_redis:,} of them were decided without Redis, which was too slow for them"
+            )
     return notes
 
 
 def text(result: ScenarioResult, plan: Plan) -> str:
     """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
     heading = f"{result.scenario.name}: {result.scenario.title}"
-    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; CPython {platform.python_version()}"
     return "\n\n".join(
         part
         for part in (
@@ -152,7 +157,7 @@ def document(results: Sequence[ScenarioResult], plan: Plan, missing: Mapping[str
                     }
                     for ratio in ratios(result)
                 ],
-                "usage": asdict(result.usage) if result.usage is not None else None,
+                "check": asdict(result.check) if result.check is not None else None,
             }
             for result in results
         },
@@ -174,4 +179,5 @@ def _machine() -> dict[str, object]:
         "cores": len(models),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "interpreter_us": interpreter_us(),
     }

@@ -49,6 +49,7 @@ class RunningSide:
     port: int
     started: Started
     roles_of: Callable[[int], dict[Role, frozenset[int]]]
+    admin_port: int | None = None  # Ostiary's alone
 
     def pids(self) -> dict[Role, frozenset[int]]:
         """The side's own processes by role, as of now."""
@@ -133,8 +134,8 @@ def _ostiary_roles(root: int) -> dict[Role, frozenset[int]]:
 
 def _ostiary(template: str) -> Callable[[Rig], RunningSide]:
     def start(rig: Rig) -> RunningSide:
-        port = free_port()
-        configuration = render_file(template, rig.directory, rig.values(port=port, admin_port=free_port()))
+        port, admin_port = free_port(), free_port()
+        configuration = render_file(template, rig.directory, rig.values(port=port, admin_port=admin_port))
         if rig.stores is not None:
             migration = rig.processes.start(
                 "migrate",
@@ -156,7 +157,7 @@ def _ostiary(template: str) -> Callable[[Rig], RunningSide]:
             for pid in pids if role is not Role.GATEWAY else ():
                 for thread in os.listdir(f"/proc/{pid}/task"):
                     os.sched_setaffinity(int(thread), {OTHER_CORE})
-        return RunningSide(port, started, _ostiary_roles)
+        return RunningSide(port, started, _ostiary_roles, admin_port)
 
     return start
 

@@ -14,9 +14,9 @@
 --       3  the name of this batch, with the number of a request the id of its lease; '' when nothing is leased
 --       4… specifications, each (little-endian; text is preceded by its length in a byte):
 --          text: life of the nonce in ms, '' without a nonce. byte: number of parts. For each part:
---            text: life of the state in ms. text: layout. text: format of the numbers. byte: number of limits.
---            double: calls under way at most, -1 for any number. double: life of a lease in µs
---            for each limit a byte and three doubles:
+--            text: life of the state in ms. text: layout. text: format of its numbers. text: format of the limits.
+--            byte: number of limits. double: calls under way at most, -1 for any number. double: life of a lease in µs.
+--            for each limit five doubles: its kind, three of that kind, where its numbers begin in the state (from 1):
 --              1 token bucket    capacity, cost of a call, gain a millisecond    numbers: level, at (ms)
 --              2 sliding window  limit, length (µs), slot (µs)                   numbers: calls, first slot forgotten at,
 --                                                                                last slot forgotten at, calls in it, slots
@@ -40,6 +40,7 @@ local floor, ceil = math.floor, math.ceil
 local BUCKET, WINDOW, QUOTA = 1, 2, 3
 local NUMBERS = {2, 5, 2}  -- how many numbers a limit keeps
 local SLOT, SLOT_BYTES = '<dI4', 12
+local STRIDE = 5           -- numbers that describe a limit: kind, three of its kind, where its own numbers begin
 
 local now
 if ARGV[2] == '' then
@@ -51,33 +52,27 @@ end
 local now_ms = floor(now / 1000)
 
 -- --- specifications ------------------------------------------------------------------------------------------------
+-- Tables are made in one go wherever it goes: what grows field by field costs a short batch more than its arithmetic.
 
-local function read_specification(text)
-  local nonce_ttl, parts_n, at = unpack_from('<Bc0B', text)
-  local parts, number = {}, 0
-  for p = 1, parts_n do
-    local part = {first = number}
-    local limits_n
-    part.ttl, part.layout, part.format, limits_n, part.concurrency, part.lease_us, at =
-      unpack_from('<Bc0Bc0Bc0Bdd', text, at)
-    local offset = 1
-    for l = 1, limits_n do
-      local kind, a, b, c
-      kind, a, b, c, at = unpack_from('<Bddd', text, at)
-      part[l] = {kind, a, b, c, offset}
-      offset = offset + NUMBERS[kind]
-    end
-    part.numbers = offset - 1
-    number = number + limits_n
-    parts[p] = part
-  end
-  return {nonce_ttl = nonce_ttl, parts = parts, limits_n = number}
-end
-
-local refs = ARGV[1]
-local requests_n = #refs
 local specifications = {}
-for i = 4, #ARGV do specifications[i - 4] = read_specification(ARGV[i]) end
+for i = 4, #ARGV do
+  local text = ARGV[i]
+  local nonce_ttl, parts_n, at = unpack_from('<Bc0B', text)
+  local parts, first = {false}, 0
+  for p = 1, parts_n do
+    local ttl, layout, state_format, limits_format, limits_n, concurrency, lease_us
+    ttl, layout, state_format, limits_format, limits_n, concurrency, lease_us, at =
+      unpack_from('<Bc0Bc0Bc0Bc0Bdd', text, at)
+    local limits = {unpack_from(limits_format, text, at)}
+    at = limits[limits_n * STRIDE + 1]
+    parts[p] = {
+      ttl = ttl, layout = layout, format = state_format, limits = limits, limits_n = limits_n, first = first,
+      numbers_n = (#state_format - 1), concurrency = concurrency, lease_us = lease_us,
+    }
+    first = first + limits_n
+  end
+  specifications[i - 4] = {nonce_ttl = nonce_ttl, parts = parts, parts_n = parts_n, limits_n = first}
+end
 
 -- --- the calendar --------------------------------------------------------------------------------------------------
 
@@ -105,41 +100,37 @@ local function period_end(period)
 end
 
 -- --- states --------------------------------------------------------------------------------------------------------
--- A state is the array of its numbers; `rings` has the slots of each window by the offset of its numbers. States are read
--- once a batch and settled at once, because the whole batch has one moment.
+-- `numbers` are those of its limits one after the other, `rings` the slots of each window by where its numbers begin. A state
+-- is read once a batch and settled at once, because the whole batch has one moment.
 
 local function settle(state, part)
-  for l = 1, #part do
-    local limit = part[l]
-    local kind, o = limit[1], limit[5]
+  local numbers, limits = state.numbers, part.limits
+  for l = 1, part.limits_n * STRIDE, STRIDE do
+    local kind, o = limits[l], limits[l + 4]
     if kind == BUCKET then
-      local elapsed = now_ms - state[o + 1]
-      local level = state[o]
+      local elapsed, level, capacity = now_ms - numbers[o + 1], numbers[o], limits[l + 1]
       if elapsed > 0 then  -- a clock set back gives nothing and takes nothing
-        level = level + elapsed * limit[4]
-        state[o + 1] = now_ms
+        level = level + elapsed * limits[l + 3]
+        numbers[o + 1] = now_ms
       end
-      state[o] = level < limit[2] and level or limit[2]
-    elseif kind == WINDOW then
-      if state[o] > 0 and state[o + 1] <= now then
-        local ring, total, slots_n, at, first = state.rings[o], state[o], state[o + 4], 1, nil
-        while slots_n > 0 do
-          local forgotten_at, calls = unpack_from(SLOT, ring, at)
-          if forgotten_at > now then first = forgotten_at break end
-          total, slots_n, at = total - calls, slots_n - 1, at + SLOT_BYTES
-        end
-        if not first then
-          first = state[o + 2]
-          if first <= now then total, first, state[o + 3] = 0, 0, 0 end
-        end
-        state[o], state[o + 1], state[o + 4] = total, first, slots_n
-        state.rings[o] = sub(ring, at)
+      numbers[o] = level < capacity and level or capacity
+    elseif kind == QUOTA then
+      if now >= numbers[o + 1] then numbers[o], numbers[o + 1] = 0, period_end(limits[l + 2]) end
+    elseif numbers[o] > 0 and numbers[o + 1] <= now then
+      local ring, total, slots_n, at, first = state.rings[o], numbers[o], numbers[o + 4], 1, nil
+      while slots_n > 0 do
+        local forgotten_at, calls = unpack_from(SLOT, ring, at)
+        if forgotten_at > now then first = forgotten_at break end
+        total, slots_n, at = total - calls, slots_n - 1, at + SLOT_BYTES
       end
-    elseif now >= state[o + 1] then
-      state[o], state[o + 1] = 0, period_end(limit[3])
+      if not first then
+        first = numbers[o + 2]
+        if first <= now then total, first, numbers[o + 3] = 0, 0, 0 end
+      end
+      numbers[o], numbers[o + 1], numbers[o + 4] = total, first, slots_n
+      state.rings[o] = sub(ring, at)
     end
   end
-  return state
 end
 
 -- A state of another layout: its limits by name ("w3600", "q2"; "b" for the bucket, with the cost of a call it was counted
@@ -150,8 +141,8 @@ local function read_other(raw)
   if not finish then return known end
   local at, windows = finish + 1, {}
   for name in string.gmatch(sub(raw, 1, finish - 1), '[^;]+') do
-    local kind = byte(name)
-    if kind == 119 then  -- w
+    local kind = sub(name, 1, 1)
+    if kind == 'w' then
       local total, first, last, calls, slots_n
       total, first, last, calls, slots_n, at = unpack_from('<ddddd', raw, at)
       known[name] = {total, first, last, calls, slots_n}
@@ -159,7 +150,7 @@ local function read_other(raw)
     else
       local a, b
       a, b, at = unpack_from('<dd', raw, at)
-      if kind == 98 then known.b = {a, b, tonumber(sub(name, 2))} else known[name] = {a, b} end
+      if kind == 'b' then known.b = {a, b, tonumber(sub(name, 2))} else known[name] = {a, b} end
     end
   end
   for w = 1, #windows do
@@ -170,181 +161,176 @@ local function read_other(raw)
   return known
 end
 
-local function open(raw, part)
-  local layout = part.layout
-  local state
+local function open(state, raw, part)
+  local layout, limits = part.layout, part.limits
+  local rings = {}
+  state.part, state.rings = part, rings
   if raw and sub(raw, 1, #layout) == layout then
-    state = {unpack_from(part.format, raw, #layout + 1)}
-    local at = state[part.numbers + 1]
-    state.rings = {}
-    for l = 1, #part do
-      if part[l][1] == WINDOW then
-        local o = part[l][5]
-        local finish = at + state[o + 4] * SLOT_BYTES
-        state.rings[o] = sub(raw, at, finish - 1)
+    local numbers = {unpack_from(part.format, raw, #layout + 1)}
+    state.numbers = numbers
+    local at = numbers[part.numbers_n + 1]
+    for l = 1, part.limits_n * STRIDE, STRIDE do
+      if limits[l] == WINDOW then
+        local o = limits[l + 4]
+        local finish = at + numbers[o + 4] * SLOT_BYTES
+        rings[o] = sub(raw, at, finish - 1)
         at = finish
       end
     end
   else
-    state = {rings = {}}
-    local known, l = read_other(raw), 0
+    local known, numbers, l = read_other(raw), {}, 1
+    state.numbers = numbers
     for name in string.gmatch(sub(layout, 1, -2), '[^;]+') do
-      l = l + 1
-      local limit = part[l]
-      local kind, o, old = limit[1], limit[5], known[name]
-      if kind == BUCKET and known.b then
-        old = known.b
+      local kind, o, old = limits[l], limits[l + 4], known[name]
+      if kind == BUCKET then
+        old = known.b or {limits[l + 1], now_ms, limits[l + 2]}
         -- In another unit, whole tokens are kept.
-        if old[3] ~= limit[3] then old[1] = floor(old[1] / old[3]) * limit[3] end
-      elseif not old then
-        if kind == BUCKET then old = {limit[2], now_ms}
-        elseif kind == WINDOW then old = {0, 0, 0, 0, 0}
-        else old = {0, 0} end
+        if old[3] ~= limits[l + 2] then old[1] = floor(old[1] / old[3]) * limits[l + 2] end
       end
-      for n = 1, NUMBERS[kind] do state[o + n - 1] = old[n] end
-      if kind == WINDOW then state.rings[o] = old.ring or '' end
+      for n = 1, NUMBERS[kind] do numbers[o + n - 1] = old and old[n] or 0 end
+      if kind == WINDOW then rings[o] = old and old.ring or '' end
+      l = l + STRIDE
     end
   end
-  state.part = part
-  return settle(state, part)
+  settle(state, part)
 end
 
-local function save(key, state)
+local function save(state)
   local part, rings = state.part, state.rings
-  local raw = part.layout .. pack(part.format, unpack(state, 1, part.numbers))
-  for l = 1, #part do
-    if part[l][1] == WINDOW then raw = raw .. rings[part[l][5]] end
+  local raw = part.layout .. pack(part.format, unpack(state.numbers, 1, part.numbers_n))
+  for l = 1, part.limits_n * STRIDE, STRIDE do
+    if part.limits[l] == WINDOW then raw = raw .. rings[part.limits[l + 4]] end
   end
-  call('SET', key, raw, 'PX', part.ttl)
+  call('SET', state.key, raw, 'PX', part.ttl)
   state.changed = false
 end
 
--- How long until one call more than now is admitted, in µs.
-local function wait(state, limit)
-  local kind, o = limit[1], limit[5]
+-- How long until one call more than now is admitted by the limit at `l`, in µs.
+local function wait(state, limits, l)
+  local kind, numbers, o = limits[l], state.numbers, limits[l + 4]
   if kind == BUCKET then
-    return (state[o + 1] + ceil((limit[3] - state[o] % limit[3]) / limit[4])) * 1000 - now
+    local cost = limits[l + 2]
+    return (numbers[o + 1] + ceil((cost - numbers[o] % cost) / limits[l + 3])) * 1000 - now
   elseif kind == QUOTA then
-    return state[o + 1] - now
+    return numbers[o + 1] - now
   end
-  local total, enough = state[o], limit[2]
-  if total <= enough then
-    if total > 0 and enough > 0 then return state[o + 1] - now end
-    return limit[3]  -- a limit of nothing: no wait helps
-  end
+  local total, most = numbers[o], limits[l + 1]
+  if most == 0 or total == 0 then return limits[l + 2] end  -- a limit of nothing: no wait helps
+  if total <= most then return numbers[o + 1] - now end
   local ring, at = state.rings[o], 1
-  for _ = 1, state[o + 4] do
+  for _ = 1, numbers[o + 4] do
     local forgotten_at, calls = unpack_from(SLOT, ring, at)
     total, at = total - calls, at + SLOT_BYTES
-    if total < enough then return forgotten_at - now end
+    if total < most then return forgotten_at - now end
   end
-  if enough > 0 then return state[o + 2] - now end
-  return limit[3]
+  return numbers[o + 2] - now
 end
 
-local function take(state, limit)
-  local kind, o = limit[1], limit[5]
-  if kind == BUCKET then
-    state[o] = state[o] - limit[3]
-    return
-  end
-  if kind == WINDOW then
-    local forgotten_at = now - now % limit[4] + limit[4] + limit[3]
-    if state[o] == 0 then
-      state[o + 1], state[o + 2], state[o + 3] = forgotten_at, forgotten_at, 1
-    elseif forgotten_at <= state[o + 2] then
-      -- The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
-      state[o + 3] = state[o + 3] + 1
+local function take(state, part)
+  local numbers, limits = state.numbers, part.limits
+  for l = 1, part.limits_n * STRIDE, STRIDE do
+    local kind, o = limits[l], limits[l + 4]
+    if kind == BUCKET then
+      numbers[o] = numbers[o] - limits[l + 2]
     else
-      state.rings[o] = state.rings[o] .. pack(SLOT, state[o + 2], state[o + 3])
-      state[o + 2], state[o + 3], state[o + 4] = forgotten_at, 1, state[o + 4] + 1
+      if kind == WINDOW then
+        local slot = limits[l + 3]
+        local forgotten_at = now - now % slot + slot + limits[l + 2]
+        if numbers[o] == 0 then
+          numbers[o + 1], numbers[o + 2], numbers[o + 3] = forgotten_at, forgotten_at, 1
+        elseif forgotten_at <= numbers[o + 2] then
+          -- The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
+          numbers[o + 3] = numbers[o + 3] + 1
+        else
+          state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], numbers[o + 3])
+          numbers[o + 2], numbers[o + 3], numbers[o + 4] = forgotten_at, 1, numbers[o + 4] + 1
+        end
+      end
+      numbers[o] = numbers[o] + 1
     end
   end
-  state[o] = state[o] + 1
 end
 
 -- --- the batch -----------------------------------------------------------------------------------------------------
 
-local wanted, raw_of, k = {}, {}, 0
+local refs = ARGV[1]
+local requests_n = #refs
+
+-- One read for all states. `states` by name; `state_at` by the place of their name in KEYS.
+local states, state_at, wanted, wanted_n, k = {}, {}, {}, 0, 0
 for i = 1, requests_n do
   local specification = specifications[byte(refs, i)]
   local parts = specification.parts
-  for p = 1, #parts do
+  for p = 1, specification.parts_n do
     local part = parts[p]
-    if #part > 0 then
+    if part.limits_n > 0 then
       k = k + 1
       local key = KEYS[k]
-      if raw_of[key] == nil then
-        raw_of[key] = false
-        wanted[#wanted + 1] = key
+      local state = states[key]
+      if not state then
+        state = {key = key, part = false, numbers = false, rings = false, changed = false, raw = false}
+        states[key] = state
+        wanted_n = wanted_n + 1
+        wanted[wanted_n] = key
       end
+      state_at[k] = state
     end
-    if part.concurrency >= 0 then k = k + 1 end
+    if part.concurrency >= 0 then k = k + 1 state_at[k] = false end
   end
-  if specification.nonce_ttl ~= '' then k = k + 1 end
+  if specification.nonce_ttl ~= '' then k = k + 1 state_at[k] = false end
 end
-if #wanted > 0 then
+if wanted_n > 0 then
   local raws = call('MGET', unpack(wanted))
-  for w = 1, #wanted do raw_of[wanted[w]] = raws[w] end
-end
-
-local states = {}
-local function state_of(key, part)
-  local state = states[key]
-  if state then
-    if state.part == part then return state end
-    if state.part.layout == part.layout then  -- another route or plan with the same limits, perhaps with other numbers
-      state.part = part
-      return settle(state, part)
-    end
-    -- Two plans for one subject in one batch: the key's plan has just changed.
-    if state.changed then save(key, state) end
-    state = open(call('GET', key), part)
-  else
-    state = open(raw_of[key], part)
-  end
-  states[key] = state
-  return state
+  for w = 1, wanted_n do states[wanted[w]].raw = raws[w] end
 end
 
 local answers = {pack('<I8', now)}
 k = 0
 for i = 1, requests_n do
   local specification = specifications[byte(refs, i)]
-  local parts = specification.parts
-  local parts_n = #parts
-  local held = {}
+  local parts, parts_n = specification.parts, specification.parts_n
+  local held = {false}
   local outcome, index, longest, overage = 0, 255, -1, 0
-  local fewest, nearest, nearest_state
+  local fewest, nearest, nearest_part, nearest_state
   local lease_key, lease_us, crowded
 
   for p = 1, parts_n do
     local part = parts[p]
-    local limits_n = #part
-    if limits_n > 0 then
+    if part.limits_n > 0 then
       k = k + 1
-      local state = state_of(KEYS[k], part)
+      local state = state_at[k]
       held[p] = state
-      for l = 1, limits_n do
-        local limit = part[l]
-        local kind, o = limit[1], limit[5]
-        local left
-        if kind == BUCKET then left = floor(state[o] / limit[3]) else left = limit[2] - state[o] end
-        local refuses = false
+      if state.part ~= part then
+        if not state.part then
+          open(state, state.raw, part)
+        elseif state.part.layout == part.layout then  -- another plan or route with the same limits, maybe other numbers
+          state.part = part
+          settle(state, part)
+        else  -- two plans for one subject in one batch: its plan has just changed
+          if state.changed then save(state) end
+          open(state, call('GET', state.key), part)
+        end
+      end
+      local limits, numbers = part.limits, state.numbers
+      for l = 1, part.limits_n * STRIDE, STRIDE do
+        local kind, refuses, left = limits[l], true, nil
+        if kind == BUCKET then
+          left = floor(numbers[limits[l + 4]] / limits[l + 2])
+        else
+          left = limits[l + 1] - numbers[limits[l + 4]]
+        end
         if left < 1 then
-          if kind ~= QUOTA or limit[4] == 1 then
-            refuses = true
-            local waiting = wait(state, limit)
-            if waiting > longest then
-              longest, index, outcome = waiting, part.first + l - 1, kind == QUOTA and 2 or 1
-            end
-          else
+          if kind == QUOTA and limits[l + 3] == 0 then
             overage, left = 16, 1
+          else
+            local waiting = wait(state, limits, l)
+            if waiting > longest then
+              longest, index, outcome = waiting, part.first + (l - 1) / STRIDE, kind == QUOTA and 2 or 1
+            end
           end
         end
-        if not refuses and (not fewest or left < fewest) then
-          fewest, nearest, nearest_state = left, limit, state
-          if outcome == 0 then index = part.first + l - 1 end
+        if left >= 1 and (not fewest or left < fewest) then
+          fewest, nearest, nearest_part, nearest_state = left, l, part, state
         end
       end
     end
@@ -354,9 +340,7 @@ for i = 1, requests_n do
       if outcome == 0 and call('ZCARD', lease_key) >= part.concurrency then
         -- Only now, so that the common case is one call: leases that ended with the worker that held them.
         call('ZREMRANGEBYSCORE', lease_key, '-inf', now)
-        if call('ZCARD', lease_key) >= part.concurrency then
-          crowded = specification.limits_n
-        end
+        crowded = call('ZCARD', lease_key) >= part.concurrency
       end
     end
   end
@@ -369,7 +353,7 @@ for i = 1, requests_n do
   if outcome > 0 then
     answers[i + 1] = pack('<BBI8I4', outcome, index, 0, ceil(longest / 1000000))
   elseif crowded then
-    answers[i + 1] = pack('<BBI8I4', 3, crowded, 0, 1)
+    answers[i + 1] = pack('<BBI8I4', 3, specification.limits_n, 0, 1)
   elseif nonce_key and not call('SET', nonce_key, '', 'NX', 'PX', specification.nonce_ttl) then
     answers[i + 1] = pack('<BBI8I4', 4, 255, 0, 0)
   else
@@ -378,21 +362,22 @@ for i = 1, requests_n do
       call('PEXPIRE', lease_key, floor(lease_us / 1000))
     end
     for p = 1, parts_n do
-      local state, part = held[p], parts[p]
+      local state = held[p]
       if state then
         state.changed = true
-        for l = 1, #part do take(state, part[l]) end
+        take(state, parts[p])
       end
     end
     if nearest then
-      answers[i + 1] = pack('<BBI8I4', overage, index, fewest - 1, ceil(wait(nearest_state, nearest) / 1000000))
+      answers[i + 1] = pack('<BBI8I4', overage, nearest_part.first + (nearest - 1) / STRIDE, fewest - 1,
+                            ceil(wait(nearest_state, nearest_part.limits, nearest) / 1000000))
     else
       answers[i + 1] = pack('<BBI8I4', 0, 255, 0, 0)
     end
   end
 end
 
-for key, state in pairs(states) do
-  if state.changed then save(key, state) end
+for _, state in pairs(states) do
+  if state.changed then save(state) end
 end
 return table.concat(answers)

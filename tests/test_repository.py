@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ LINK = re.compile(r"\[[^]]*\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`")
 
 
-def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )
+def run(
+    *command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=300, check=False)
 
 
 def environment_without_python(tmp_path: Path) -> dict[str, str]:
@@ -67,7 +69,7 @@ def test_a_machine_without_python_is_told_what_to_install(script: str, tmp_path:
 
 def test_full_names_the_packages_that_are_missing(tmp_path: Path) -> None:
     """A `--full` that skipped tests silently would look like one that passed."""
-    answer = run("/bin/bash", "scripts/test", "--full", **environment_without_python(tmp_path))
+    answer = run("/bin/bash", "scripts/test", "--full", environment=environment_without_python(tmp_path))
     if "missing" not in answer.stderr:
         pytest.fail(f"no word of missing packages: {answer.stderr}")
     assert "apt-get install" in answer.stderr

@@ -156,8 +156,9 @@ def _walk(root: _Node, segments: list[bytes], method: str) -> _Taker | None:
             if segment:
                 if node.parameter is not None:
                     pending.append((node.parameter, at))
-            elif (
+            elif (  # a closing slash, and not the second one
                 at == count
+                and segments[at - 2]
                 and (end := node.end) is not None
                 and (taker := end.by_method.get(method) or end.any_method) is not None
             ):
@@ -178,7 +179,7 @@ def _ends(node: _Node, segments: list[bytes], at: int) -> Iterator[_End]:
     if node.rest is not None:
         yield node.rest
     remaining = len(segments) - at
-    if node.end is not None and (remaining == 0 or (remaining == 1 and not segments[at])):
+    if node.end is not None and (remaining == 0 or (remaining == 1 and not segments[at] and segments[at - 1])):
         yield node.end
     if remaining:
         if (child := node.children.get(segments[at])) is not None:

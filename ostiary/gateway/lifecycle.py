@@ -64,10 +64,8 @@ class ChildContext:
 Build = Callable[[ChildContext], Awaitable[Service]]
 
 
-async def run_child(name: str, sock: socket.socket, build: Callable[[str | None], Build]) -> int:
-    """Runs one child over its channel to the supervisor; returns the exit status. `build` finds the builder by the name
-    that the supervisor gives (None: the one that this process is made for)."""
-    configure_logging(name)
+async def run_child(sock: socket.socket, build: Build) -> int:
+    """Runs one child over its channel to the supervisor, once it is told to start; returns the exit status."""
     # Where it crashed or hung (the supervisor ends a hanging one with SIGABRT) stands on standard error.
     faulthandler.enable()
     raise_descriptor_limit()
@@ -75,25 +73,27 @@ async def run_child(name: str, sock: socket.socket, build: Callable[[str | None]
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = await Channel.over(sock)
     received = await channel.receive()
-    if received is None:
+    if received is None:  # never needed
         return 0
-    message, payload = received
-    child = Child(name, channel, unpack_configuration(payload))
-    return await child.run(message, build(message["service"]))
+    start, payload = received
+    configure_logging(start["name"])
+    close_other_regions(start)
+    return await ChildRun(channel, start, unpack_configuration(payload)).run(build)
 
 
-class Child:
-    """One child from its first message on."""
+class ChildRun:
+    """A child from its first message on."""
 
-    def __init__(self, name: str, channel: Channel, configuration: Configuration) -> None:
-        self._name = name
+    def __init__(self, channel: Channel, start: dict[str, Any], configuration: Configuration) -> None:
         self._channel = channel
+        self._start = start
         self._configuration = configuration
         self._gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def run(self, start: dict[str, Any], build: Build) -> int:
+    async def run(self, build: Build) -> int:
+        start = self._start
         metrics = Metrics.attach(start["metrics_descriptor"])
-        context = ChildContext(self._name, self._configuration, metrics, self._give_up)
+        context = ChildContext(start["name"], self._configuration, metrics, self._give_up)
         try:
             service = await build(context)
             sock = bind_shared(*start["listen"]) if start["listen"] is not None else None
@@ -180,6 +180,13 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
             log.warning("descriptor_limit_stays", extra={"fields": {"soft": soft, "hard": hard}})
+
+
+def close_other_regions(start: dict[str, Any]) -> None:
+    """A spare inherits the metrics regions of all slots it may be put in; it needs the one of the slot it is in."""
+    for descriptor in start["regions"]:
+        if descriptor != start["metrics_descriptor"]:
+            os.close(descriptor)
 
 
 def take_channel_socket() -> socket.socket:

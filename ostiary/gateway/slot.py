@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-import ostiary
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
+from ostiary.gateway.spawn import Child
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.metrics import shared_region
 
@@ -43,35 +39,39 @@ class State(StrEnum):
 class Slot:
     """Keeps one child alive until told to end.
 
-    `greeting` gives the first message to each new process and the payload: always the configuration in force.
-    `changed` is called after each change of state. `metrics` outlives the processes."""
+    `obtain` gives a process that waits to be greeted, or raises OSError. `greeting` gives the first message to it and the
+    payload: always the configuration in force. `changed` is called after each change of state. The region of `metrics`
+    outlives the processes."""
 
     def __init__(
         self,
         *,
         name: str,
+        obtain: Callable[[], Awaitable[Child]],
         greeting: Callable[[str], tuple[dict[str, Any], bytes]],
         changed: Callable[[Slot], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.state = State.STARTING
         self.since = time.time()
-        self.pid: int | None = None
         self.restarts = 0
         self.generation = 0
         self.problem: str | None = None  # what the last process that could not start said
         self.reported: dict[str, Any] = {}
         self.was_ready = False
+        self._obtain = obtain
         self._greeting = greeting
         self._changed = changed
-        self._deaths = DeathRecord(clock)
-        self._region = shared_region(name)
-        self.metrics = Metrics.attach(self._region)
+        self._deaths = DeathRecord()
+        self.region = shared_region(name)
+        self.metrics = Metrics.attach(self.region)
         self._ending = asyncio.Event()
-        self._channel: Channel | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._reloading: asyncio.Future[str | None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
 
     @property
     def keeps_dying(self) -> bool:
@@ -114,10 +114,10 @@ class Slot:
         """Hands a configuration to the process. None when it is in force there, or when there is no process that serves
         (the next one starts with the one in force); else why it is not: the process refused it and goes on with what it
         has, or it died, or it was ended because it did not answer."""
-        if self.state is not State.READY or self._channel is None:
+        if self.state is not State.READY or self._child is None:
             return None
         self._reloading = asyncio.get_running_loop().create_future()
-        self._channel.send({"do": "reload", "generation": generation}, payload)
+        self._child.channel.send({"do": "reload", "generation": generation}, payload)
         try:
             return await asyncio.wait_for(self._reloading, RELOAD_SECONDS)
         except TimeoutError:
@@ -129,59 +129,47 @@ class Slot:
     def drain(self, deadline_seconds: float) -> None:
         """Ends the slot: its process finishes what runs, and is not replaced."""
         self._ending.set()
-        if self._channel is not None:
+        if self._child is not None:
             self._to(State.DRAINING)
-            self._channel.send({"do": "drain", "deadline": deadline_seconds})
+            self._child.channel.send({"do": "drain", "deadline": deadline_seconds})
 
     def end_process(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends the process at once. It is replaced, unless the slot is draining."""
-        if self._process is not None and self._process.returncode is None:
+        if self._child is not None and self._child.process.returncode is None:
             try:
-                self._process.send_signal(number)
+                self._child.process.send_signal(number)
             except ProcessLookupError:
                 pass
 
     async def _live(self) -> int | None:
         """One process, from start to end. Returns its exit status, None if it could not be started at all."""
-        ours, theirs = socket.socketpair()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *child_command(self.name),
-                stdin=theirs.fileno(),
-                pass_fds=(self._region,),
-                env=child_environment(),
-                start_new_session=True,  # a terminal's Ctrl-C and hang-up are for the supervisor to act on
-            )
+            child = self._child = await self._obtain()
         except OSError as error:
-            ours.close()
             self.problem = f"can't start a process: {error.strerror}"
             log.error("process_not_started", extra={"fields": {"name": self.name, "problem": self.problem}})
             return None
-        finally:
-            theirs.close()
-        self._process, self.pid = process, process.pid
-        self._channel = channel = await Channel.over(ours)
         message, payload = self._greeting(self.name)
         self.generation = message["generation"]
-        channel.send({**message, "do": "start", "metrics_descriptor": self._region}, payload)
+        fields = {"name": self.name, "metrics_descriptor": self.region, "regions": child.regions}
+        child.channel.send({**message, "do": "start", **fields}, payload)
         if self._ending.is_set():
-            channel.send({"do": "drain", "deadline": 0.0})
+            child.channel.send({"do": "drain", "deadline": 0.0})
         try:
-            await self._hear(channel)
+            await self._hear(child.channel)
         finally:
-            self._channel = None
             self.reported = {}
-            channel.close()
+            child.channel.close()
             if self._reloading is not None and not self._reloading.done():
                 self._reloading.set_result(f"{self.name} died")
             # The stream ends with the process, or just before; one that closed it and lives on serves no one.
             try:
-                await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+                await asyncio.wait_for(child.process.wait(), EXIT_SECONDS)
             except TimeoutError:
-                process.kill()
-                await process.wait()
-            self._process, self.pid = None, None
-        return process.returncode
+                self.end_process()
+                await child.process.wait()
+            self._child = None
+        return child.process.returncode
 
     async def _hear(self, channel: Channel) -> None:
         silences = 0
@@ -236,21 +224,6 @@ class Slot:
         self.state = state
         self.since = time.time()
         self._changed(self)
-
-
-def child_command(name: str) -> list[str]:
-    """The name is for `ps`. Nothing else stands in the argument list, which every user of the machine can read. `-P`: the
-    working directory is no place to import from."""
-    return [sys.executable, "-P", "-m", "ostiary.gateway.worker", name]
-
-
-def child_environment() -> dict[str, str]:
-    """The supervisor's own, and for a checkout its place: a child runs the code of its supervisor, wherever it stands."""
-    environment = dict(os.environ)
-    home = Path(ostiary.__file__).resolve().parent.parent
-    if home.name not in {"site-packages", "dist-packages"}:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), environment.get("PYTHONPATH"))))
-    return environment
 
 
 def describe_exit(status: int | None) -> str:

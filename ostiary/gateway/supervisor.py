@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.listening import CannotListen, reserve
 from ostiary.gateway.reload import PROBLEMS_KEPT_MAX, FileWatch, ReloadResult, needs_restart
 from ostiary.gateway.slot import Slot, State
+from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
 from ostiary.gateway.telemetry.log import tell_left_out
@@ -51,7 +53,7 @@ class CannotStart(Exception):
 
 class Supervisor:
     """`load` reads the file again on a reload and raises ConfigurationError. `service` names the callable, as
-    `module:name`, that builds what a worker serves; None is the gateway."""
+    `module:name`, that builds what a worker serves, and `shipper` the one that ships what the workers metered."""
 
     def __init__(
         self,
@@ -59,11 +61,11 @@ class Supervisor:
         path: Path,
         configuration: Configuration,
         load: Callable[[Path], Configuration],
-        service: str | None = None,
+        service: str = "ostiary.gateway.worker:build",
+        shipper: str | None = "ostiary.gateway.shipping:build",
     ) -> None:
         self._path = path
         self._load = load
-        self._service = service
         self._configuration = configuration
         self._packed = pack_configuration(configuration)
         self._generation = 1
@@ -79,8 +81,14 @@ class Supervisor:
         self._fatal: str | None = None
         self._defect = False
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._workers = [self._slot(f"worker-{index}") for index in range(configuration.gateway.listen.workers)]
-        self._shipper = self._slot(SHIPPER) if configuration.stores.postgres and service is None else None
+        self._workers: list[Slot] = []
+        for index in range(configuration.gateway.listen.workers):
+            self._workers.append(self._slot(f"worker-{index}", self._worker_process))
+        self._shipper = None
+        if shipper is not None and configuration.stores.postgres is not None:
+            self._shipper = self._slot(SHIPPER, partial(self._shipper_process, shipper))
+        self._service = service
+        self._spare = Spare(service, lambda: [worker.region for worker in self._workers])
         self._metrics = Metrics.in_memory()
         self._metrics.values[self._metrics.gauge("config_generation")] = 1
         for name in ("config_reloads_total", "config_reload_failures_total"):
@@ -118,7 +126,7 @@ class Supervisor:
         for slot in self._slots:
             self._lives[slot.name] = life = asyncio.create_task(slot.run())
             life.add_done_callback(self._life_ended)
-        follow = asyncio.create_task(self._follow_file())
+        others = [asyncio.create_task(self._follow_file()), asyncio.create_task(self._spare.keep())]
         fields = {
             "version": __version__,
             "listen": "{}:{}".format(*self._address),
@@ -129,7 +137,8 @@ class Supervisor:
         self._tell_warnings()
         try:
             await self._stop_wanted.wait()
-            follow.cancel()
+            for task in others:
+                task.cancel()
             status = await self._unless_ended_at_once(self._drain())
             await asyncio.wait(self._lives.values(), timeout=KILLED_SECONDS)
         finally:
@@ -205,12 +214,18 @@ class Supervisor:
 
     # --- children -----------------------------------------------------------------------------------------------------
 
-    def _slot(self, name: str) -> Slot:
-        return Slot(name=name, greeting=self._greeting, changed=self._slot_changed)
+    def _slot(self, name: str, obtain: Callable[[], Awaitable[Child]]) -> Slot:
+        return Slot(name=name, obtain=obtain, greeting=self._greeting, changed=self._slot_changed)
+
+    async def _worker_process(self) -> Child:
+        return self._spare.take() or await spawn(self._service, [worker.region for worker in self._workers])
+
+    async def _shipper_process(self, service: str) -> Child:
+        return await spawn(service, [self._shipper.region] if self._shipper is not None else [])
 
     def _greeting(self, name: str) -> tuple[dict[str, Any], bytes]:
         listen = None if name == SHIPPER else self._address
-        return {"generation": self._generation, "listen": listen, "service": self._service}, self._packed
+        return {"generation": self._generation, "listen": listen}, self._packed
 
     def _slot_changed(self, slot: Slot) -> None:
         restarts = self._metrics.counter("gateway_process_restarts_total", process=slot.name)
@@ -220,14 +235,17 @@ class Supervisor:
         if not self._serving and ready == len(self._workers):
             self._serving = True
             log.info("ready", extra={"fields": {"workers": ready}})
+        if self._serving and slot.state is State.READY and not self._draining:
+            self._spare.refill()
         if not self._serving and slot.problem is not None and not slot.was_ready and self._fatal is None:
             # Nothing has been served yet, and the child could say what is wrong: the operator should read it now.
             self._fatal = f"{slot.name} can't start: {slot.problem}"
             self._stop(notice=False)
 
     def _processes(self) -> dict[str, ProcessUsage]:
-        pids = {"supervisor": os.getpid()} | {slot.name: slot.pid for slot in self._slots if slot.pid is not None}
-        return {name: usage for name, pid in pids.items() if (usage := process_usage(pid)) is not None}
+        pids = {"supervisor": os.getpid(), "spare": self._spare.pid} | {slot.name: slot.pid for slot in self._slots}
+        usages = {name: process_usage(pid) for name, pid in pids.items() if pid is not None}
+        return {name: usage for name, usage in usages.items() if usage is not None}
 
     # --- what the admin listener tells --------------------------------------------------------------------------------
 
@@ -256,6 +274,7 @@ class Supervisor:
             "last_reload": self._last_reload.status() if self._last_reload else None,
             "workers": [worker.status() for worker in self._workers],
             "shipper": self._shipper.status() if self._shipper else None,
+            "spare": {"pid": self._spare.pid},
         }
 
     # --- reload -------------------------------------------------------------------------------------------------------

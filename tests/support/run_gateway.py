@@ -14,9 +14,8 @@ from ostiary.gateway.telemetry import configure_logging
 async def main() -> int:
     path = Path(sys.argv[1])
     configure_logging("supervisor")
-    supervisor = Supervisor(
-        path=path, configuration=load_file(path), load=load_file, service="tests.support.tiny_service:build"
-    )
+    service = "tests.support.tiny_service:build"
+    supervisor = Supervisor(path=path, configuration=load_file(path), load=load_file, service=service, shipper=None)
     return await supervisor.run()
 
 

@@ -90,6 +90,7 @@ class TinyService:
             time.sleep(3600)  # noqa: ASYNC251  the point of it
         if path == "/text":
             body = ",".join(route.name for route in self._configuration.routes)
+        self._values[self._requests] += 1  # before the client can have the answer
         connection = "close" if self._draining else "keep-alive"
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: {connection}\r\n\r\n"
         half = len(body) // 2
@@ -99,7 +100,6 @@ class TinyService:
             writer.write(body[half:].encode())
         else:
             writer.write((head + body).encode())
-        self._values[self._requests] += 1
         await writer.drain()
 
     async def _released(self) -> None:

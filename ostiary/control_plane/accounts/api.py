@@ -14,10 +14,7 @@ from ostiary.control_plane.accounts.model import (
     OrganizationPath,
 )
 from ostiary.control_plane.accounts.service import Accounts
-from ostiary.control_plane.http.fields import NoBody, NoParameters
-from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
-from ostiary.control_plane.http.paging import Paging
-from ostiary.control_plane.http.problems import ProblemCode
+from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, Paging, ProblemCode, change, read
 
 
 def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:

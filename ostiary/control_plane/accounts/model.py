@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ostiary.control_plane.http.fields import Answer, Name, Parameters, Request, Rule, Uuid
-from ostiary.control_plane.http.paging import Page, Paging
+from ostiary.control_plane.http import Answer, Name, Page, Paging, Parameters, Request, Rule, Uuid
 
 Description = Annotated[
     str,

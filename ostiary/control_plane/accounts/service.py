@@ -15,8 +15,7 @@ from ostiary.control_plane.accounts.model import (
     OrganizationPage,
 )
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http.paging import Paging, cut
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http import Paging, Problem, ProblemCode, cut, invalid
 
 
 class Accounts:

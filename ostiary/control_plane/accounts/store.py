@@ -8,7 +8,7 @@ from asyncpg import Record
 
 from ostiary.control_plane.accounts.model import App, NewApp, Organization
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http.paging import Position
+from ostiary.control_plane.http import Position
 
 
 async def insert_organization(connection: Connection, name: str) -> Organization:

@@ -1,12 +1,55 @@
 """The transport kit: what every operation of the API shares, and no word about organizations or keys.
 
-operations     an operation, declared: what comes in, what goes out, who does it
-fields paging  what requests and answers are made of
-edge           authorization, request ids, security headers, the log line
-reading        HTTP request to checked values;  strict_json  bodies
-idempotency    the same POST twice is done once
-dispatch       serves operations
-problems       every refusal, and how it looks
-openapi documentation  describe operations
-listener       the listening side
+    operations     an operation, declared: what comes in, what goes out, who does it. Read it first
+    fields paging  what requests and answers are made of
+    edge           authorization, request ids, security headers, the log line
+    reading        HTTP request to checked values;  strict_json  bodies
+    idempotency    the same POST twice is done once
+    dispatch       serves operations
+    problems       every refusal, and how it looks
+    openapi documentation  describe operations
+    listener       the listening side
+
+The names below are what domains are written with; the composition root takes the rest from its modules.
 """
+
+from ostiary.control_plane.http.fields import (
+    Answer,
+    Count,
+    KeyId,
+    Name,
+    NoBody,
+    NoParameters,
+    Parameters,
+    Request,
+    Rule,
+    Uuid,
+)
+from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
+from ostiary.control_plane.http.paging import KeyPaging, Page, Paging, Position, cut
+from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+
+__all__ = [
+    "Answer",
+    "AnyOperation",
+    "Call",
+    "Count",
+    "KeyId",
+    "KeyPaging",
+    "Name",
+    "NoBody",
+    "NoParameters",
+    "Page",
+    "Paging",
+    "Parameters",
+    "Position",
+    "Problem",
+    "ProblemCode",
+    "Request",
+    "Rule",
+    "Uuid",
+    "change",
+    "cut",
+    "invalid",
+    "read",
+]

@@ -31,6 +31,9 @@ CALLS_MAX = 256
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+# In place of aiohttp's own, which names the versions of aiohttp and Python.
+SERVER = "ostiary"
+
 SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -89,7 +92,7 @@ class Edge:
 
     async def _answer(self, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
         try:
-            if self._calls > CALLS_MAX:
+            if self._calls > CALLS_MAX and request.path not in OPEN:  # a full house is not a dead one: /healthz
                 raise Problem(ProblemCode.OVERLOADED, headers=[("Retry-After", "1")])
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
@@ -134,11 +137,11 @@ def _of_router(error: web.HTTPException) -> Problem:
 
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
-    """The last touch on every answer: security headers, the request id, and no word about what serves it."""
+    """The last touch on every answer: security headers, the request id, and no version of what serves it."""
     response.headers.setdefault("X-Request-Id", uuid4().hex)
     for name, value in SECURITY_HEADERS:
         response.headers.setdefault(name, value)
-    response.headers.pop("Server", None)
+    response.headers["Server"] = SERVER
 
 
 async def expect_later(request: web.Request) -> None:

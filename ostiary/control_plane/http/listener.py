@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from ostiary.control_plane.http.edge import SECURITY_HEADERS
+from ostiary.control_plane.http.edge import SECURITY_HEADERS, SERVER
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 
 log = logging.getLogger("ostiary.control_plane")
@@ -36,6 +36,7 @@ class _Protocol(web.RequestHandler):
         request_id = uuid4().hex
         response = answer(Problem(code, detail), request_id)
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = SERVER
         response.headers.update(SECURITY_HEADERS)
         response.force_close()
         return response

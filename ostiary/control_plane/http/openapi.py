@@ -21,6 +21,7 @@ COMMON = (
     ProblemCode.CREDENTIALS_MISSING,
     ProblemCode.CREDENTIALS_INVALID,
     ProblemCode.EXPECTATION_FAILED,
+    ProblemCode.INVALID_FIELDS,  # a query parameter that the operation does not know
     ProblemCode.INTERNAL_ERROR,
     ProblemCode.OVERLOADED,
     ProblemCode.DATABASE_UNAVAILABLE,
@@ -30,7 +31,6 @@ WITH_BODY = (
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.BODY_TOO_LARGE,
     ProblemCode.UNSUPPORTED_MEDIA_TYPE,
-    ProblemCode.INVALID_FIELDS,
     ProblemCode.CALL_UNDER_WAY,
     ProblemCode.IDEMPOTENCY_KEY_REUSED,
 )
@@ -43,8 +43,6 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
         codes.update(WITH_BODY)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
-    if operation.query_model is not NoParameters:
-        codes.add(ProblemCode.INVALID_FIELDS)
     if operation.shown_once:
         codes.add(ProblemCode.SECRET_ALREADY_SHOWN)
     return tuple(sorted(codes, key=lambda code: (code.value.status, code.code)))

@@ -52,7 +52,7 @@ def query_parameters(model: type[ModelT], request: web.Request) -> ModelT:
         raise invalid_fields(error) from error
 
 
-async def read_body(request: web.Request) -> Body:
+async def read_body(request: web.Request, *, seconds: float = BODY_SECONDS_MAX) -> Body:
     """The JSON body, within its bounds of size and time. Raises Problem."""
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE)
@@ -66,7 +66,7 @@ async def read_body(request: web.Request) -> Body:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+        async with asyncio.timeout(seconds):
             text = await request.read()
     except TimeoutError as error:
         raise Problem(ProblemCode.REQUEST_TIMEOUT, headers=[("Connection", "close")]) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
-from ostiary.control_plane.http.fields import NoBody, NoParameters
-from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
+from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, change, read
 from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyPath, KeyQuery, NewKey, Revocation
 from ostiary.control_plane.keys.service import Keys
 

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from ostiary.control_plane.http.fields import Answer, KeyId, Name, Parameters, Request, Rule
-from ostiary.control_plane.http.paging import KeyPaging, Page
+from ostiary.control_plane.http import Answer, KeyId, KeyPaging, Name, Page, Parameters, Request, Rule
 
 # A list goes to every gateway with the key and is looked through on each call: 64 entries are room for any real office,
 # and a longer list belongs into a network range.

@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http.paging import cut
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http import Problem, ProblemCode, cut, invalid
 from ostiary.control_plane.keys import store
 from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyQuery, NewKey, Revocation
 from ostiary.control_plane.keys.store import StoredSecret

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http.paging import Position
+from ostiary.control_plane.http import Position
 from ostiary.control_plane.keys.model import Key, KeyState, NewKey
 
 

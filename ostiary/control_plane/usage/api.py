@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
-from ostiary.control_plane.http.fields import NoBody, NoParameters
-from ostiary.control_plane.http.operations import AnyOperation, Call, read
+from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, read
 from ostiary.control_plane.usage.model import DaysQuery, UsageDays, UsageQuery, UsageSummary
 from ostiary.control_plane.usage.service import Usage
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ostiary.control_plane.http.fields import Answer, Count, KeyId, Parameters, Uuid
-from ostiary.control_plane.http.paging import Page
+from ostiary.control_plane.http import Answer, Count, KeyId, Page, Parameters, Uuid
 
 DAYS_MAX = 366
 

@@ -113,10 +113,8 @@ class Reading:
             known = self._names.get(use.space, set())
             if use.name in known:
                 continue
-            if known:
-                mend = suggestion(use.name, sorted(known))
-            else:
-                mend = f"no {use.space} is defined; add it under {use.space}s"
+            none = f"no {use.space} is defined; add it under {use.space}s"
+            mend = suggestion(use.name, sorted(known)) if known else none
             self.problem(use.place, f"there is no {use.space} {use.place.shown}", mend)
 
     def unused(self, space: str) -> set[str]:

@@ -41,12 +41,13 @@ _log = logging.getLogger(__name__)
 
 
 class ChangeFeed:
-    """Tells `cache` what changed. After `stale_seconds` without Postgres it makes the cache forget everything."""
+    """Tells `cache` what changed. After `stale_seconds` without Postgres it makes the cache forget everything; less than
+    three seconds count as three, since a poll that is merely slow may take that long."""
 
     def __init__(self, *, postgres_url: str, cache: KeyCache, stale_seconds: float) -> None:
         self._postgres_url = postgres_url
         self._cache = cache
-        self._stale_seconds = stale_seconds
+        self._stale_seconds = max(stale_seconds, POLL_SECONDS + DEADLINE_SECONDS)
         self._task: asyncio.Task[None] | None = None
         self._stale_timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
@@ -97,6 +98,7 @@ class ChangeFeed:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(store.CHANNEL, self._announced)
             self._cache.following(True)
+            self._heard()
             revisions = SeenRevisions(await store.highest_revision(connection))
             await self._compare_all(connection)
             self.connects += 1

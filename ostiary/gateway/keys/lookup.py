@@ -48,7 +48,7 @@ class Lookup:
         epoch: Callable[[], int],
     ) -> None:
         self._postgres_url = postgres_url
-        self._envelope = envelope
+        self._loader = store.KeyLoader(envelope)
         self._cache = cache
         self._clock = clock
         self._epoch = epoch
@@ -149,11 +149,10 @@ class Lookup:
                 self._postgres_url, purpose="key look-up", deadline_seconds=DEADLINE_SECONDS
             )
         self.queries += 1
-        return await store.load_keys(
+        return await self._loader.load(
             self._connection,
             ids=[question for question in self._asked if isinstance(question, str)],
             secrets_sha256=[question for question in self._asked if isinstance(question, bytes)],
-            envelope=self._envelope,
             epoch=self._epoch(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 
 import asyncpg
@@ -13,6 +14,9 @@ from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KnownKey
 
 CHANNEL = "ostiary_keys"
+
+# Sets of scopes that are shared between keys; in practice there are some dozens.
+_SHARED_SCOPES_MAX = 4_096
 
 _log = logging.getLogger(__name__)
 
@@ -59,18 +63,52 @@ async def connect(postgres_url: str, *, purpose: str, deadline_seconds: float) -
     )
 
 
-async def load_keys(
-    connection: asyncpg.Connection,
-    *,
-    ids: Sequence[str],
-    secrets_sha256: Sequence[bytes],
-    envelope: Envelope | None,
-    epoch: int,
-) -> list[KnownKey]:
-    """The keys in force with these ids or secrets, ready for use. What can't be opened has no signer: its bearer secret
-    still works, and the log names the key."""
-    rows = await connection.fetch(_LOAD, ids, secrets_sha256)
-    return [_known_key(row, envelope, epoch) for row in rows]
+class KeyLoader:
+    """Loads keys, ready for use. What `envelope` can't open has no signer: its bearer secret still works, and the log names
+    the key."""
+
+    def __init__(self, envelope: Envelope | None) -> None:
+        self._envelope = envelope
+        self._scopes: dict[frozenset[str], frozenset[str]] = {}
+
+    async def load(
+        self, connection: asyncpg.Connection, *, ids: Sequence[str], secrets_sha256: Sequence[bytes], epoch: int
+    ) -> list[KnownKey]:
+        """The keys in force with these ids or secrets."""
+        rows = await connection.fetch(_LOAD, ids, secrets_sha256)
+        return [self._known_key(row, epoch) for row in rows]
+
+    def _known_key(self, row: asyncpg.Record, epoch: int) -> KnownKey:
+        plan, app_id = row["plan"], row["app_id"]
+        key = Key(
+            id=row["id"],
+            environment=Environment(row["environment"]),
+            secret_sha256=row["secret_sha256"],
+            secret=None,  # the signer is made of it; it need not stay in memory in the clear besides
+            # Many keys have the same plan, app and scopes: sharing them takes a quarter off the memory of a known key.
+            plan=None if plan is None else sys.intern(plan),
+            scopes=self._shared(frozenset(row["scopes"])),
+            app_id=sys.intern(app_id),
+            organization_id=sys.intern(row["organization_id"]),
+            allowed_networks=tuple(row["allowed_networks"]),
+            allowed_origins=frozenset(row["allowed_origins"]),
+            expires_at=row["expires_at"],
+        )
+        return KnownKey(key, signer=self._signer(row), revision=row["revision"], epoch=epoch)
+
+    def _shared(self, scopes: frozenset[str]) -> frozenset[str]:
+        if len(self._scopes) >= _SHARED_SCOPES_MAX:
+            self._scopes.clear()
+        return self._scopes.setdefault(scopes, scopes)
+
+    def _signer(self, row: asyncpg.Record) -> Signer | None:
+        if self._envelope is None:
+            return None
+        try:
+            return Signer(self._envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
+        except EncryptionError as error:
+            _log.error("key %s can't sign: %s", row["id"], error)
+            return None
 
 
 async def highest_revision(connection: asyncpg.Connection) -> int:
@@ -107,30 +145,3 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"Postgres can't be reached: {error.strerror or type(error).__name__}"
     return f"Postgres can't be used: {type(error).__name__}"
-
-
-def _known_key(row: asyncpg.Record, envelope: Envelope | None, epoch: int) -> KnownKey:
-    key = Key(
-        id=row["id"],
-        environment=Environment(row["environment"]),
-        secret_sha256=row["secret_sha256"],
-        secret=None,  # the signer is made of it; it need not stay in memory in the clear besides
-        plan=row["plan"],
-        scopes=frozenset(row["scopes"]),
-        app_id=row["app_id"],
-        organization_id=row["organization_id"],
-        allowed_networks=tuple(row["allowed_networks"]),
-        allowed_origins=frozenset(row["allowed_origins"]),
-        expires_at=row["expires_at"],
-    )
-    return KnownKey(key, signer=_signer(row, envelope), revision=row["revision"], epoch=epoch)
-
-
-def _signer(row: asyncpg.Record, envelope: Envelope | None) -> Signer | None:
-    if envelope is None:
-        return None
-    try:
-        return Signer(envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
-    except EncryptionError as error:
-        _log.error("key %s can't sign: %s", row["id"], error)
-        return None

@@ -88,31 +88,36 @@ def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_sec
 
 
 def _part(limits: Sequence[Limit], concurrency: int | None) -> bytes:
-    numbers = "".join("ddddd" if isinstance(limit, SlidingWindow) else "dd" for limit in limits)
+    described: list[float] = []
+    numbers = 0
+    for limit in limits:
+        described += (*_limit(limit), numbers + 1)
+        numbers += 5 if isinstance(limit, SlidingWindow) else 2
     return b"".join(
         (
             _text(str(keyspace.state_ttl_ms(limits)) if limits else ""),
             _text("".join(f"{limit.identity};" for limit in limits) + "|"),
-            _text(f"<{numbers}"),
+            _text("<" + "d" * numbers),
+            _text("<" + "d" * len(described)),
             struct.pack(
                 "<Bdd",
                 len(limits),
                 -1 if concurrency is None else concurrency,
                 keyspace.LEASE_SECONDS * 1_000_000,
             ),
-            *(_limit(limit) for limit in limits),
+            struct.pack(f"<{len(described)}d", *described),
         )
     )
 
 
-def _limit(limit: Limit) -> bytes:
+def _limit(limit: Limit) -> tuple[int, int, int, int]:
     match limit:
         case TokenBucket():
-            return struct.pack("<Bddd", 1, limit.capacity, limit.cost, limit.gain)
+            return 1, limit.capacity, limit.cost, limit.gain
         case SlidingWindow():
-            return struct.pack("<Bddd", 2, limit.limit, limit.window_us, limit.slot_us)
+            return 2, limit.limit, limit.window_us, limit.slot_us
         case CalendarQuota():
-            return struct.pack("<Bddd", 3, limit.limit, PERIOD_NUMBERS[limit.period], limit.refuses)
+            return 3, limit.limit, PERIOD_NUMBERS[limit.period], limit.refuses
 
 
 def _text(text: str) -> bytes:

@@ -1,5 +1,7 @@
 """What is refused, with which words and in which line; and what is only warned of."""
 
+# ruff: noqa: E501  the tables are read by their columns
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -251,7 +251,7 @@ async def test_password_of_postgres_is_in_no_log(ring_of: RingMaker, caplog: pyt
     for url in (
         "postgresql://ostiary:canary-7f3@127.0.0.1:1/ostiary",
         "postgresql://ostiary:canary-7f3@127.0.0.1:port/ostiary",
-        "postgres-canary-7f3",
+        "canary-7f3://ostiary@127.0.0.1/ostiary",
     ):
         ring = ring_of(url)
         await ring.start()

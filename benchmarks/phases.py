@@ -1,0 +1,302 @@
+"""Parts of the gateway by themselves: µs of CPU for one signed request, phase by phase, with the gateway's own functions.
+
+`scripts/bench phases` prints them in the order of the request path, so that a regression has an address. What the whole job
+costs beyond their sum is the event loop, the two protocols and the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import uvloop
+
+from benchmarks import cpu
+from benchmarks.processes import OTHER_CORE, PROXY_CORE
+from benchmarks.rendering import TEMPLATES, render
+from benchmarks.report import table
+from benchmarks.requests import KEY_ID, SECRET, signed_request
+from benchmarks.rig import common_values
+from benchmarks.statistics import Spread
+from benchmarks.timing import BATCHES, cost_us
+from ostiary.core.config import load_text
+from ostiary.core.model import Configuration
+from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message
+from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.limits import Limiter, UnobservedLimiter
+from ostiary.gateway.phases.admit import RequestIds, admit
+from ostiary.gateway.phases.authenticate import authenticate
+from ostiary.gateway.phases.authorize import authorize
+from ostiary.gateway.phases.limit import limit
+from ostiary.gateway.phases.match import match
+from ostiary.gateway.phases.prepare import prepare
+from ostiary.gateway.phases.record import Recorder
+from ostiary.gateway.phases.respond import render_head
+from ostiary.gateway.service import Gateway
+from ostiary.gateway.signal import Drive
+from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.usage import Spool, encode
+from ostiary.gateway.wire.client import ClientConnection
+from ostiary.gateway.wire.request_head import parse_request_head
+from ostiary.gateway.wire.response_head import parse_response_head
+
+TARGET = "/v1/clients?limit=10"
+# As the upstream of the bench answers.
+ANSWER_HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 121\r\nConnection: keep-alive"
+)
+# Requests of one loop tick at full load are about as many as there are connections waiting: 64, less those under way.
+TICK_REQUESTS = 32
+TICKS = 300
+SPOOL_BYTES_MAX = 1 << 30  # nothing ships it; a measurement writes some hundred MB
+
+
+_SIGNER = Signer(SECRET.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table. `counts` is false for what is in another line already, or in another process."""
+
+    name: str
+    cost: Spread
+    counts: bool = True
+
+
+def drive(coroutine: Coroutine[object, None, object]) -> None:
+    """Runs a coroutine that does not have to wait, as the gateway's `Drive` does. Raises RuntimeError if it waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a phase that is measured by itself waits for something")
+
+
+class Subject:
+    """One signed request, and the parts of a worker that it passes, made as `worker.py` makes them."""
+
+    def __init__(
+        self, configuration: Configuration, *, gateway: Gateway, keys: KeyRing, metrics: Metrics, spool: Spool
+    ) -> None:
+        request = signed_request(TARGET, timestamp=int(time.time()), nonce="n" * 22)
+        self.request_head = request.removesuffix(b"\r\n\r\n")
+        self.limits = configuration.gateway.client_limits
+        self.client = ClientConnection(gateway)
+        self.client.peer = "127.0.0.1"
+        self.gateway = gateway
+        self.keys = keys
+        self.spool = spool
+        self.ids = RequestIds()
+        self.recorder = Recorder(metrics=metrics, spool=spool, unrouted=RouteMeters(metrics, "none"))
+        self.head = parse_request_head(self.request_head, self.limits)
+        self.answer = parse_response_head(ANSWER_HEAD, b"GET")
+        self.exchange = self.begin()
+        for step in (self.admit, self.match, self.authenticate, self.authorize, self.prepare):
+            step()
+        self.exchange.upstream_started = self.exchange.started + 0.0001
+        self.exchange.upstream_answered = self.exchange.started + 0.0004
+        self.exchange.answer_status = self.answer.status
+
+    def begin(self) -> Exchange:
+        return self.gateway.begin(self.client, self.head, None)
+
+    def admit(self) -> None:
+        admit(self.exchange, self.ids)
+
+    def match(self) -> None:
+        match(self.exchange)
+
+    def authenticate(self) -> None:
+        drive(authenticate(self.exchange, self.keys))
+
+    def authorize(self) -> None:
+        authorize(self.exchange)
+
+    def prepare(self) -> None:
+        prepare(self.exchange)
+
+    def verify(self) -> bool:
+        values = self.head.values
+        message = hmac_message(
+            self.head.method, self.head.target, values[b"x-timestamp"], values[b"x-nonce"], EMPTY_BODY_SHA256
+        )
+        return _SIGNER.verify(message, values[b"x-api-key"][-64:])
+
+    def find_key(self) -> object:
+        return self.keys.find(KEY_ID)
+
+    def find_route(self) -> object:
+        return self.exchange.snapshot.table.match(self.head.host, self.head.path, "GET")
+
+    def record(self) -> None:
+        self.recorder.record(self.exchange, self.exchange.started + 0.0005)
+
+    def append_usage(self) -> None:
+        exchange, admission, route = self.exchange, self.exchange.admission, self.exchange.route
+        assert admission is not None
+        assert route is not None
+        agent = self.head.values.get(b"user-agent")
+        self.spool.append(
+            encode(
+                *(admission.caller, route.usage, exchange.request_id, 1.8e9, self.head.method, 200, 500, 300, 0, 121),
+                *(b"127.0.0.1", agent, False, True),
+            )
+        )
+
+    def lines(self, cost: Callable[[Callable[[], object]], Spread]) -> Iterator[Line]:
+        """Every phase but `limit`, which needs Redis, in the order of the path, each followed by its parts; `cost` says
+        what a call costs."""
+        yield Line("request head", cost(lambda: parse_request_head(self.request_head, self.limits)))
+        yield Line("begin", cost(self.begin))
+        yield Line("admit", cost(self.admit))
+        yield Line("match", cost(self.match))
+        yield Line("of it: find the route", cost(self.find_route), counts=False)
+        yield Line("authenticate", cost(self.authenticate))
+        yield Line("of it: find the key", cost(self.find_key), counts=False)
+        yield Line("of it: verify the signature", cost(self.verify), counts=False)
+        yield Line("authorize", cost(self.authorize))
+        yield Line("prepare", cost(self.prepare))
+        yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET")))
+        yield Line("respond", cost(lambda: render_head(self.exchange, self.answer)))
+        yield Line("record", cost(self.record))
+        yield Line("of it: encode and append usage", cost(self.append_usage), counts=False)
+
+
+class LimitPhase:
+    """`limit` as it runs under load: the requests of a loop tick in one command to Redis, each resumed by its reply."""
+
+    def __init__(self, subject: Subject, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._numbers = itertools.count(time.time_ns())
+        self._exchanges = [subject.begin() for _ in range(TICK_REQUESTS)]
+        for exchange in self._exchanges:
+            exchange.ip, exchange.route = subject.exchange.ip, subject.exchange.route
+            exchange.known_key, exchange.admission = subject.exchange.known_key, subject.exchange.admission
+
+    async def tick(self) -> None:
+        """One tick of requests. Raises GatewayError if any of them is refused."""
+        whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = len(self._exchanges)
+
+        async def one(exchange: Exchange) -> None:
+            nonlocal left
+            await limit(exchange, self._limiter)
+            left -= 1
+            if not left:
+                whole.set_result(None)
+
+        for exchange in self._exchanges:
+            exchange.nonce = f"{next(self._numbers):022}"
+            Drive(one(exchange), whole.set_exception)
+        await whole
+
+    async def lines(self, redis_pid: int) -> list[Line]:
+        """What a request costs this process, and what it costs Redis."""
+        await self.tick()
+        requests, ours, theirs = TICKS * TICK_REQUESTS, [], []
+        for _ in range(BATCHES):
+            began, before = time.thread_time(), cpu.thread_times([redis_pid])
+            for _ in range(TICKS):
+                await self.tick()
+            ours.append((time.thread_time() - began) / requests * 1e6)
+            theirs.append(cpu.seconds_between(before, cpu.thread_times([redis_pid])) / requests * 1e6)
+        if alone := self._limiter.status()["decided_without_store"]:
+            raise RuntimeError(f"{alone} requests were decided without Redis; there is nothing to measure")
+        return [
+            Line(f"limit ({TICK_REQUESTS} requests a tick)", Spread.of(ours)),
+            Line("besides, in Redis", Spread.of(theirs), counts=False),
+        ]
+
+
+@asynccontextmanager
+async def subject_of(configuration: Configuration, directory: Path) -> AsyncIterator[Subject]:
+    """A worker's parts without sockets; its usage goes to a spool in the directory."""
+    keys = KeyRing(file_keys=configuration.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
+    spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
+    metrics = Metrics.in_memory()
+    limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+    gateway = Gateway(configuration=configuration, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
+    try:
+        yield Subject(configuration, gateway=gateway, keys=keys, metrics=metrics, spool=spool)
+    finally:
+        spool.close()
+
+
+def whole_job_configuration(directory: Path) -> Configuration:
+    """The one that `whole-job` runs under; its ports and stores are not used here."""
+    text = render(
+        (TEMPLATES / "ostiary-whole-job.yaml").read_text(),
+        {
+            **common_values(directory),
+            "port": 18080,
+            "admin_port": 19090,
+            "upstream_port": 19000,
+            "redis_port": 16379,
+            "postgres_url": "postgresql://127.0.0.1/unused",
+        },
+    )
+    return load_text(text, name=str(directory / "ostiary.yaml"), environment={"BENCH_KEY_SECRET": SECRET})
+
+
+async def measure(directory: Path) -> list[Line]:
+    """All lines, in the order of the request path."""
+    with EmbeddedValkey(directory / "valkey") as valkey:
+        for thread in os.listdir(f"/proc/{valkey.pid}/task"):
+            os.sched_setaffinity(int(thread), {OTHER_CORE})
+        # A deadline that no disturbance reaches: what is measured is the decision by Redis.
+        limiter = Limiter(url=valkey.url(), deadline_seconds=5.0, workers=1, observe=UnobservedLimiter())
+        async with subject_of(whole_job_configuration(directory), directory) as subject:
+            await limiter.start()
+            try:
+                limited = await LimitPhase(subject, limiter).lines(valkey.pid)
+            finally:
+                await limiter.close()
+            lines = list(subject.lines(cost_us))
+    place = next(index for index, line in enumerate(lines) if line.name == "prepare")
+    return [*lines[:place], *limited, *lines[place:]]
+
+
+def text(lines: Sequence[Line]) -> str:
+    """The table; parts stand indented below their phase, and are not added again."""
+    rows = [["phase", "min", "median", "max"]]
+    for line in lines:
+        figures = [f"{value:.2f}" for value in (line.cost.least, line.cost.median, line.cost.most)]
+        rows.append([line.name if line.counts else f"  {line.name}", *figures])
+    whole = sum(line.cost.median for line in lines if line.counts)
+    return table([*rows, ["sum of the phases", "", f"{whole:.2f}", ""]])
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Where to write all figures."
+)
+def main(json_file: Path | None) -> None:
+    """Measure parts of the gateway by themselves: µs of CPU for one signed request, phase by phase.
+
+    \b
+    Example:
+      ./scripts/bench phases
+    """
+    os.sched_setaffinity(0, {PROXY_CORE})
+    with tempfile.TemporaryDirectory(prefix="ostiary-bench-") as directory:
+        lines = uvloop.run(measure(Path(directory)))
+    click.echo(f"µs of CPU a request, {BATCHES} batches each\n\n{text(lines)}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/bench phases")
