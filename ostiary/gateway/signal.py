@@ -1,7 +1,7 @@
 """How one request is driven: a coroutine run straight from the protocol, resumed straight from the event it waits for.
 
-No task and no loop turn stand between a reply of Redis or an upstream and the code that waits for it. The measured gain
-over one asyncio task a request is 4–6 µs (docs/decisions/0001-engine.md). What needs a task (asyncpg, aiohttp) runs in one
+No task and no loop turn stand between a reply of Redis or an upstream and the code that waits for it. Against one asyncio
+task a request this saves 3–4 µs (docs/decisions/0001-engine.md). What needs a task (asyncpg, aiohttp) runs in one
 by way of `in_task`, off the hot path."""
 
 from __future__ import annotations
