@@ -19,7 +19,7 @@ from ostiary.gateway.wire.request_head import parse_request_head
 
 HEAD = (
     b"GET /v1/clients?limit=10 HTTP/1.1\r\nHost: api.example.com\r\n"
-    b"X-API-Key: ak_test_abc:" + b"0123456789abcdef" * 4 + b"\r\n" + b"0123456789abcdef" * 4 + b"\r\n"
+    b"X-API-Key: ak_test_abc:" + b"0123456789abcdef" * 4 + b"\r\n"
     b"X-Timestamp: 1763800000\r\nX-Nonce: 0123456789abcdef\r\nAccept: application/json\r\n"
     b"User-Agent: python-requests/2.32.3\r\n"
     b"Accept-Encoding: gzip, deflate\r\nX-Request-Id: 0123456789abcdef0123456789abcdef\r\n"

@@ -3,7 +3,8 @@
 Everything that two parsers could read differently is refused (RFC 9112 §11.2), so what goes upstream means to the upstream
 what it meant here. Lines that pass through keep their bytes: spelling, order and spacing of a client's headers are its own.
 
-Why not llhttp: for the whole job it costs half as much again, it can't be stopped between two pipelined messages, and it hides
+Why not llhttp: for the whole job it costs half as much again,
+it can't be stopped between two pipelined messages, and it hides
 the bytes it read (docs/decisions/0001-engine.md has the figures). It judges this parser in the tests instead, beside h11."""
 
 from __future__ import annotations
