@@ -53,16 +53,8 @@ async def test_a_wrong_password_is_reported_and_not_shown(
 async def test_a_unix_socket_will_do(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """Redis on the same machine would need a port open to all its users."""
     own_valkey.stop()
-    process = await asyncio.create_subprocess_exec(
-        *_server_command(),
-        "--port",
-        "0",
-        "--unixsocket",
-        str(tmp_path / "s"),
-        "--save",
-        "",
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    arguments = ("--port", "0", "--unixsocket", str(tmp_path / "s"), "--save", "")
+    process = await asyncio.create_subprocess_exec(*_server_command(), *arguments, stdout=asyncio.subprocess.DEVNULL)
     try:
         async with running(f"unix://{tmp_path}/s?db=2") as limiter:
             await until_state(limiter, "connected")

@@ -226,7 +226,7 @@ async def test_a_redis_that_takes_no_writes_is_away_until_it_does(own_valkey: Em
         if trouble == "memory":
             client.config_set("maxmemory", "0")
         else:
-            client.execute_command("REPLICAOF", "NO", "ONE")
+            client.replicaof("NO", "ONE")
         assert await until_state(limiter, "connected") < RECOVERED_WITHIN_SECONDS
         assert await outcomes(limiter, 3) == [Outcome.ALLOWED] * 2 + [Outcome.RATE_LIMITED]
 
