@@ -51,12 +51,12 @@ def status(config_path: str, as_json: bool) -> None:
     Example:
       ostiary db status -c gateway.yaml || ostiary db migrate -c gateway.yaml
     """
-    from ostiary.control_plane.db import DatabaseUnavailable, MigrationState, migration_status
+    from ostiary.control_plane.db import DatabaseUnavailable, MigrationError, MigrationState, migration_status
 
     url = postgres_of(read_configuration(config_path))
     try:
         statuses = asyncio.run(migration_status(url))
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, MigrationError) as error:
         raise click.ClickException(str(error)) from error
     current = all(status.state is MigrationState.APPLIED for status in statuses)
     rows = [

@@ -14,7 +14,7 @@ import click
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep everything in this directory: keys made in one run work in the next. Default: nothing is kept.",
+    help="Keep Postgres, Valkey and the secrets there: keys made in one run work in the next. Default: nothing is kept.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the gateway.  [default: 8080, or a free one]")
 @click.option(

@@ -45,12 +45,12 @@ def reconcile(config: Path, days: int | None, as_json: bool) -> None:
     if stores.postgres is None:
         click.echo(f"{config}: stores.postgres is not set: without it usage is not shipped, only spooled", err=True)
         sys.exit(2)
+    if not Path(stores.spool).is_dir():
+        click.echo(f"there is no spool at {stores.spool}; run this on the gateway's machine, as its user", err=True)
+        sys.exit(1)
     since = None if days is None else (datetime.now(UTC) - timedelta(days=days)).date()
     try:
         result = asyncio.run(compare(Path(stores.spool), stores.postgres, since=since))
-    except FileNotFoundError:
-        click.echo(f"there is no spool at {stores.spool}; run this on the gateway's machine, as its user", err=True)
-        sys.exit(1)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         # Only Postgres' own words: others may quote the URL, and with it a password.
         reason = str(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__

@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 
 from ostiary.control_plane import accounts, keys, usage
-from ostiary.control_plane.db import MigrationState, Pool, open_pool, status_on
+from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, openapi
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
@@ -59,12 +59,8 @@ async def build_app(configuration: Configuration) -> web.Application:
     Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
     DatabaseUnavailable."""
     settings = _settings(configuration)
+    await _require_current_schema(settings.postgres)
     pool = await open_pool(settings.postgres)
-    try:
-        await _require_current_schema(pool)
-    except BaseException:
-        await pool.close()
-        raise
 
     directory = accounts.Accounts()
     declared = (
@@ -156,9 +152,11 @@ def _settings(configuration: Configuration) -> _Settings:
     return _Settings(postgres, token, key_encryption_key)
 
 
-async def _require_current_schema(pool: Pool) -> None:
-    async with pool.acquire() as connection:
-        statuses = await status_on(connection)
+async def _require_current_schema(url: str) -> None:
+    try:
+        statuses = await migration_status(url)
+    except MigrationError as error:
+        raise StartRefused(str(error)) from error
     wrong = [f"{status.name} ({status.state})" for status in statuses if status.state is not MigrationState.APPLIED]
     if wrong:
         raise StartRefused(

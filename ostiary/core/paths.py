@@ -76,24 +76,27 @@ def _parse_segment(text: str, *, last: bool) -> Segment:
     if "{" in text or "}" in text:
         if (parameter := _PARAMETER.fullmatch(text)) is None:
             raise TemplateError(
-                f"{text!r} is not a parameter", "a parameter is a whole segment, /{name}/, of letters, digits and _"
+                f"{text[:40]!r} is not a parameter",
+                "a parameter is a whole segment, /{name}/, of letters, digits and _",
             )
         return Parameter(parameter[1])
     if text.startswith(":"):
-        raise TemplateError(f"{text!r} would match only that very text", f"a parameter is written {{{text[1:]}}}")
+        raise TemplateError(f"{text[:40]!r} would match only that very text", f"a parameter is written {{{text[1:]}}}")
     if "*" in text:
-        raise TemplateError(f"{text!r} is not a wildcard", "write {name} for one segment, or end the path with /**")
+        raise TemplateError(
+            f"{text[:40]!r} is not a wildcard", "write {name} for one segment, or end the path with /**"
+        )
     if not text and not last:
         raise TemplateError("the path has an empty segment (//)", "leave one slash")
     if _LITERAL.fullmatch(text) is None:
         raise TemplateError(
-            f"{text!r} has characters that a URL's path can't have",
+            f"{text[:40]!r} has characters that a URL's path can't have",
             "percent-encode them, and leave out any query or fragment",
         )
     lower = text.lower()
     if any(escape in lower for escape in _REFUSED_ESCAPES) or lower.replace("%2e", ".") in (".", ".."):
         raise TemplateError(
-            f"{text!r} is ambiguous, requests with it are refused", "write the path without dot segments and %2F"
+            f"{text[:40]!r} is ambiguous, requests with it are refused", "write the path without dot segments and %2F"
         )
     return equivalent_path(text.encode("ascii"))
 

@@ -153,18 +153,23 @@ def _walk(root: _Node, segments: list[bytes], method: str) -> _Taker | None:
                 pending.append(taker)
             segment = segments[at]
             at += 1
-            if segment:
-                if node.parameter is not None:
-                    pending.append((node.parameter, at))
-            elif (  # a closing slash, and not the second one
-                at == count
-                and segments[at - 2]
-                and (end := node.end) is not None
-                and (taker := end.by_method.get(method) or end.any_method) is not None
-            ):
-                pending.append(taker)
+            parameter = node.parameter
+            if not segment:
+                parameter = None  # a parameter is never empty
+                if (  # a closing slash, and not the second one
+                    at == count
+                    and segments[at - 2]
+                    and (end := node.end) is not None
+                    and (taker := end.by_method.get(method) or end.any_method) is not None
+                ):
+                    pending.append(taker)
             if (child := node.children.get(segment)) is not None:
+                if parameter is not None:
+                    pending.append((parameter, at))
                 node = child
+                continue
+            if parameter is not None:
+                node = parameter
                 continue
         if not pending:
             return None
@@ -243,11 +248,10 @@ class RouteTable:
                 if not taker.positions:
                     return taker.match
                 sent = segments if compared is path else path.split(b"/")
-                return RouteMatch(
-                    taker.match.route,
-                    taker.match.path_template,
-                    {name: sent[position] for name, position in taker.positions},
-                )
+                parameters = {}
+                for name, position in taker.positions:  # a comprehension would cost a call before Python 3.12
+                    parameters[name] = sent[position]
+                return RouteMatch(taker.match.route, taker.match.path_template, parameters)
         return self._refusal(tables, compared)
 
     def _tables_of(self, host: bytes) -> tuple[_Paths, ...]:

@@ -99,9 +99,10 @@ class ChildRun:
             sock = bind_shared(*start["listen"]) if start["listen"] is not None else None
             await service.start(sock)
         except (CannotStartService, CannotListen) as error:
-            self._channel.send({"event": "failed", "problem": str(error)})
-            await self._channel.drained()
-            return 1
+            return await self._failed(str(error))
+        except Exception as error:
+            log.exception("start_failed")
+            return await self._failed(f"{type(error).__name__}, a defect; the log has it")
         settle_garbage_collection()
         obeying = asyncio.create_task(self._obey(service))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, obeying.cancel)
@@ -117,6 +118,11 @@ class ChildRun:
         await self._drain(service, sock, drain_seconds)
         telling.cancel()
         return 0
+
+    async def _failed(self, problem: str) -> int:
+        self._channel.send({"event": "failed", "problem": problem})
+        await self._channel.drained()
+        return 1
 
     def _give_up(self, reason: str) -> None:
         if not self._gave_up.done():
@@ -157,7 +163,12 @@ class ChildRun:
         loop = asyncio.get_running_loop()
         lag = metrics.gauge("event_loop_lag_seconds")
         while True:
-            self._channel.send({"event": "status", "service": service.status()})
+            try:
+                status = service.status()
+            except Exception as error:  # a defect of a report must not look like a process that hangs
+                log.exception("status_failed")
+                status = {"status_failed": type(error).__name__}
+            self._channel.send({"event": "status", "service": status})
             await self._channel.drained()
             tell_left_out()
             due = loop.time() + TICK_SECONDS

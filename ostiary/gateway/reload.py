@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ostiary.core.model import Configuration
 
-PROBLEMS_KEPT_MAX = 100  # of one refused file, for /status; the log has as many
+PROBLEMS_KEPT_MAX = 100  # of one refused file, for /status
+PROBLEMS_LOGGED_MAX = 20  # a line of the log is bounded, and would be cut as a whole
 
 _Signature = tuple[int, int, int, int] | None
 

@@ -22,7 +22,7 @@ from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.listening import CannotListen, reserve
-from ostiary.gateway.reload import PROBLEMS_KEPT_MAX, FileWatch, ReloadResult, needs_restart
+from ostiary.gateway.reload import PROBLEMS_KEPT_MAX, PROBLEMS_LOGGED_MAX, FileWatch, ReloadResult, needs_restart
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
@@ -331,7 +331,11 @@ class Supervisor:
         self._last_reload = ReloadResult(self._generation, time.time(), problems)
         if problems:
             self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
-            fields = {"generation": self._generation, "problems": list(problems)}
+            fields = {
+                "generation": self._generation,
+                "problems": list(problems[:PROBLEMS_LOGGED_MAX]),
+                "problem_count": len(problems),
+            }
             log.error("reload_refused", extra={"fields": fields})
         else:
             self._metrics.values[self._metrics.counter("config_reloads_total")] += 1

@@ -83,6 +83,20 @@ async def test_the_status_of_an_untouched_database_is_all_pending_and_changes_no
     assert await _fetchval(empty_database, "SELECT to_regclass('schema_migrations')") is None
 
 
+async def test_a_user_without_the_right_is_told_so(empty_database: str) -> None:
+    """A traceback would be all there is."""
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute("CREATE ROLE without_rights LOGIN")
+    try:
+        limited = empty_database.replace("://postgres:@", "://without_rights:@")
+        assert limited != empty_database
+        with pytest.raises(MigrationError, match=r"permission denied for schema public; see the rights"):
+            await migrate(limited)
+    finally:
+        await connection.execute("DROP ROLE without_rights")
+        await connection.close()
+
+
 async def test_an_unreachable_database_is_named_without_its_password() -> None:
     """The password of the URL would stand in a terminal or a log."""
     with pytest.raises(DatabaseUnavailable) as caught:

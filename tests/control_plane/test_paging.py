@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from ostiary.control_plane.accounts import store as accounts
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.paging import Position, UuidCursor, encode
+from ostiary.control_plane.keys import store as keys
 from tests.control_plane.support import Api
 
 
@@ -74,19 +76,37 @@ def test_a_cursor_is_read_as_it_was_written(moment: datetime, identifier: Any) -
     assert TypeAdapter(UuidCursor).validate_python(encode(position)) == position
 
 
-async def test_a_page_of_a_long_list_is_quick(api: Api, connection: Connection) -> None:
-    """The deepest page would read everything before it: the plan must go along the index."""
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (accounts.ORGANIZATIONS_PAGE, "organizations_by_age"),
+        (accounts.APPS_PAGE, "apps_by_age"),
+        (accounts.APPS_OF_ORGANIZATION_PAGE, "apps_by_organization"),
+        (keys.KEYS_OF_APP_PAGE, "api_keys_by_app"),
+    ],
+)
+async def test_a_page_costs_the_same_however_deep_it_lies(connection: Connection, statement: str, index: str) -> None:
+    """The last page of a long list would read everything before it: the position must be a condition on the index, in the
+    plan that Postgres keeps for all parameters."""
     await connection.execute(
-        "INSERT INTO organizations (name, created_at)"
-        " SELECT n::text, '2026-01-01'::timestamptz + n * interval '1 s' FROM generate_series(1, 20000) n"
+        """
+        INSERT INTO organizations (name) SELECT n::text FROM generate_series(1, 200) n;
+        INSERT INTO apps (organization_id, name, created_at)
+            SELECT id, n::text, now() - n * interval '1 s' FROM organizations, generate_series(1, 20) n;
+        INSERT INTO organizations (name, created_at)
+            SELECT 'o' || n, now() - n * interval '1 s' FROM generate_series(1, 5000) n;
+        INSERT INTO api_keys (id, app_id, name, environment, secret_sha256, secret_sealed, data_key_wrapped, secret_hint)
+            SELECT 'ak_test_' || row_number() OVER (), id, 'x', 'test', sha256((id || n::text)::bytea), '', '', 'hint'
+            FROM (SELECT id FROM apps LIMIT 500), generate_series(1, 10) n;
+        ANALYZE organizations, apps, api_keys;
+        """
     )
-    await connection.execute("ANALYZE organizations")
-    lines = await connection.fetch(
-        "EXPLAIN SELECT id FROM organizations WHERE (created_at, id) < ($1, $2)"
-        " ORDER BY created_at DESC, id DESC LIMIT 51",
-        datetime(2026, 1, 1, 1, tzinfo=UTC),
-        uuid4(),
-    )
-    plan = "\n".join(line[0] for line in lines)
-    assert "organizations_by_age" in plan
+    # The statement as it is, prepared by name: EXPLAIN then shows the plan for parameters that are not known yet.
+    await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE page AS {statement}")
+    nothing = ", ".join("NULL" for _ in set(re.findall(r"\$\d", statement)))
+    lines = [line[0] for line in await connection.fetch(f"EXPLAIN EXECUTE page({nothing})")]
+    plan = "\n".join(lines)
     assert "Sort" not in plan
+    assert index in plan
+    (condition,) = [line for line in lines if "Index Cond" in line and "created_at" in line]
+    assert "ROW" in condition

@@ -27,34 +27,31 @@ OPERATIONS: tuple[AnyOperation, ...] = (
 ADDRESSES = [(operation.method, re.sub(r"\{.*?\}", "x", operation.path)) for operation in OPERATIONS]
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        None,
-        "",
-        "Bearer",
-        "Bearer ",
-        f"Bearer {OPERATOR_TOKEN[:-1]}",
-        f"Bearer {OPERATOR_TOKEN}x",
-        f"Bearer  {OPERATOR_TOKEN}",
-        f"Bearer {OPERATOR_TOKEN.upper()}",
-        f"Basic {OPERATOR_TOKEN}",
-        OPERATOR_TOKEN,
-        "Bearer é",
-        f"Bearer {'x' * 4000}",
-    ],
+WRONG_AUTHORIZATIONS = (
+    "",
+    "Bearer",
+    "Bearer ",
+    f"Bearer {OPERATOR_TOKEN[:-1]}",
+    f"Bearer {OPERATOR_TOKEN}x",
+    f"Bearer  {OPERATOR_TOKEN}",
+    f"Bearer {OPERATOR_TOKEN.upper()}",
+    f"Basic {OPERATOR_TOKEN}",
+    OPERATOR_TOKEN,
+    "Bearer é",
+    f"Bearer {'x' * 4000}",
 )
+
+
 @pytest.mark.parametrize(("method", "path"), [*ADDRESSES, ("GET", "/nothing"), ("DELETE", "/apps")])
-async def test_without_the_operator_token_no_route_does_anything(
-    refusing_api: Api, method: str, path: str, authorization: str | None
-) -> None:
+async def test_without_the_operator_token_no_route_does_anything(refusing_api: Api, method: str, path: str) -> None:
     """A route that someone forgot to close would be open to the network."""
-    headers = {} if authorization is None else {"Authorization": authorization}
-    reply = await refusing_api.request(method, path, token=None, headers=headers, json={"name": "x"})
-    assert reply.status == 401
-    assert reply.code == ("credentials_missing" if authorization is None else "credentials_invalid")
-    assert reply.headers["WWW-Authenticate"].startswith("Bearer ")
-    assert OPERATOR_TOKEN[:-1] not in reply.text
+    for authorization in (None, *WRONG_AUTHORIZATIONS):
+        headers = {} if authorization is None else {"Authorization": authorization}
+        reply = await refusing_api.request(method, path, token=None, headers=headers, json={"name": "x"})
+        assert reply.status == 401, authorization
+        assert reply.code == ("credentials_missing" if authorization is None else "credentials_invalid")
+        assert reply.headers["WWW-Authenticate"].startswith("Bearer ")
+        assert OPERATOR_TOKEN[:-1] not in reply.text
 
 
 async def test_two_authorizations_are_none(refusing_api: Api) -> None:

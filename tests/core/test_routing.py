@@ -18,6 +18,7 @@ from ostiary.core.routing import (
     MethodNotAllowed,
     NoRoute,
     RouteMatch,
+    RouteTable,
     compile_routes,
     find_conflicts,
     sample_requests,
@@ -123,6 +124,15 @@ def test_methods_are_part_of_the_match() -> None:
     assert table.match(b"h", b"/a/b", "DELETE") == MethodNotAllowed(("GET", "POST", "PUT"))
     assert table.match(b"h", b"/a", "GET") == MethodNotAllowed(("POST", "PUT"))
     assert table.match(b"h", b"/b", "GET") is NO_ROUTE
+
+
+def test_one_closing_slash_is_taken_and_not_two() -> None:
+    """`/a//` is another path, which most routes refuse as ambiguous; a slash that a route names is its own."""
+    assert taken_by([route("/{x}/"), route("/{x}/b")], b"/a//") is None
+    assert taken_by([route("/{x}/"), route("/{x}/b")], b"/a/b//") is None
+    routes = [route("/a/", methods=["GET"]), route("/a", methods=["GET", "POST"])]
+    assert taken_by(routes, b"/a/") == "/a/"
+    assert taken_by(routes, b"/a/", method="POST") == "/a"  # the route that names the slash does not take POST
 
 
 def test_a_route_that_names_the_method_comes_before_one_for_any() -> None:
@@ -296,17 +306,16 @@ def test_any_bytes_are_matched_or_not(host: bytes, path: bytes, method: str) -> 
 def test_ten_thousand_routes_match_as_fast_as_ten() -> None:
     """Each new customer would slow down every call."""
 
-    def seconds(count: int) -> float:
+    def table(count: int) -> RouteTable:
         routes = [route(f"/v1/r{n}/**") for n in range(count // 2)]
-        routes += [route(f"/v1/r{n}/{{id}}/x") for n in range(count // 2)]
-        match = compile_routes(routes).match
-        best = float("inf")
-        for _ in range(7):
-            began = time.perf_counter()
-            for _ in range(2000):
-                match(b"h", b"/v1/r3/17/x", "GET")
-            best = min(best, time.perf_counter() - began)
-        return best
+        return compile_routes(routes + [route(f"/v1/r{n}/{{id}}/x") for n in range(count // 2)])
 
-    few, many = seconds(10), seconds(10_000)
-    assert many < 2 * few, f"{many / few:.2f} times"
+    best: dict[int, float] = {}
+    tables = {count: table(count) for count in (10, 10_000)}
+    for _ in range(15):  # in turn, so that what else the machine does meets both
+        for count, each in tables.items():
+            began = time.process_time()
+            for _ in range(1000):
+                each.match(b"h", b"/v1/r3/17/x", "GET")
+            best[count] = min(best.get(count, 1.0), time.process_time() - began)
+    assert best[10_000] < 1.5 * best[10], f"{best[10_000] / best[10]:.2f} times"

@@ -9,11 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -21,6 +19,7 @@ import psutil
 import pytest
 
 from ostiary.core.config import load_file
+from tests.support.directories import directory_for_all
 from tests.support.pasting import Answer, paste, paste_into_bash
 
 # Unloaded it is up in 3 s; the machine that runs the tests may be doing other things.
@@ -93,14 +92,6 @@ def wait_until(holds: Callable[[], bool], *, seconds: float, what: str) -> None:
 
 def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
-@contextmanager
-def directory_for_all() -> Iterator[Path]:
-    """Not below pytest's own, which are closed to other accounts: the Postgres of a demo that root runs is another's."""
-    with tempfile.TemporaryDirectory(prefix="ostiary-test-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
 
 
 @pytest.fixture

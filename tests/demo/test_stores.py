@@ -18,6 +18,7 @@ import redis
 
 from ostiary.demo.accounts import Account, can_be_entered, can_be_read
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey, StoreFailed
+from tests.support.directories import directory_for_all
 
 OWNER = """
 import sys
@@ -77,12 +78,14 @@ def test_the_users_postgres_settings_do_not_reach_ours(tmp_path: Path, monkeypat
         assert (server.directory / ".s.PGSQL.5432").exists()
 
 
-def test_a_long_path_does_not_break_the_socket(tmp_path: Path) -> None:
+def test_a_long_path_does_not_break_the_socket() -> None:
     """Socket paths end at 104 bytes; a deep checkout would make the demo fail with "Unix-domain socket path too long"."""
-    deep = tmp_path / ("d" * 60) / ("e" * 60)
-    deep.mkdir(parents=True)
-    with EmbeddedPostgres(deep / "postgres") as server:
-        server.pg_ctl("status")
+    with directory_for_all() as directory:
+        deep = directory / ("d" * 60) / ("e" * 60)
+        deep.mkdir(parents=True)
+        with EmbeddedPostgres(deep / "postgres") as server:
+            assert server.directory == (deep / "postgres").resolve()
+            server.pg_ctl("status")
 
 
 def test_data_that_is_kept_is_there_again(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_metrics_tell_of_every_process(steady: TinyGateway) -> None:
 
 
 def test_no_secret_is_in_an_argument_list_the_log_the_status_or_the_metrics(steady: TinyGateway) -> None:
-    """Row 132: the canary secret of the configuration shows nowhere that others can read."""
+    """The canary secret of the configuration shows nowhere that others can read."""
     for pid in (steady.process.pid, *steady.worker_pids()):
         assert SECRET.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
     steady.signal(signal.SIGHUP)

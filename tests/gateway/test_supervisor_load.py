@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.gateway_process import TinyGateway, eventually
+from tests.support.gateway_process import TinyGateway
+from tests.support.load import Load
 
 
 @pytest.fixture
@@ -22,57 +20,6 @@ def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
         yield running.wait_ready()
     finally:
         running.stop()
-
-
-class Load:
-    """Clients that each make one call after the other, every call on a new connection, until told to stop or turned away.
-
-    A connection that was refused was never let in. One that was accepted and ended without a whole answer is a failure."""
-
-    def __init__(self, port: int, clients: int = 4) -> None:
-        self.answered = 0
-        self.failures: list[str] = []
-        self.refused_at: float | None = None
-        self._port = port
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def _client(self) -> None:
-        while not self._stop.is_set():
-            try:
-                sock = socket.create_connection(("127.0.0.1", self._port), timeout=10)
-            except OSError:
-                self.refused_at = self.refused_at or time.monotonic()
-                return
-            with sock:
-                try:
-                    sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                    answer = b""
-                    while not answer.partition(b"\r\n\r\n")[2]:
-                        if not (data := sock.recv(1000)):
-                            break
-                        answer += data
-                except OSError as error:
-                    self.failures.append(repr(error))
-                    continue
-            if answer.startswith(b"HTTP/1.1 200") and len(answer.partition(b"\r\n\r\n")[2]) == 10:
-                self.answered += 1
-            else:
-                self.failures.append(repr(answer))
-
-    def wait_until_answered(self, more: int) -> None:
-        until = self.answered + more
-        eventually(lambda: self.answered >= until, f"{more} more answers")
-
-    def stop(self) -> None:
-        self._stop.set()
-        self.join()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(20)
 
 
 def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> None:
@@ -110,7 +57,7 @@ def test_recycling_workers_under_load_breaks_no_call(gateway: TinyGateway) -> No
 
 
 def test_reloads_under_load_break_no_call(gateway: TinyGateway) -> None:
-    """Row 112: a reload swaps the configuration between two calls, never within one."""
+    """A reload swaps the configuration between two calls, never within one."""
     load = Load(gateway.port)
     for generation in range(2, 12):
         gateway.write(f"route-{generation}")

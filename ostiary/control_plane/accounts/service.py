@@ -53,8 +53,11 @@ class Accounts:
         return found
 
     async def apps(self, connection: Connection, query: AppQuery) -> AppPage:
-        found, total = await store.apps(
-            connection, organization_id=query.organization_id, after=query.cursor, limit=query.limit + 1
-        )
+        if query.organization_id is None:
+            found, total = await store.apps(connection, after=query.cursor, limit=query.limit + 1)
+        else:
+            found, total = await store.apps_of(
+                connection, query.organization_id, after=query.cursor, limit=query.limit + 1
+            )
         data, next_cursor = cut(found, query.limit)
         return AppPage(data=data, next_cursor=next_cursor, total=total)

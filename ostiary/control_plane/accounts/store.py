@@ -10,6 +10,30 @@ from ostiary.control_plane.accounts.model import App, NewApp, Organization
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 
+# Lists: a place in one total order (time, then id), read along an index from the position on; without a position, from the
+# end of time. (`$1 IS NULL OR ...` would be shorter, and would read all of the list up to the position.)
+ORGANIZATIONS_PAGE = """
+    -- Guarantees the next organizations in order, none twice and none left out.
+    SELECT id, name, created_at FROM organizations
+    WHERE (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+APPS_PAGE = """
+    -- Guarantees the next apps in order, none twice and none left out.
+    SELECT id, organization_id, name, description, created_at FROM apps
+    WHERE (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+APPS_OF_ORGANIZATION_PAGE = """
+    -- Guarantees the organization's next apps in order, none twice and none left out.
+    SELECT id, organization_id, name, description, created_at FROM apps
+    WHERE organization_id = $4 AND (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+
 
 async def insert_organization(connection: Connection, name: str) -> Organization:
     """Raises asyncpg.UniqueViolationError when the name is taken."""
@@ -33,17 +57,7 @@ async def organizations(
     connection: Connection, *, after: Position | None, limit: int
 ) -> tuple[Sequence[Organization], int]:
     """Up to `limit` of them, newest first, after a position; and how many there are in all."""
-    rows = await connection.fetch(
-        """
-        -- Guarantees a place in one total order (time, then id), read along the index from the position on.
-        SELECT id, name, created_at FROM organizations
-        WHERE $1::timestamptz IS NULL OR (created_at, id) < ($1, $2)
-        ORDER BY created_at DESC, id DESC LIMIT $3
-        """,
-        after and after.created_at,
-        after and after.id,
-        limit,
-    )
+    rows = await connection.fetch(ORGANIZATIONS_PAGE, after and after.created_at, after and after.id, limit)
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM organizations")
     return [_organization(row) for row in rows], total
@@ -73,26 +87,23 @@ async def app(connection: Connection, app_id: str) -> App | None:
     return None if row is None else _app(row)
 
 
-async def apps(
-    connection: Connection, *, organization_id: str | None, after: Position | None, limit: int
+async def apps(connection: Connection, *, after: Position | None, limit: int) -> tuple[Sequence[App], int]:
+    """As `organizations`."""
+    rows = await connection.fetch(APPS_PAGE, after and after.created_at, after and after.id, limit)
+    # Guarantees the number of the same moment: the transaction reads one snapshot.
+    total = await connection.fetchval("SELECT count(*) FROM apps")
+    return [_app(row) for row in rows], total
+
+
+async def apps_of(
+    connection: Connection, organization_id: str, *, after: Position | None, limit: int
 ) -> tuple[Sequence[App], int]:
-    """As `organizations`; only those of one organization if it is given."""
+    """As `apps`, those of one organization."""
     rows = await connection.fetch(
-        """
-        -- Guarantees a place in one total order (time, then id), within the organization if one is given.
-        SELECT id, organization_id, name, description, created_at FROM apps
-        WHERE ($1::uuid IS NULL OR organization_id = $1) AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
-        ORDER BY created_at DESC, id DESC LIMIT $4
-        """,
-        organization_id,
-        after and after.created_at,
-        after and after.id,
-        limit,
+        APPS_OF_ORGANIZATION_PAGE, after and after.created_at, after and after.id, limit, organization_id
     )
     # Guarantees the number of the same moment: the transaction reads one snapshot.
-    total = await connection.fetchval(
-        "SELECT count(*) FROM apps WHERE $1::uuid IS NULL OR organization_id = $1", organization_id
-    )
+    total = await connection.fetchval("SELECT count(*) FROM apps WHERE organization_id = $1", organization_id)
     return [_app(row) for row in rows], total
 
 

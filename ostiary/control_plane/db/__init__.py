@@ -8,7 +8,6 @@ from ostiary.control_plane.db.schema import (
     MigrationStatus,
     migrate,
     migration_status,
-    status_on,
 )
 
 __all__ = [
@@ -22,5 +21,4 @@ __all__ = [
     "migrate",
     "migration_status",
     "open_pool",
-    "status_on",
 ]

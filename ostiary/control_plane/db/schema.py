@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -82,38 +83,34 @@ async def migrate(url: str, *, migrations: Sequence[Migration] | None = None) ->
     Either a migration is applied whole or not at all; those before a failing one stay. Raises DatabaseUnavailable, and
     MigrationError when a migration fails, was edited after it was applied, or the database is newer than this program."""
     migrations = read_migrations() if migrations is None else migrations
-    connection = await _connect(url)
-    try:
+    async with _connected(url) as connection:
         await _prepare(connection)
         _refuse_drift(_compare(migrations, await _applied(connection)))
         return [migration.name for migration in migrations if await _apply(connection, migration)]
-    finally:
-        await connection.close()
 
 
 async def migration_status(url: str) -> tuple[MigrationStatus, ...]:
-    """The state of every migration, in order; changes nothing. Raises DatabaseUnavailable."""
-    connection = await _connect(url)
+    """The state of every migration, in order; changes nothing. Raises DatabaseUnavailable, and MigrationError when the
+    ledger can't be read."""
+    async with _connected(url) as connection:
+        return _compare(read_migrations(), await _applied(connection))
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Connection]:
+    settings = {"application_name": "ostiary-migrate", "lock_timeout": LOCK_WAIT}
     try:
-        return await status_on(connection)
-    finally:
-        await connection.close()
-
-
-async def status_on(connection: Connection) -> tuple[MigrationStatus, ...]:
-    """As `migration_status`, on a connection that is open already."""
-    return _compare(read_migrations(), await _applied(connection))
-
-
-async def _connect(url: str) -> Connection:
-    try:
-        return await asyncpg.connect(
-            url,
-            timeout=CONNECT_SECONDS,
-            server_settings={"application_name": "ostiary-migrate", "lock_timeout": LOCK_WAIT},
-        )
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=settings)
     except CONNECT_ERRORS as error:
         raise unavailable(url, error) from error
+    try:
+        yield connection
+    except asyncpg.PostgresConnectionError as error:
+        raise unavailable(url, error) from error
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"the database refused: {error}; see the rights of the user in stores.postgres") from error
+    finally:
+        await connection.close()
 
 
 async def _lock(connection: Connection) -> None:

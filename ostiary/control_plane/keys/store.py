@@ -28,6 +28,14 @@ class StoredSecret:
 _COLUMNS = """k.id, k.app_id, a.organization_id, k.name, k.environment, k.secret_hint, k.plan, k.scopes, k.allowed_networks,
     k.allowed_origins, k.expires_at, k.revoked_at, k.revoked_reason, k.created_at, k.expires_at <= now() AS expired"""
 
+KEYS_OF_APP_PAGE = f"""
+    -- Guarantees the app's next keys in one total order (time, then id), none twice and none left out; read along the index
+    -- of the app from the position on, or from the end of time.
+    SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+    WHERE k.app_id = $1 AND (k.created_at, k.id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
+    ORDER BY k.created_at DESC, k.id DESC LIMIT $4
+"""  # noqa: S608  a constant of this file
+
 
 async def insert(
     connection: Connection, *, app_id: str, key_id: str, new: NewKey, expires_at: datetime | None, secret: StoredSecret
@@ -83,18 +91,7 @@ async def keys_of(
     connection: Connection, app_id: str, *, after: Position | None, limit: int
 ) -> tuple[Sequence[Key], int]:
     """Up to `limit` keys of an app, newest first, after a position; and how many it has in all."""
-    rows = await connection.fetch(
-        f"""
-        -- Guarantees a place in one total order (time, then id), read along the index of the app from the position on.
-        SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-        WHERE k.app_id = $1 AND ($2::timestamptz IS NULL OR (k.created_at, k.id) < ($2, $3))
-        ORDER BY k.created_at DESC, k.id DESC LIMIT $4
-        """,  # noqa: S608  a constant of this file
-        app_id,
-        after and after.created_at,
-        after and after.id,
-        limit,
-    )
+    rows = await connection.fetch(KEYS_OF_APP_PAGE, app_id, after and after.created_at, after and after.id, limit)
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM api_keys WHERE app_id = $1", app_id)
     return [_key(row) for row in rows], total

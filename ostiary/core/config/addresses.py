@@ -148,6 +148,8 @@ class RoutePath(Kind[str]):
         try:
             parse_template(text.value)
         except TemplateError as error:
+            if text.expanded:
+                return reading.problem(place, f"must be {self.words}, with the environment's values put in")
             return reading.problem(place, error.message, error.mend)
         return text.value
 

@@ -200,7 +200,12 @@ class MapOf(Kind[dict[K, T]]):
             reading.define(self._defines, [key.text for key, _ in place.node.entries])
         result: dict[K, T] = {}
         for key_node, node in place.node.entries:
-            key = self.key.read(Place(key_node, place.path, key_node.text), reading)
+            at = Place(key_node, place.path, key_node.text)
+            key: K | Refused
+            if "${" in key_node.text:  # others refer to it as it is written
+                key = reading.problem(at, "a name can't come from the environment", "write the name itself")
+            else:
+                key = self.key.read(at, reading)
             value = self.value.read(place.field(key_node.text, node), reading)
             if not isinstance(key, Refused) and not isinstance(value, Refused):
                 result[key] = value

@@ -1,5 +1,5 @@
-"""What is wrong with a configuration: every mistake, with its place and its mend. No message shows a value that came from the
-environment, from a secret's file, or from a field that may hold a secret."""
+"""What is wrong with a configuration: every mistake, with its place and its mend. No message shows a secret: fields that may
+hold one are never shown, and a mistaken value from the environment is shown as it is written, `${NAME}`."""
 
 from __future__ import annotations
 

@@ -12,13 +12,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ostiary.core.config.document import Mapping, Node, Resolved, Scalar, Sequence, resolve
+from ostiary.core.config.document import Mapping, Node, Resolved, Scalar, resolve
 from ostiary.core.config.problems import PROBLEMS_MAX, ConfigurationError, Problem, shown, suggestion
 
 # Long enough for any token or key; a file that is larger is not a secret.
 SECRET_FILE_BYTES_MAX: Final = 16 * 1024
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+
+# A name that stands in the path of a problem as it is; others are escaped, shortened, or masked.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 
 
 class Refused(Enum):
@@ -38,7 +41,8 @@ class Place(NamedTuple):
     name: str
 
     def field(self, name: str, node: Node) -> Place:
-        return Place(node, f"{self.path}.{name}" if self.path else name, name)
+        written = name if _PLAIN_NAME.fullmatch(name) and "sk_" not in name else shown(name)
+        return Place(node, f"{self.path}.{written}" if self.path else written, name)
 
     def item(self, position: int, node: Node) -> Place:
         return Place(node, f"{self.path}[{position}]", self.name)
@@ -186,6 +190,3 @@ class Reading:
             return self.problem(place, f"{what} can't be read: {error.strerror}")
         except ValueError:
             return self.problem(place, f"{what} has a name that no file can have")
-
-
-__all__ = ["REFUSED", "Mapping", "Node", "Place", "Reading", "Refused", "Scalar", "Sequence", "Text"]

@@ -154,18 +154,19 @@ class RedisConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        reader, waiting = self._reader, self._waiting
         try:
             reader.feed(data)
             self._unfinished_bytes += len(data)
-            reply = reader.gets()
-            while reply is not False:
+            while (reply := reader.gets()) is not False:
                 self._unfinished_bytes = 0
-                self._waiting.popleft()(reply)
-                reply = reader.gets()
-            if self._unfinished_bytes > REPLY_BYTES_MAX:
-                self.abort()
-        except (hiredis.ProtocolError, IndexError):  # not RESP, or a reply that nobody asked for
+                if not waiting:  # a reply that nobody asked for: this is not Redis
+                    self.abort()
+                    return
+                waiting.popleft()(reply)
+        except hiredis.ProtocolError:
+            self.abort()
+        if self._unfinished_bytes > REPLY_BYTES_MAX:
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

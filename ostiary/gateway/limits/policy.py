@@ -62,6 +62,7 @@ class LimitPolicy:
         self.leased = any(part.concurrency is not None for part in parts)
         self.labels = _labels(parts)
         self._specifications: dict[int, bytes] = {}
+        self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:
         """What lua/decide.lua is told of a request under this policy; `nonce_seconds` is 0 when it has no nonce."""

@@ -83,7 +83,12 @@ def lease_id(batch_name: str, number: int) -> str:
 def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_seconds: int) -> bytes:
     """`parts` are the limits of one subject each, and how many of its calls may be under way. `nonce_seconds` is 0 for a
     request without a nonce. Raises LimitOutOfRange when there are more limits than the format holds."""
-    rendered = [_part(limits, concurrency) for limits, concurrency in parts]
+    rendered, limits_n = [], 0
+    for limits, concurrency in parts:
+        rendered.append(_part(limits, concurrency))
+        limits_n += len(limits)
+    if limits_n >= NO_LIMIT:
+        raise LimitOutOfRange(f"{limits_n} limits on one request; at most {NO_LIMIT - 1} can be told apart")
     return _text(str(nonce_seconds * 1000) if nonce_seconds else "") + bytes([len(rendered)]) + b"".join(rendered)
 
 

@@ -11,8 +11,6 @@ import fcntl
 import logging
 import os
 import random
-import signal
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -227,34 +225,3 @@ async def _wait(stop: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-class LogObserver:
-    """Says nothing but what the shipper's log says anyway: for a shipper run by hand."""
-
-    def written(self, rows: int) -> None:
-        pass
-
-    def failed(self, kind: str) -> None:
-        pass
-
-    def quarantined(self, segments: int) -> None:
-        pass
-
-    def spool_bytes(self, count: int) -> None:
-        pass
-
-
-async def main(directory: Path, postgres_url: str) -> None:
-    """A shipper as a process of its own, until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run_shipper(directory=directory, postgres_url=postgres_url, stop=stop, observe=LogObserver())
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or "OSTIARY_POSTGRES_URL" not in os.environ:
-        sys.exit("usage: OSTIARY_POSTGRES_URL=postgresql://... python -m ostiary.gateway.usage.shipper DIRECTORY")
-    asyncio.run(main(Path(sys.argv[1]), os.environ["OSTIARY_POSTGRES_URL"]))

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from ostiary.core.config import ConfigurationError, document, load_file, load_text
 from tests.core.config.loading import SECRET, VALID
 
-# What a refusal may take, on a machine that does other work too. Without its bounds, each of the files below takes minutes
-# or all the memory there is.
+# Processor time that a refusal may take. Without bounds, each of the files below takes minutes, or all the memory there is.
 SECONDS_MAX = 20.0
 
 
 def refusal(load: Callable[[], object]) -> tuple[int, str]:
     """Line and words of the first problem."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ConfigurationError) as refused:
         load()
-    assert time.perf_counter() - began < SECONDS_MAX
+    assert time.process_time() - began < SECONDS_MAX
     assert 0 < len(refused.value.problems) <= 200
     problem = refused.value.problems[0]
     assert str(problem).startswith(f"{problem.file}:{problem.line}: ")
@@ -109,9 +108,9 @@ def test_a_file_of_50_mib_is_refused_without_being_read(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.write(b"version: 1\n" * 1000)
         file.truncate(50 << 20)
-    began = time.perf_counter()
+    began = time.process_time()
     assert refusal(lambda: load_file(large, environment={})) == (1, document.too_large())
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert refusal(lambda: load_file(Path("/dev/zero"), environment={})) == (1, document.too_large())
 
 

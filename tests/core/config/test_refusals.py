@@ -12,6 +12,15 @@ from ostiary.core.config import ConfigurationError, load_text
 from tests.core.config.loading import SECRET, VALID, load, only_problem, problems, varied
 
 
+def test_a_problem_is_one_line_whatever_the_file_calls_things() -> None:
+    """A name with a newline, or with an escape sequence, would forge lines of the log."""
+    text = varied("  standard:", '  "a\\nb": {x: 1}\n  "\\e[31m": {x: 1}\n  "${SECRET}": {}\n  standard:')
+    found = problems(text)
+    assert len(found) == 5
+    assert all(str(problem).isprintable() for problem in found)
+    assert found[-1].message == "a name can't come from the environment"
+
+
 def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
     """An operator would mend one mistake, reload, and meet the next."""
     text = varied("requests: 100", "requests: 0").replace("version: 1", "versoin: 1").replace("[bearer]", "[baerer]")
@@ -246,6 +255,8 @@ def test_a_missing_variable_is_named() -> None:
         ('"${SECRET}"', '"canaryxyz and spaces, which are not allowed"'),
         ('secret: "${SECRET}"', "sk_live_canaryxyz: 1"),
         ("keys:", "keys:\n  - {secret: canaryxyz"),
+        ("  standard:", "  sk_live_canaryxyz: {burst: 1}\n  standard:"),
+        ('"/v1/clients/**"', '"/v1/{${CANARY}"'),
         ("keys:", "keys: canaryxyz\n  - a: b"),
     ],
 )

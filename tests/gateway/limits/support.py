@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -116,6 +117,47 @@ async def until_state(limiter: Limiter, state: str, *, within_seconds: float = 5
         assert loop.time() - began < within_seconds, f"not {state} within {within_seconds} s: {limiter.status()}"
         await asyncio.sleep(0.005)
     return loop.time() - began
+
+
+class Proxy:
+    """Stands between a limiter and Redis: passes bytes on, after `delay_seconds`, or with TLS."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.delay_seconds = 0.0
+        self.port = 0
+        self._redis_port = port
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
+        for source, sink in ((reader, redis_writer), (redis_reader, writer)):
+            task = asyncio.get_running_loop().create_task(self._pass_on(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await source.read(65536):
+                loop.call_later(self.delay_seconds / 2, sink.write, data)
+        except ConnectionError:
+            pass
+        finally:
+            loop.call_later(self.delay_seconds / 2, sink.close)
 
 
 @dataclass(frozen=True)

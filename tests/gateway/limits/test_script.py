@@ -157,3 +157,65 @@ def test_the_script_decides_as_the_reference(
         ]
         answers = script.decide(batch, now_us)
         assert answers == model.decide(batch, script.batch_name, now_us, lease_us=60 * SECOND_US)
+
+
+def microseconds(*moment: int) -> int:
+    return int(datetime(*moment[:6], tzinfo=UTC).timestamp()) * SECOND_US  # type: ignore[arg-type, misc]  # six fields
+
+
+@pytest.mark.parametrize(
+    ("period", "border"),
+    [
+        (Period.MONTH, (2028, 3, 1, 0, 0, 0)),  # after a leap day
+        (Period.MONTH, (2027, 3, 1, 0, 0, 0)),
+        (Period.MONTH, (2100, 3, 1, 0, 0, 0)),  # divisible by four, and no leap year
+        (Period.MONTH, (2000, 3, 1, 0, 0, 0)),
+        (Period.MONTH, (2027, 1, 1, 0, 0, 0)),
+        (Period.MONTH, (2026, 5, 1, 0, 0, 0)),
+        (Period.DAY, (2028, 2, 29, 0, 0, 0)),
+        (Period.DAY, (2026, 3, 29, 0, 0, 0)),  # clocks go forward in Europe this night; UTC does not
+        (Period.HOUR, (2026, 10, 25, 1, 0, 0)),  # and back
+    ],
+)
+def test_a_quota_ends_exactly_at_the_border_of_its_period_in_utc(
+    script: Script, period: Period, border: tuple[int, ...]
+) -> None:
+    """Row 83: a quota would be given twice, or withheld for a day."""
+    script.redis.flushdb()
+    limits = policy(Plan("p", quotas=(Quota(2, period),)))
+    begins_us = microseconds(*border)
+    last_moment = [script.decide([(limits, "ak_1", None)], begins_us - 1)[0] for _ in range(3)]
+    assert last_moment == [(0, 0, 1, 1), (0, 0, 0, 1), (lua.QUOTA_EXCEEDED, 0, 0, 1)]
+    assert script.decide([(limits, "ak_1", None)], begins_us)[0][:3] == (0, 0, 1)
+
+
+def test_a_month_is_as_long_as_it_is(script: Script) -> None:
+    """Row 83: the reset that clients are told would be off by days."""
+    limits = policy(Plan("p", quotas=(Quota(2, Period.MONTH),)))
+    for month, days in ((2, 29), (3, 31), (4, 30), (12, 31)):
+        script.redis.flushdb()
+        ((_, _, _, reset),) = script.decide([(limits, "ak_1", None)], microseconds(2028, month, 1, 0, 0, 0))
+        assert reset == days * 86_400
+
+
+def test_the_leases_of_a_killed_worker_end_by_themselves(script: Script) -> None:
+    """Row 84: after each crash a key would have fewer calls under way, and at last none."""
+    script.redis.flushdb()
+    limits = policy(Plan("p", concurrency=2))
+    request = [(limits, "ak_1", None)]
+    now_us = microseconds(2026, 7, 1, 12, 0, 0)
+    assert [script.decide(request, now_us)[0][0] for _ in range(3)] == [0, 0, lua.CROWDED]
+    assert script.decide(request, now_us + 60 * SECOND_US - 1)[0][0] == lua.CROWDED
+    assert [script.decide(request, now_us + 60 * SECOND_US)[0][0] for _ in range(3)] == [0, 0, lua.CROWDED]
+
+
+def test_production_never_gives_the_script_a_clock(script: Script) -> None:
+    """Row 73: limits would follow the clock of whichever worker asks."""
+    arguments = lua.arguments([], "worker:1")
+    assert arguments == (0, b"", b"", "worker:1")
+    limits = policy(Plan("p", windows=(Window(5, 60),)))
+    script.decide([(limits, "ak_clock", None)], None)
+    before_us = int(script.redis.time()[0]) * SECOND_US
+    reply = script.redis.evalsha(lua.DECIDE_SHA.decode(), 0, b"", b"", "worker:1")
+    assert isinstance(reply, bytes)
+    assert before_us <= lua.clock_us(reply) <= before_us + 60 * SECOND_US

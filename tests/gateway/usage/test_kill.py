@@ -106,7 +106,7 @@ async def test_a_shipper_killed_anywhere_delivers_once(
     spool_calls(spool_directory, names)
     chance = random.Random(seed)
     environment = {**os.environ, "OSTIARY_POSTGRES_URL": database}
-    command = [sys.executable, "-m", "ostiary.gateway.usage.shipper", str(spool_directory)]
+    command = [sys.executable, "-m", "ostiary.gateway.usage", str(spool_directory)]
     for _ in range(3):
         process = await asyncio.create_subprocess_exec(*command, env=environment)
         written = await rows.fetchval("SELECT count(*) FROM usage_segments")

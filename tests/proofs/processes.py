@@ -1,0 +1,175 @@
+"""Proof: no call that was let in fails while the gateway ends, starts, reloads and loses workers, over and over.
+
+Runs `ostiary gateway` with two workers before an origin of its own, under a steady load of new connections."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.load import BODY_BYTES, Load
+
+CONFIGURATION = """\
+version: 1
+gateway:
+  listen: {{host: 127.0.0.1, port: 0, workers: 2}}
+  admin: {{host: 127.0.0.1, port: 0}}
+upstreams:
+  origin:
+    targets: [{{url: "http://127.0.0.1:{origin}"}}]
+routes:
+  - {{name: all-{number}, match: {{path: /**}}, upstream: origin, auth: {{schemes: [anonymous]}}}}
+"""
+
+
+class Origin(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(BODY_BYTES))
+        self.end_headers()
+        self.wfile.write(b"x" * BODY_BYTES)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Its log is of no interest."""
+
+
+class OriginServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+
+@contextmanager
+def origin() -> Iterator[int]:
+    server = OriginServer(("127.0.0.1", 0), Origin)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def running(path: Path) -> Iterator[GatewayProcess]:
+    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
+    try:
+        yield gateway.wait_ready()
+    finally:
+        gateway.stop()
+
+
+def prove_drains(path: Path, rounds: int) -> list[str]:
+    """SIGTERM under load: all calls let in are answered, readiness is red first, exit status 0."""
+    failures, answered = [], 0
+    for _ in range(rounds):
+        with running(path) as gateway:
+            load = Load(gateway.port)
+            load.wait_until_answered(100)
+            gateway.admin("/readyz")
+            gateway.signal(signal.SIGTERM)
+            gateway.wait_for_log("draining")
+            if gateway.admin("/readyz")[0] != 503 or load.refused_at is not None:
+                failures.append("readiness was not red before the port closed")
+            if (status := gateway.wait()) != 0:
+                failures.append(f"exit status {status}")
+            load.join()
+            failures += load.failures
+            answered += load.answered
+    print(f"drains under load        {rounds:5}   calls {answered:7}   failed {len(failures)}")
+    return failures
+
+
+def prove_reloads(path: Path, rounds: int, text: str) -> list[str]:
+    """Valid reloads under load: no call fails, no process is replaced, memory does not grow."""
+    with running(path) as gateway:
+        load = Load(gateway.port)
+        load.wait_until_answered(100)
+        resident = []
+        for number in range(rounds):
+            path.write_text(text.replace("all-0", f"all-{number % 7}"))
+            gateway.signal(signal.SIGHUP)
+            # Not from the log, which leaves lines out of so many in a second.
+            eventually(partial(is_in_force, gateway, number + 2), f"generation {number + 2}")
+            if number in (rounds // 10, rounds - 1):
+                resident.append(sum(map(resident_bytes, gateway.worker_pids())))
+        load.stop()
+        failures = load.failures + [str(line) for line in gateway.logged("process_ended")]
+        growth = resident[-1] / resident[0] - 1
+        if growth > 0.05:
+            failures.append(f"memory grew by {growth:.1%}")
+    print(
+        f"reloads under load       {rounds:5}   calls {load.answered:7}   failed {len(failures)}   memory {growth:+.1%}"
+    )
+    return failures
+
+
+def prove_replacements(path: Path, rounds: int) -> list[str]:
+    """kill -9 of a worker under load: at most the calls in flight fail, and another one serves within a second."""
+    with running(path) as gateway:
+        load = Load(gateway.port)
+        seconds = []
+        for number in range(rounds):
+            # Ten seconds of life, and the deaths before are forgotten: this is about single deaths, not a crash loop.
+            time.sleep(10.5)
+            victim = gateway.worker_pids()[number % 2]
+            killed_at = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            gateway.wait_for_workers(without=victim)
+            seconds.append(time.monotonic() - killed_at)
+        load.stop()
+    failures = [f"replaced after {each:.2f} s" for each in seconds if each > 1]
+    # Each client has one call in flight at a time.
+    if len(load.failures) > 4 * rounds:
+        failures += load.failures
+    print(
+        f"kills under load         {rounds:5}   calls {load.answered:7}   cut {len(load.failures)}   "
+        f"replaced after {statistics.median(seconds):.2f} s (at most {max(seconds):.2f})"
+    )
+    return failures
+
+
+def is_in_force(gateway: GatewayProcess, generation: int) -> bool:
+    return bool(gateway.status()["generation"] == generation)
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/prove processes", description=__doc__)
+    parser.add_argument("--drains", type=int, default=100, help="SIGTERMs under load (default 100, about 8 minutes)")
+    parser.add_argument("--reloads", type=int, default=1000, help="valid reloads under load (default 1000, a minute)")
+    parser.add_argument("--kills", type=int, default=20, help="workers killed under load (default 20, 4 minutes)")
+    chosen = parser.parse_args()
+    failures = []
+    with tempfile.TemporaryDirectory() as directory, origin() as port:
+        path = Path(directory) / "gateway.yaml"
+        text = CONFIGURATION.format(origin=port, number=0)
+        path.write_text(text)
+        if chosen.drains:
+            failures += prove_drains(path, chosen.drains)
+        if chosen.reloads:
+            failures += prove_reloads(path, chosen.reloads, text)
+        if chosen.kills:
+            failures += prove_replacements(path, chosen.kills)
+    for failure in failures[:20]:
+        print(f"FAILED: {failure}")
+    raise SystemExit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
