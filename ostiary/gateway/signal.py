@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Signal(Generic[T]):
         self.done = False
         self._resume: Callable[[], None] | None = None
         self._error: BaseException | None = None
-        self._value: T | None = None
+        self._value: Any = None  # T once set; a cast on the way out would cost a call
 
     @property
     def awaited(self) -> bool:
@@ -54,7 +54,7 @@ class Signal(Generic[T]):
             yield self
         if self._error is not None:
             raise self._error
-        return cast(T, self._value)
+        return self._value  # type: ignore[no-any-return]  # see _value
 
 
 class Drive:
@@ -89,13 +89,10 @@ class Drive:
             self._coroutine = None
             self._failed(error)
         else:
-            self._wait_for(cast("Signal[Any]", signal))
+            self._waiting = signal
+            signal._resume = self._step
         finally:
             self._running = False
-
-    def _wait_for(self, signal: Signal[Any]) -> None:
-        self._waiting = signal
-        signal._resume = self._step
 
     def throw(self, error: Exception) -> None:
         """No effect when the coroutine has ended, or is running this very call (it sees the cause by itself)."""
@@ -114,7 +111,8 @@ class Drive:
             if raised is not error:
                 self._failed(raised)
         else:
-            self._wait_for(cast("Signal[Any]", signal))
+            self._waiting = signal
+            signal._resume = self._step
         finally:
             self._running = False
 

@@ -76,15 +76,14 @@ async def _check_signature(exchange: Exchange, keys: KeyRing, credential: bytes)
     values = exchange.head.values
     timestamp, nonce = values.get(b"x-timestamp"), values.get(b"x-nonce")
     full = timestamp is not None or nonce is not None or Scheme.HMAC_BODY not in route.schemes
-    scheme = Scheme.HMAC if full else Scheme.HMAC_BODY
-    exchange.scheme = scheme.value
-    if scheme not in route.schemes:
-        _refuse(exchange, scheme.value, ErrorCode.CREDENTIALS_INVALID, "the route does not take this scheme")
+    scheme = exchange.scheme = "hmac" if full else "hmac-body"
+    if scheme not in route.schemes:  # members of Scheme are their text
+        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "the route does not take this scheme")
     if full:
         _check_freshness(exchange, timestamp, nonce)
     parsed = parse_signed_credential(credential)
     if parsed is None:
-        _refuse(exchange, scheme.value, ErrorCode.CREDENTIALS_INVALID, "X-API-Key is not id:signature")
+        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "X-API-Key is not id:signature")
     key_id, signature = parsed
     found = keys.find(key_id)
     known = await found if isinstance(found, Signal) else found
@@ -102,7 +101,7 @@ async def _check_signature(exchange: Exchange, keys: KeyRing, credential: bytes)
         message = body
     signer = known.signer if known is not None and known.signer is not None else _NOBODY
     if not signer.verify(message, signature) or known is None or known.signer is None:
-        _refuse(exchange, scheme.value, ErrorCode.CREDENTIALS_INVALID, _why(known))
+        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, _why(known))
     exchange.known_key = known
 
 

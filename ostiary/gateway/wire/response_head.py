@@ -106,8 +106,8 @@ def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
             limit_lines.append(line)
     result.lines = passing
     result.limit_lines = limit_lines
-    result.reusable = minor == 1
-    if options is not None:
+    result.reusable = minor == 1 or options == b"keep-alive"
+    if options is not None and options != b"keep-alive":
         _apply_connection(result, options, minor)
     _set_framing(result, method, length, encoding, minor)
     return result
@@ -134,9 +134,6 @@ def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
 
 
 def _apply_connection(head: ResponseHead, options: bytes, minor: int) -> None:
-    if options == b"keep-alive":
-        head.reusable = True
-        return
     names = {option.strip(b" \t") for option in options.lower().split(b",")}
     head.reusable = b"close" not in names and (minor == 1 or b"keep-alive" in names)
     names -= {b"close", b"keep-alive"}

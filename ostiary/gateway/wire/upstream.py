@@ -185,7 +185,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
         self.head = head
-        self.deadline = self._deadlines.after(self._idle_seconds)
         if head.framing is _LENGTH:
             self._left = head.length
         elif head.framing is _CHUNKED:
@@ -194,12 +193,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._end_of_answer(b"", rest)
         elif rest:
             self._read_body(rest)
+        else:
+            self.deadline = self._deadlines.after(self._idle_seconds)
         self.answer.set(head)  # resumes the request path, which attaches the client
 
     def _read_body(self, data: bytes) -> None:
         head = self.head
         assert head is not None  # noqa: S101  by the caller
-        self.deadline = self._deadlines.after(self._idle_seconds)
         if head.framing is _LENGTH:
             left = self._left
             if len(data) >= left:
@@ -226,6 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _relay(self, piece: bytes) -> None:
+        self.deadline = self._deadlines.after(self._idle_seconds)
         self.bytes_relayed += len(piece)
         if self._client is None:
             self._ready.append(piece)
