@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import asyncpg
@@ -88,7 +89,7 @@ async def test_a_user_without_the_right_is_told_so(empty_database: str) -> None:
     connection = await asyncpg.connect(empty_database)
     await connection.execute("CREATE ROLE without_rights LOGIN")
     try:
-        limited = empty_database.replace("://postgres:@", "://without_rights:@")
+        limited = re.sub(r"://[^@/]*@", "://without_rights@", empty_database)
         assert limited != empty_database
         with pytest.raises(MigrationError, match=r"permission denied for schema public; see the rights"):
             await migrate(limited)

@@ -17,10 +17,10 @@ import yaml
 
 from ostiary.core.config.problems import PROBLEMS_MAX, ConfigurationError, Problem, shown
 
-# Ten thousand routes are about 2 MiB, and read in a second. What is larger is no configuration.
+# Ten thousand routes are about 2 MiB, and read in two or three seconds. What is larger is no configuration.
 BYTES_MAX: Final = 4 << 20
 # Nodes after aliases are followed: a "billion laughs" is refused by counting, before anything is expanded.
-NODES_MAX: Final = 250_000
+NODES_MAX: Final = 500_000
 # The deepest field there is (`plans.*.limits[].requests`) is 5 deep; beyond 32 a file is an attack on the parser's stack.
 DEPTH_MAX: Final = 32
 

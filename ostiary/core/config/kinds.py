@@ -88,9 +88,10 @@ class Choice(Kind[E]):
     def __init__(self, values: type[E], *, later: AbstractMapping[str, str] | None = None) -> None:
         self._values = values
         self._later = dict(later or {})
+        self._known = [value.value for value in values]
+        self._words = " or ".join(f"`{value}`" for value in self._known)
 
     def read(self, place: Place, reading: Reading) -> E | Refused:
-        known = [value.value for value in self._values]
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text
@@ -99,14 +100,16 @@ class Choice(Kind[E]):
         try:
             return self._values(text.value)
         except ValueError:
-            return reading.problem(place, f"must be {self.words}, not {place.shown}", close_name(text.value, known))
+            return reading.problem(
+                place, f"must be {self.words}, not {place.shown}", close_name(text.value, self._known)
+            )
 
     def schema(self) -> Schema:
-        return or_reference({"enum": [value.value for value in self._values]})
+        return or_reference({"enum": self._known})
 
     @property
     def words(self) -> str:
-        return " or ".join(f"`{value.value}`" for value in self._values)
+        return self._words
 
 
 class Integer(Kind[int]):
