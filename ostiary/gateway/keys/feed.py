@@ -51,6 +51,7 @@ class ChangeFeed:
         self._task: asyncio.Task[None] | None = None
         self._stale_timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
+        self._revisions: SeenRevisions | None = None  # of the connection before, until there is another
         self._sweep: list[str] = []  # ids still to be compared in this round
         self.following = False
         self.connects = 0
@@ -99,7 +100,10 @@ class ChangeFeed:
             await connection.add_listener(store.CHANNEL, self._announced)
             self._cache.following(True)
             self._heard()
-            revisions = SeenRevisions(await store.highest_revision(connection))
+            if self._revisions is not None:
+                # Comparing a million keys takes seconds; what changed by revision is found before that.
+                await self._list_changes(connection, self._revisions)
+            revisions = self._revisions = SeenRevisions(await store.highest_revision(connection))
             await self._compare_all(connection)
             self.connects += 1
             self.following = True
@@ -123,21 +127,26 @@ class ChangeFeed:
         self._cache.forget(str(payload))
 
     async def _poll(self, connection: asyncpg.Connection, revisions: SeenRevisions) -> None:
-        now = asyncio.get_running_loop().time()
-        rows = await store.changed_since(connection, revisions.floor(now), rows_max=POLL_ROWS_MAX)
-        for key_id, revision in revisions.fresh(rows, now):
-            known = self._cache.known.get(key_id)
-            if known is None or known.revision != revision:
-                self._cache.forget(key_id)
-        if len(rows) == POLL_ROWS_MAX:
+        if not await self._list_changes(connection, revisions):
             revisions.restart(await store.highest_revision(connection))
             self._cache.forget_absent()
             await self._compare_all(connection)
             return
         if not self._sweep:
             self._sweep = list(self._cache.known)
-        part, self._sweep = self._sweep[-SWEEP_KEYS:], self._sweep[:-SWEEP_KEYS]
+        part = self._sweep[-SWEEP_KEYS:]
+        del self._sweep[-SWEEP_KEYS:]
         await self._compare(connection, part)
+
+    async def _list_changes(self, connection: asyncpg.Connection, revisions: SeenRevisions) -> bool:
+        """False if there are more changes than a poll lists."""
+        now = asyncio.get_running_loop().time()
+        rows = await store.changed_since(connection, revisions.floor(now), rows_max=POLL_ROWS_MAX)
+        for key_id, revision in revisions.fresh(rows, now):
+            known = self._cache.known.get(key_id)
+            if known is None or known.revision != revision:
+                self._cache.forget(key_id)
+        return len(rows) < POLL_ROWS_MAX
 
     async def _compare_all(self, connection: asyncpg.Connection) -> None:
         ids = list(self._cache.known)

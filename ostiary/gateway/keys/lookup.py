@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -28,6 +29,9 @@ DEADLINE_SECONDS = 2.0
 RETRY_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
+
+# Setting a signal runs the request that waits for it, whose errors must not cost the others their answers.
+_WAITER_FAILED = "a request failed while it was given its key"
 
 Answer = Signal[KnownKey | None]
 
@@ -162,19 +166,20 @@ class Lookup:
         self.waiting -= len(answers)
         for answer in answers:
             try:
-                answer.set(known)  # runs the request that waits
+                answer.set(known)
             except Exception:
-                _log.exception("a request failed when its key was found; the others must have their answers")
+                _log.exception(_WAITER_FAILED)
 
     def _failed(self, error: Exception) -> None:
         reason = store.describe(error)
         if self._failing is None:
             _log.error("keys can't be looked up: %s", reason)
         self._failing = reason
-        self._retry_at = time.monotonic() + RETRY_SECONDS
         self.failures += 1
         self._disconnect()
+        self._retry_at = math.inf  # refusing thousands takes a while, and some of them ask again
         self._refuse_all(reason)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _refuse_all(self, reason: str) -> None:
         refused = [answer for batch in (self._asked, self._waiting) for answers in batch.values() for answer in answers]
@@ -182,7 +187,10 @@ class Lookup:
         self._asked_again.clear()
         self.waiting -= len(refused)
         for answer in refused:
-            answer.fail(_unavailable(reason))
+            try:
+                answer.fail(_unavailable(reason))
+            except Exception:
+                _log.exception(_WAITER_FAILED)
 
     def _disconnect(self) -> None:
         """At once: a polite goodbye would wait for a server that may be hanging."""

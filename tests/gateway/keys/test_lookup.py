@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.keys.cache import ABSENT_CAPACITY
 from ostiary.gateway.keys.lookup import BATCH_MAX, DEADLINE_SECONDS, WAITING_MAX
-from ostiary.gateway.signal import Signal
+from ostiary.gateway.signal import Drive, Signal
 from tests.gateway.keys.conftest import KeyDatabase, RingMaker, answer, follow, make_key
 
 
@@ -96,15 +97,24 @@ async def test_callers_beyond_the_bound_are_refused_at_once(hanging_postgres: st
     with pytest.raises(GatewayError) as raised:
         await answer(beyond)
     assert raised.value.code is ErrorCode.KEYS_UNAVAILABLE
+    first = waiting.pop()
+    assert isinstance(first, Signal)
+    asked_again: list[object] = []
+
+    async def ask_again() -> None:
+        with contextlib.suppress(GatewayError):
+            await first
+        asked_again.append(ring.find(make_key().id))
+
+    Drive(ask_again(), asked_again.append)
     for outcome in await asyncio.gather(*map(answer, waiting), return_exceptions=True):
         assert isinstance(outcome, GatewayError)
         assert outcome.code is ErrorCode.KEYS_UNAVAILABLE
     assert time.monotonic() - started < DEADLINE_SECONDS + 1
     assert ring.status()["look_ups_waiting"] == 0
-    # Nobody waits for a Postgres that has just failed.
-    after = ring.find(make_key().id)
-    assert isinstance(after, Signal)
-    assert after.done
+    (again,) = asked_again
+    assert isinstance(again, Signal)
+    assert again.done, "nobody waits for a Postgres that has just failed"
 
 
 async def test_connection_that_died_unnoticed_costs_no_caller_an_error(
@@ -180,3 +190,25 @@ async def test_absence_found_before_a_change_is_not_kept(database: KeyDatabase, 
     ring._cache.forget(made.id)  # as the announcement of its creation does
     assert await answer(found) is None
     assert isinstance(ring.find_by_secret(made.secret), Signal)
+
+
+async def test_request_that_fails_when_it_gets_its_key_costs_no_other_its_answer(
+    database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """Else one bug in the request path would leave every request of the same query waiting for ever."""
+    made, other = await database.add(), await database.add()
+    ring = ring_of(database.url)
+    await follow(ring)
+    found = ring.find(made.id)
+    assert isinstance(found, Signal)
+
+    async def fail() -> None:
+        await found
+        raise RuntimeError("a bug")
+
+    def fail_again(error: BaseException) -> None:
+        raise error
+
+    Drive(fail(), fail_again)
+    assert await answer(ring.find(other.id)) is not None
+    assert ring.status()["look_ups_waiting"] == 0

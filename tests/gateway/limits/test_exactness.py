@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from ostiary.core.limiting import SECOND_US, WINDOW_SLOTS
 from ostiary.core.model import Plan, Rate, Window
@@ -37,9 +38,13 @@ def test_processes_and_clients_never_get_more_than_burst_and_refill(valkey_serve
 def test_clocks_of_workers_that_differ_change_nothing(valkey_server: EmbeddedValkey) -> None:
     """Row 73: a worker five seconds ahead would open every window early."""
     plan = Plan("p", windows=(Window(150, 1),), rate=Rate(1000, 1, 1000))
+    client = redis.Redis.from_url(valkey_server.url())
+    before_us = client.time()[0] * SECOND_US
     hammered = hammer(
         valkey_server.url(database=6), plan, processes=3, clients=9, seconds=3, clock_skews_seconds=(0, 5, -5)
     )
     assert hammered.failures == 0
     assert most_in_any_span(hammered.admitted_us, SECOND_US) <= 150
     assert len(hammered.admitted_us) >= 150 * 2
+    assert before_us <= hammered.admitted_us[0]
+    assert hammered.admitted_us[-1] <= (client.time()[0] + 1) * SECOND_US

@@ -19,6 +19,7 @@ import pytest
 
 from ostiary.gateway.usage.directory import look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
+from ostiary.gateway.usage.segment import scan
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import Rows, segment_files, spool_calls, until
 
@@ -86,6 +87,8 @@ async def test_every_acknowledged_call_outlives_kill_9_at_every_line(
     lives = json.loads(output.stdout)
     assert len(lives) > 120
     acknowledged = {f"{life['life']}-{number}" for life in lives for number in life["acknowledged"]}
+    for path in segment_files(spool_directory, "open"):
+        assert scan(path.read_bytes())[1] == 0, "a record under way showed before it was whole"
     await shipper.ship()
     delivered = await _delivered(rows)
     assert acknowledged - delivered.keys() == set()

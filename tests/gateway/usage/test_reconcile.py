@@ -215,4 +215,5 @@ async def test_calls_are_counted_by_request_id_wherever_they_are(
     live = open_spool(spool_directory)
     live.append(call("c"))
     assert await count_by_request_id(spool_directory, database) == Counter({"a": 1, "b": 2, "c": 1})
+    assert (await reconcile(spool_directory, database)).holds
     live.close()

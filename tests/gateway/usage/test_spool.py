@@ -163,6 +163,14 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_the_room_of_a_segment_is_reserved_when_it_is_made(spool_directory: Path) -> None:
+    """Row 88. Without it: the disk fills, and the next copy into the mapping is a SIGBUS that ends the worker."""
+    spool = open_spool(spool_directory)
+    [path] = segment_files(spool_directory, "open")
+    assert path.stat().st_blocks * 512 >= SMALL_SEGMENT_BYTES
+    spool.close()
+
+
 def _append_on_a_disk_that_fills(directory: str, answers: Connection) -> None:
     spool = Spool(directory=Path(directory), worker="0", segment_bytes=SMALL_SEGMENT_BYTES, bytes_max=1 << 30)
     taken = [spool.append(call(f"req-{number}")) for number in range(100)]
