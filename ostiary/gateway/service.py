@@ -34,6 +34,7 @@ from ostiary.gateway.wire.request_head import RequestHead
 logger = logging.getLogger("ostiary.gateway")
 
 BACKLOG = 4096
+IDLE_GRACE_SECONDS = 0.5
 UNROUTED = "none"  # the route label of requests that no route took
 
 
@@ -125,7 +126,7 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
-            connection.close_if_idle()
+            connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self._clock() + deadline_seconds
         while self.connections and self._clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
             await asyncio.sleep(0.02)

@@ -201,7 +201,8 @@ class Limiter:
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
 
     def _hand_out(self, question: Question, decision: Decision) -> None:
-        self._observe.decided(decision.limit, decision.outcome.value)
+        # `_value_`: the descriptor behind `value` costs 0.2 µs, and this is every call's way.
+        self._observe.decided(decision.limit, decision.outcome._value_)
         try:
             question.set(decision)
         except Exception:  # the request's own fault; those behind it in the batch must still get their decisions

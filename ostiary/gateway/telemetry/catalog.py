@@ -53,7 +53,7 @@ _FAMILIES = (
     Family(
         "http_request_duration_seconds",
         Kind.HISTOGRAM,
-        "Time from the first byte of a request to the last byte of its answer.",
+        "Time from the end of a request's head to the last byte of its answer.",
         ("route", "method", "status_class"),
         series_max=10_000,
         bounds=REQUEST_SECONDS,

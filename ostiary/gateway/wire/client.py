@@ -157,13 +157,15 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Ends the connection at once; the client sees that its answer is not whole."""
         if not self._lost:
+            self._lost = True  # nothing more is written, though `connection_lost` comes a turn of the loop later
             self.transport.abort()
 
-    def close_if_idle(self) -> None:
-        """For draining: a connection between two requests ends now, any other after its answer."""
+    def end_soon(self, grace_seconds: float) -> None:
+        """For draining: a connection ends after the answer under way. One between two requests may send one more within
+        `grace_seconds`, for closing it in the moment in which its client writes would cost that client a request."""
         self.keep_alive = False
-        if self.state is _IDLE and not self._lost:
-            self.transport.close()
+        if self.state is _IDLE:
+            self.deadline = min(self.deadline, self._path.deadlines.now + grace_seconds)
 
     def _advance(self, event: Event) -> None:
         following = TRANSITIONS[self.state].get(event)
@@ -190,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = NEVER
             self.transport.close()
         elif state is _LINGERING:
-            self.transport.abort()
+            self.abort()
         else:
             self.deadline = NEVER
 
@@ -200,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
             self._stalled_bytes = left
             self.deadline = self._path.deadlines.after(self.limits.write_idle_seconds)
         else:
-            self.transport.abort()
+            self.abort()
 
     # --- bytes in
 
@@ -220,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
         elif state is _LINGERING:
             self._linger_bytes += len(data)
             if self._linger_bytes > LINGER_BYTES_MAX:
-                self.transport.abort()
+                self.abort()
 
     def _read_head(self, data: bytes) -> None:
         if data.startswith(b"\r\n"):
@@ -314,12 +316,12 @@ class ClientConnection(asyncio.Protocol):
     # --- reading, paused and resumed
 
     def _pause(self) -> None:
-        if self._reading and not self._lost:
+        if self._reading and not self._lost and not self.transport.is_closing():
             self._reading = False
             self.transport.pause_reading()
 
     def _resume(self) -> None:
-        if not self._reading and not self._lost:
+        if not self._reading and not self._lost and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
@@ -340,7 +342,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Part of an answer. The first part moves the state."""
-        if self._lost:
+        if self._lost or self.transport.is_closing():
             return
         if self.state is _WAITING or self.state is _BODY:
             self._advance(_ANSWER_BEGUN)
@@ -351,7 +353,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._drive = None
         self.source = None
-        if self._lost:
+        if self._lost or self.transport.is_closing():
             return
         if data:
             self.transport.write(data)

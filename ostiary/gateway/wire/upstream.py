@@ -122,6 +122,9 @@ class UpstreamConnection(asyncio.Protocol):
         the answer, or fails with UpstreamFailure."""
         self.busy = True
         self._pool.in_flight += 1
+        if self._lost or self.transport.is_closing():
+            self.answer.fail(UpstreamReset("the upstream closed the connection"))
+            return self.answer
         self._method = method
         self._idle_seconds = idle_seconds
         self._request_whole = body is None
@@ -134,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
         return self.answer
 
     def take_body(self, piece: bytes) -> None:
-        if self._lost:
+        if self._lost or self.transport.is_closing():
             return
         self.transport.write(encode_chunk(piece) if self._sending_chunked else piece)
         if self.head is None:
@@ -143,7 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def end_body(self) -> None:
         self._request_whole = True
-        if self._sending_chunked and not self._lost:
+        if self._sending_chunked and not self._lost and not self.transport.is_closing():
             self.transport.write(LAST_CHUNK)
 
     # --- the answer arrives
@@ -223,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._relay(data)
         elif data:  # after the end of an answer
             head.reusable = False
-            self.transport.abort()
+            self._break()
 
     def _relay(self, piece: bytes) -> None:
         self.deadline = self._deadlines.after(self._idle_seconds)
@@ -299,8 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _fail(self, error: UpstreamFailure) -> None:
         self.deadline = NEVER
-        if not self._lost:
-            self.transport.abort()
+        self._break()
         if self.head is None:
             self.answer.fail(error)
         elif self.tail is None:
@@ -318,7 +320,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = NEVER
         self._client = None
         self._pool.discard(self)
+        self._break()
+
+    def _break(self) -> None:
         if not self._lost:
+            self._lost = True  # nothing more is written, though `connection_lost` comes a turn of the loop later
             self.transport.abort()
 
     def end(self) -> None:
@@ -355,13 +361,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def hold(self) -> None:
         """The client can't take more for now."""
-        if not self._held and not self._lost:
+        if not self._held and not self._lost and not self.transport.is_closing():
             self._held = True
             self.transport.pause_reading()
 
     def release(self) -> None:
-        if self._held and not self._lost:
+        if self._held:
             self._held = False
+            if self._lost or self.transport.is_closing():
+                return
             self.transport.resume_reading()
             if self.busy:
                 self.deadline = self._deadlines.after(self._idle_seconds)
