@@ -13,7 +13,7 @@ from pathlib import Path
 from ostiary.gateway.usage.shipper import run_shipper
 
 
-class _Unobserved:
+class Unobserved:
     """The log says what matters; nobody counts."""
 
     def written(self, rows: int) -> None: ...
@@ -28,7 +28,7 @@ async def main(directory: Path, postgres_url: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run_shipper(directory=directory, postgres_url=postgres_url, stop=stop, observe=_Unobserved())
+    await run_shipper(directory=directory, postgres_url=postgres_url, stop=stop, observe=Unobserved())
 
 
 if __name__ == "__main__":

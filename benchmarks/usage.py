@@ -1,0 +1,155 @@
+"""What metering costs: a call in the worker, and a row on its way to Postgres.
+
+    python -m benchmarks.usage [--rows N]
+
+Both in CPU time, so that other work on the machine disturbs little; for the row, of the shipper and of Postgres (all its
+processes) together, which is what one core can do. The best of many short runs is what the code costs, the median what it
+costs among neighbours."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import psutil
+
+import ostiary.control_plane
+from ostiary.demo.stores import EmbeddedPostgres
+from ostiary.gateway.usage import Spool, caller_part, encode, route_part
+from ostiary.gateway.usage.__main__ import Unobserved
+from ostiary.gateway.usage.shipper import Shipper
+
+_MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+
+
+def _measure(name: str, work: Callable[[], object], *, calls: int = 2000, records: int = 1) -> None:
+    costs = []
+    for _ in range(150):
+        begun = time.process_time_ns()
+        for _ in range(calls):
+            work()
+        costs.append((time.process_time_ns() - begun) / calls / records)
+    print(f"{name:<52} {min(costs):6.0f} ns   median {statistics.median(costs):6.0f} ns")
+
+
+def measure_worker(directory: Path) -> None:
+    """Prints what a call costs the worker, and what a write instead of the mapping would."""
+    caller = caller_part("ak_test_0123456789012345678901", str(uuid.uuid4()), str(uuid.uuid4()), "test")
+    route = route_part("clients", "/v1/clients/{id}")
+
+    def record() -> bytes:
+        return encode(
+            caller,
+            route,
+            b"0123456789abcdef0123456789abcdef",
+            1.7e9,
+            b"GET",
+            200,
+            1234,
+            1100,
+            0,
+            121,
+            b"192.0.2.7",
+            _AGENT,
+            False,
+            True,
+        )
+
+    one = record()
+    spool = Spool(directory=directory, worker="bench", bytes_max=8 << 30)
+    descriptor = os.open(directory / "plain", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    fifty = [one] * 50
+    print(f"a record of {len(one)} bytes; CPU time, the loop that measures (some 30 ns) included")
+    _measure("encode", record)
+    _measure("append, page faults and new segments included", lambda: spool.append(one))
+    _measure("encode and append", lambda: spool.append(record()))
+    _measure("os.write of the bare record, per record", lambda: os.write(descriptor, one))
+    _measure(
+        "os.write of 50 joined, per record",
+        lambda: os.write(descriptor, b"".join(fifty)),
+        calls=40,
+        records=50,
+    )
+    spool.close()
+    os.close(descriptor)
+
+
+def _cpu_seconds(postgres_pid: int) -> float:
+    postmaster = psutil.Process(postgres_pid)
+    total = 0
+    for process in (postmaster, *postmaster.children(recursive=True)):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int) -> None:
+    """Prints what a row costs from the spool to Postgres: 100 keys, 3 routes, 2 status classes."""
+    chance = random.Random(1)
+    callers = [
+        caller_part(f"ak_test_{key:022d}", str(uuid.UUID(int=key // 2 + 1)), str(uuid.UUID(int=key // 4 + 1)), "test")
+        for key in range(100)
+    ]
+    routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]
+    connection = await asyncpg.connect(server.url())
+    await connection.execute(_MIGRATION.read_text(encoding="utf-8"))
+    spool = Spool(directory=directory, worker="bench", bytes_max=8 << 30)
+    for _ in range(rows):
+        spool.append(
+            encode(
+                chance.choice(callers),
+                chance.choice(routes),
+                uuid.uuid4().hex.encode(),
+                time.time(),
+                b"GET",
+                chance.choice((200, 200, 200, 404)),
+                chance.randrange(500, 50_000),
+                chance.randrange(400, 40_000),
+                0,
+                121,
+                b"192.0.2.%d" % chance.randrange(250),
+                _AGENT,
+                False,
+                True,
+            )
+        )
+    spool.close()
+    await connection.execute("CHECKPOINT")
+    shipper = Shipper(directory=directory, postgres_url=server.url(), observe=Unobserved())
+    own, postgres, begun = time.process_time(), _cpu_seconds(server.pid), time.perf_counter()
+    written = await shipper.ship()
+    wall = time.perf_counter() - begun
+    own, postgres = time.process_time() - own, _cpu_seconds(server.pid) - postgres
+    await shipper.close()
+    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.close()
+    print(
+        f"{written} rows: shipper {own / written * 1e6:.2f} us, Postgres {postgres / written * 1e6:.2f} us a row; "
+        f"{written / (own + postgres):,.0f} rows per second of one core ({written / wall:,.0f} by the clock)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ostiary-usage-") as scratch:
+        measure_worker(Path(scratch) / "worker")
+        with EmbeddedPostgres(Path(scratch) / "postgres") as server:
+            for run in range(options.runs):
+                asyncio.run(measure_shipping(Path(scratch) / f"spool-{run}", server, options.rows))
+
+
+if __name__ == "__main__":
+    main()
