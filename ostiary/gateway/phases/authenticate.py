@@ -16,6 +16,7 @@ from ostiary.core.signing import (
     nonce_is_well_formed,
     parse_signed_credential,
     parse_timestamp,
+    timestamp_is_current,
 )
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing, KnownKey
@@ -107,7 +108,8 @@ async def _check_signature(exchange: Exchange, keys: KeyRing, credential: bytes)
 
 def _check_freshness(exchange: Exchange, timestamp: bytes | None, nonce: bytes | None) -> None:
     seconds = parse_timestamp(timestamp) if timestamp is not None else None
-    if seconds is None or abs(time.time() - seconds) > exchange.snapshot.skew_seconds:
+    skew_seconds = exchange.snapshot.skew_seconds
+    if seconds is None or not timestamp_is_current(seconds, now=time.time(), skew_seconds=skew_seconds):
         _refuse(exchange, "hmac", ErrorCode.TIMESTAMP_OUT_OF_RANGE, "timestamp missing, malformed or out of range")
     if nonce is None or not nonce_is_well_formed(nonce):
         _refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "nonce missing or malformed")
