@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import redis
 
 from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
-from ostiary.gateway.limits import Limiter, Outcome
+from ostiary.gateway.limits import Decision, Limiter, Outcome
+from ostiary.gateway.signal import Signal
 from tests.gateway.limits.support import Observed, Proxy, ask, decided, policy, running, settled, until_state
 
 FOUR_A_MINUTE = policy(Plan("p", windows=(Window(4, 60),)))
@@ -161,16 +163,31 @@ async def test_a_redis_that_is_too_far_away_is_not_used_until_it_is_near(
 
 async def test_a_loop_that_was_busy_is_not_taken_for_a_slow_redis(own_valkey: EmbeddedValkey) -> None:
     """Row 113: after each pause of the worker its requests would be decided without Redis, and the breaker would open."""
+    loop = asyncio.get_running_loop()
     observed = Observed()
-    async with running(own_valkey.url(), deadline_seconds=0.02, observe=observed) as limiter:
-        await decided(limiter, PLENTY)
-        for _ in range(5):
-            signal = ask(limiter, PLENTY)
-            await asyncio.sleep(0)  # the batch goes out
-            time.sleep(0.06)  # noqa: ASYNC251  the pause is the point
-            assert (await settled(signal)).outcome is Outcome.ALLOWED
-        assert observed.failures == []
-        assert limiter.status()["decided_without_store"] == 0
+    near, far = socket.socketpair()
+    asked: list[Signal[Decision]] = []
+
+    def busy() -> None:
+        near.recv(1)
+        time.sleep(0.06)
+
+    # While one socket is served for too long, the reply comes in and the deadline passes: then timers come first.
+    loop.add_reader(near, busy)
+    try:
+        async with running(own_valkey.url(), deadline_seconds=0.02, observe=observed) as limiter:
+            await decided(limiter, PLENTY)
+            for _ in range(5):
+                asked.append(ask(limiter, PLENTY))
+                await asyncio.sleep(0)  # the batch goes out
+                far.send(b"x")
+                assert (await settled(asked[-1])).outcome is Outcome.ALLOWED
+            assert observed.failures == []
+            assert limiter.status()["decided_without_store"] == 0
+    finally:
+        loop.remove_reader(near)
+        near.close()
+        far.close()
 
 
 async def test_an_answer_that_comes_too_late_gives_its_leases_back(own_valkey: EmbeddedValkey) -> None:
