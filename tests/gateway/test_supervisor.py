@@ -59,6 +59,16 @@ def test_a_killed_worker_is_replaced_within_a_second_and_the_others_serve_on(gat
     assert worker["restarts"] == 1
 
 
+def test_a_dead_worker_is_replaced_by_the_process_in_reserve(gateway: TinyGateway) -> None:
+    """Row 109: importing takes longer than a second on a busy machine; what replaces a worker must have done it before."""
+    spare = eventually(lambda: gateway.status()["spare"]["pid"], "a process in reserve")
+    victim = gateway.worker_pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    assert spare in gateway.wait_for_workers(without=victim)
+    fresh = eventually(lambda: gateway.status()["spare"]["pid"], "another one in reserve")
+    assert fresh not in {spare, *gateway.worker_pids()}
+
+
 def test_counters_go_on_when_a_worker_is_replaced(gateway: TinyGateway) -> None:
     """Row 109: a replaced worker must not make a counter go back, or Prometheus counts its calls twice."""
     for _ in range(20):
