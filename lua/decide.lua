@@ -52,7 +52,7 @@ end
 local now_ms = floor(now / 1000)
 
 -- --- specifications ------------------------------------------------------------------------------------------------
--- Tables are made in one go wherever it goes: what grows field by field costs a short batch more than its arithmetic.
+-- Tables are made in one go where that is possible: Lua sizes a table anew each time it outgrows itself.
 
 local specifications = {}
 for i = 4, #ARGV do

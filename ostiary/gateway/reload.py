@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostiary.core.config import ConfigurationError
 from ostiary.core.model import Configuration
+
+log = logging.getLogger("ostiary.gateway.supervisor")
 
 PROBLEMS_KEPT_MAX = 100  # of one refused file, for /status
 PROBLEMS_LOGGED_MAX = 20  # a line of the log is bounded, and would be cut as a whole
@@ -58,6 +63,30 @@ class FileWatch:
         at_rest = now == self._last
         self._last = now
         return at_rest and now != self._read
+
+
+class Refused(Exception):
+    """A file that does not take effect; `problems` says why, with file and line where there is one."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWatch) -> Configuration:
+    """The configuration in a file that did not change while it was read. Raises Refused and nothing else: a defect of the
+    loader must not do what a mistake in the file can't."""
+    before = watch.signature()
+    try:
+        configuration = load(path)
+    except ConfigurationError as error:
+        raise Refused(tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])) from error
+    except Exception as error:
+        log.exception("reload_failed")
+        raise Refused((f"{path}: can't be read: {type(error).__name__}",)) from error
+    if watch.signature() != before:
+        raise Refused((f"{path}: it changed while it was being read; the next look takes it as it is then",))
+    return configuration
 
 
 def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:

@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from ostiary import __version__
-from ostiary.core.config import ConfigurationError
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.listening import CannotListen, reserve
-from ostiary.gateway.reload import PROBLEMS_KEPT_MAX, PROBLEMS_LOGGED_MAX, FileWatch, ReloadResult, needs_restart
+from ostiary.gateway.reload import (
+    PROBLEMS_KEPT_MAX,
+    PROBLEMS_LOGGED_MAX,
+    FileWatch,
+    Refused,
+    ReloadResult,
+    needs_restart,
+    read_whole,
+)
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
@@ -295,17 +302,10 @@ class Supervisor:
 
     async def _reload(self, watch: FileWatch) -> tuple[str, ...]:
         """Brings the file in force, or gives the reasons why not; then nothing has changed."""
-        before = watch.signature()
         try:
-            configuration = await asyncio.to_thread(self._load, self._path)
-        except ConfigurationError as error:
-            return tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])
-        except Exception as error:
-            # A defect of the loader must not do what a mistake in the file can't.
-            log.exception("reload_failed")
-            return (f"{self._path}: can't be read: {type(error).__name__}",)
-        if watch.signature() != before:
-            return (f"{self._path}: it changed while it was being read; the next look will take it as it is then",)
+            configuration = await asyncio.to_thread(read_whole, self._path, self._load, watch)
+        except Refused as refused:
+            return refused.problems
         if fields := needs_restart(self._configuration, configuration):
             names = ", ".join(fields)
             return (f"{self._path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)

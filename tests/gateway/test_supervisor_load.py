@@ -27,18 +27,17 @@ def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> No
     for round_number in range(3):
         directory = tmp_path / str(round_number)
         directory.mkdir()
-        gateway = TinyGateway(directory).wait_ready()
-        load = Load(gateway.port)
-        load.wait_until_answered(200)
-        assert gateway.admin("/readyz")[0] == 200  # from now on it knows that someone watches
-        gateway.signal(signal.SIGTERM)
-        gateway.wait_for_log("draining")
-        load.wait_until_answered(20)  # not ready, and still serving whoever comes
-        assert load.refused_at is None
-        assert gateway.admin("/readyz")[0] == 503
-        assert gateway.wait() == 0
-        load.join()
-        gateway.stop()
+        with TinyGateway(directory) as gateway:
+            load = Load(gateway.wait_ready().port)
+            load.wait_until_answered(200)
+            assert gateway.admin("/readyz")[0] == 200  # from now on it knows that someone watches
+            gateway.signal(signal.SIGTERM)
+            gateway.wait_for_log("draining")
+            load.wait_until_answered(20)  # not ready, and still serving whoever comes
+            assert load.refused_at is None
+            assert gateway.admin("/readyz")[0] == 503
+            assert gateway.wait() == 0
+            load.join()
         assert load.failures == []
         assert load.refused_at is not None, "the port is closed"
 

@@ -171,19 +171,17 @@ def test_a_gateway_starts_and_serves_while_its_stores_are_away(tmp_path: Path, o
 def test_a_spool_that_cannot_be_written_ends_the_start_with_its_mend(tmp_path: Path, origin_port: int) -> None:
     """Serving without metering would lose what the operator bills by."""
     (tmp_path / "spool").write_text("a file where the directory should be")
-    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(without_stores(tmp_path, origin_port))])
-    assert gateway.wait() == 1
-    assert str(tmp_path / "spool") in gateway.text[-1]
-    gateway.stop()
+    with GatewayProcess(["ostiary", "gateway", "-c", str(without_stores(tmp_path, origin_port))]) as gateway:
+        assert gateway.wait() == 1
+        assert str(tmp_path / "spool") in gateway.text[-1]
 
 
 def test_a_file_with_mistakes_is_refused_with_all_of_them_and_status_2(tmp_path: Path) -> None:
     """An operator mends all mistakes in one go, and a script can tell them from a failure."""
     path = tmp_path / "gateway.yaml"
     path.write_text("version: 1\nunknown: 1\nroutes:\n  - {name: a, upstream: none}\n")
-    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
-    assert gateway.wait() == 2
-    text = "".join(gateway.text)
-    assert f"{path}:2:" in text
-    assert f"{path}:4:" in text
-    gateway.stop()
+    with GatewayProcess(["ostiary", "gateway", "-c", str(path)]) as gateway:
+        assert gateway.wait() == 2
+        text = "".join(gateway.text)
+        assert f"{path}:2:" in text
+        assert f"{path}:4:" in text

@@ -150,6 +150,12 @@ class GatewayProcess:
         self._ended.put(None)
         return status
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()

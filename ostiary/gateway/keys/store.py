@@ -136,11 +136,13 @@ def describe(error: Exception) -> str:
         return "Postgres refuses; the gateway's role needs SELECT on api_keys and apps"
     if isinstance(error, asyncpg.ClientConfigurationError):
         return "the URL of Postgres can't be used; correct stores.postgres"
+    if isinstance(error, ConnectionResetError | asyncpg.PostgresConnectionError):
+        return "the connection to Postgres was lost"
     if isinstance(error, asyncpg.PostgresError):
         return f"Postgres says {type(error).__name__} ({error.sqlstate})"
     if isinstance(error, TimeoutError):
         return "Postgres does not answer in time"
-    if isinstance(error, ConnectionResetError | asyncpg.InterfaceError):
+    if isinstance(error, asyncpg.InterfaceError):
         return "the connection to Postgres was lost"
     if isinstance(error, OSError):
         return f"Postgres can't be reached: {error.strerror or type(error).__name__}"

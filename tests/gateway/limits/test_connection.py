@@ -40,7 +40,7 @@ async def test_user_password_and_database_of_the_url_are_used(own_valkey: Embedd
 async def test_a_wrong_password_is_reported_and_not_shown(
     own_valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 132: an operator would look for a network fault, or find the password in the log."""
+    """An operator would look for a network fault, or find the password in the log."""
     redis.Redis.from_url(own_valkey.url()).config_set("requirepass", "right")
     async with running(f"redis://:{PASSWORD}@127.0.0.1:{own_valkey.port}") as limiter:
         assert limiter.status()["state"] == "away"

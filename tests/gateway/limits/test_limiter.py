@@ -361,7 +361,7 @@ async def test_decisions_are_observed_with_bounded_labels(valkey_server: Embedde
 
 
 async def test_everything_that_is_written_has_its_time_to_live(limiter: Limiter, store: redis.asyncio.Redis) -> None:
-    """Row 80: a million callers that never come back would fill Redis."""
+    """A million callers that never come back would fill Redis."""
     limits = policy(
         Plan("p", Rate(1, 1, 5), (Window(5, 60),), (Quota(9, Period.DAY),), concurrency=5),
         RouteLimit(50, 1, LimitBy.IP),
