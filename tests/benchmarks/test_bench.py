@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cpu
-from benchmarks.sides import REPOSITORY
+from benchmarks.gateway import REPOSITORY
 
 pytestmark = pytest.mark.full
 
