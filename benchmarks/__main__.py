@@ -13,12 +13,13 @@ from typing import NoReturn
 
 import click
 
+from benchmarks.contestant import Contestant
 from benchmarks.load import LoadFailed
 from benchmarks.measure import Plan, measure
 from benchmarks.processes import OTHER_CORE, PROXY_CORE, DidNotStart
 from benchmarks.report import document, text
 from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.sides import ALWAYS_NEEDED, CONTESTANTS, Contestant
+from benchmarks.sides import ALWAYS_NEEDED, CONTESTANTS
 from ostiary.demo.stores import MissingWheels
 
 QUICK = Plan(runs=2, seconds=1.0)

@@ -3,11 +3,10 @@ work that was left undone is no figure."""
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
 from dataclasses import dataclass
 
+from benchmarks.gateway import status
 from benchmarks.load import CONNECTIONS, LoadFailed
 
 # Workers report once a second.
@@ -49,8 +48,7 @@ def _decided_without_redis(admin_port: int, rows: int, patience_seconds: float) 
     """As the worker reports it, once its report is as new as the last row."""
     deadline = time.monotonic() + patience_seconds
     while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/status", timeout=5) as answer:
-            (worker,) = json.load(answer)["workers"]
+        (worker,) = status(admin_port)["workers"]
         reported = worker["reported"] or {}
         if reported and reported["spool"]["accepted"] >= rows:
             return int(reported["limiter"]["decided_without_store"])

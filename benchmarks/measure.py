@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from benchmarks import cpu
 from benchmarks.checks import JobCheck, check_job
+from benchmarks.contestant import Contestant, Credential, RunningSide
 from benchmarks.load import LoadFailed, run_load
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.requests import RequestFile, signed_request, unchanging_request, write_signed, write_unchanging
 from benchmarks.rig import Rig, Role, running_rig
 from benchmarks.scenarios import Sample, Scenario
-from benchmarks.sides import Contestant, Credential, RunningSide
 
 # Signed requests are made for this rate. Twice what any side reaches on the machines at hand; one that reaches it ends the
 # run with a message that names this constant.

@@ -100,11 +100,11 @@ def _notes(result: ScenarioResult) -> list[str]:
             notes.append(
                 f"noise: other programs took up to {foreign:.0%} of the proxy's core while {name} was measured"
             )
-    bound = [name for name, runs in result.samples.items() if Spread.of([r.proxy_core_busy for r in runs]).median < 0.9]
-    if bound:
+    idle = [name for name, runs in result.samples.items() if Spread.of([run.proxy_share for run in runs]).median < 0.9]
+    if idle:
         notes.append(
-            f"requests/s of {', '.join(bound)} are bounded by the core of the load generator, not by the proxy: "
-            "CPU per request is the figure to compare"
+            f"requests/s of {', '.join(idle)} do not show what it can do: its core was not full of it. "
+            "The load generator's core, or other programs, set the pace; compare CPU per request"
         )
     if (check := result.check) is not None:
         verdict = "every call is metered" if check.reconciles else "USAGE DOES NOT RECONCILE"

@@ -28,7 +28,8 @@ NGINX_MODULES = Path("/usr/lib/nginx/modules")  # where Debian's packages put th
 
 
 class Role(StrEnum):
-    """What a process does for its side; CPU is reported by role. Only GATEWAY is on the measured core."""
+    """What a process does for its side; CPU is reported by role. Only GATEWAY is on the measured core. SUPERVISOR has the
+    process that it keeps in reserve with it."""
 
     GATEWAY = "gateway"
     SHIPPER = "shipper"

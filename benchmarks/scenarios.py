@@ -21,6 +21,11 @@ class Sample:
     proxy_core_foreign: float
     other_core_busy: float
 
+    @property
+    def proxy_share(self) -> float:
+        """How much of its core the proxy used itself."""
+        return self.proxy_core_busy - self.proxy_core_foreign
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

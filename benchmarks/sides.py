@@ -1,4 +1,4 @@
-"""The contestants: how each is started, what it needs, and which of its processes do what."""
+"""The contestants: what each needs, and how each peer is started. Ostiary's own way is in `gateway.py`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from benchmarks import cpu
-from benchmarks.processes import OTHER_CORE, PROXY_CORE, DidNotStart, Started, free_port
+from benchmarks.contestant import Contestant, Credential, Need, RunningSide
+from benchmarks.gateway import start_ostiary
+from benchmarks.processes import PROXY_CORE, free_port
 from benchmarks.rendering import TEMPLATES, render_file
 from benchmarks.requests import KEY_ID, SECRET
 from benchmarks.rig import NGINX_MODULES, Rig, Role, nginx_command
-
-REPOSITORY = Path(__file__).parent.parent
-OSTIARY = (sys.executable, "-c", "from ostiary.cli.main import main; main()")
-OSTIARY_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "BENCH_KEY_SECRET": SECRET}
 
 NGINX_LUA_PACKAGES = "apt-get install nginx-extras libnginx-mod-http-lua lua-nginx-redis"
 
@@ -26,46 +22,6 @@ NGINX_LUA_PACKAGES = "apt-get install nginx-extras libnginx-mod-http-lua lua-ngi
 NGINX_LARGE_BUFFERS = (
     "proxy_buffers 8 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
 )
-
-
-class Credential(StrEnum):
-    """What each request of the load carries; see `requests.py`."""
-
-    UNCHANGING = "unchanging"
-    NONCE = "nonce"
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something a contestant can't run without, and the command that brings it."""
-
-    what: str
-    found: Callable[[], bool]
-    mend: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunningSide:
-    port: int
-    started: Started
-    roles_of: Callable[[int], dict[Role, frozenset[int]]]
-    admin_port: int | None = None  # Ostiary's alone
-
-    def pids(self) -> dict[Role, frozenset[int]]:
-        """The side's own processes by role, as of now."""
-        return self.roles_of(self.started.pid)
-
-
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    name: str
-    title: str
-    credential: Credential
-    needs: tuple[Need, ...]
-    start: Callable[[Rig], RunningSide]
-
-    def missing(self) -> list[Need]:
-        return [need for need in self.needs if not need.found()]
 
 
 def find_program(name: str) -> str | None:
@@ -81,14 +37,10 @@ def _file(path: Path, mend: str) -> Need:
     return Need(str(path), path.exists, mend)
 
 
-def _all_gateway(pid: int) -> dict[Role, frozenset[int]]:
-    return {Role.GATEWAY: cpu.descendants(pid)}
-
-
 def _start(rig: Rig, name: str, command: Sequence[str | Path], port: int, **environment: str) -> RunningSide:
     started = rig.processes.start(name, command, core=PROXY_CORE, environment=environment)
     rig.processes.wait_until_listening(started, port)
-    return RunningSide(port, started, _all_gateway)
+    return RunningSide(port, started, lambda: {Role.GATEWAY: cpu.descendants(started.pid)})
 
 
 def _nginx(name: str, *more_files: str, buffers: str = "") -> Callable[[Rig], RunningSide]:
@@ -125,43 +77,6 @@ def _hand_rolled(rig: Rig) -> RunningSide:
     return _start(rig, "hand-rolled", [str(part) for part in command], port, SECRET=SECRET)
 
 
-def _ostiary_roles(root: int) -> dict[Role, frozenset[int]]:
-    """The supervisor is the process that was started; its children are the shipper, by its name, and the workers."""
-    children = cpu.descendants(root) - {root}
-    shippers = frozenset(pid for pid in children if "shipper" in cpu.command_line(pid))
-    return {Role.SUPERVISOR: frozenset({root}), Role.SHIPPER: shippers, Role.GATEWAY: children - shippers}
-
-
-def _ostiary(template: str) -> Callable[[Rig], RunningSide]:
-    def start(rig: Rig) -> RunningSide:
-        port, admin_port = free_port(), free_port()
-        configuration = render_file(template, rig.directory, rig.values(port=port, admin_port=admin_port))
-        if rig.stores is not None:
-            migration = rig.processes.start(
-                "migrate",
-                [*OSTIARY, "db", "migrate", "-c", configuration],
-                core=OTHER_CORE,
-                environment=OSTIARY_ENVIRONMENT,
-            )
-            if (status := migration.popen.wait(60)) != 0:
-                raise DidNotStart(f"ostiary db migrate ended with status {status}:\n{migration.log_tail()}")
-        started = rig.processes.start(
-            "ostiary",
-            [*OSTIARY, "gateway", "-c", configuration],
-            core=PROXY_CORE,
-            environment=OSTIARY_ENVIRONMENT,
-        )
-        rig.processes.wait_until_listening(started, port)
-        # As with every side, one core is the proxy's alone: the worker's. The shipper is reported in a column of its own.
-        for role, pids in _ostiary_roles(started.pid).items():
-            for pid in pids if role is not Role.GATEWAY else ():
-                for thread in os.listdir(f"/proc/{pid}/task"):
-                    os.sched_setaffinity(int(thread), {OTHER_CORE})
-        return RunningSide(port, started, _ostiary_roles, admin_port)
-
-    return start
-
-
 _NGINX = _program("nginx", "apt-get install nginx-extras")
 _LUA = (
     _NGINX,
@@ -175,8 +90,8 @@ ALWAYS_NEEDED = (_program("wrk", "apt-get install wrk"), _program("nginx", "apt-
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        Contestant("ostiary", "Ostiary", Credential.NONCE, (), _ostiary("ostiary-whole-job.yaml")),
-        Contestant("ostiary-plain", "Ostiary", Credential.UNCHANGING, (), _ostiary("ostiary-plain.yaml")),
+        Contestant("ostiary", "Ostiary", Credential.NONCE, (), start_ostiary("ostiary-whole-job.yaml")),
+        Contestant("ostiary-plain", "Ostiary", Credential.UNCHANGING, (), start_ostiary("ostiary-plain.yaml")),
         Contestant("nginx-lua", "nginx+Lua+Redis", Credential.UNCHANGING, _LUA, _nginx("nginx-lua", "limit_one.lua")),
         Contestant(
             "nginx-lua-nonce",

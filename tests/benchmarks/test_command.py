@@ -4,8 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import contestants_of, main, missing_peers
+from benchmarks.contestant import Contestant, Need
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.sides import CONTESTANTS, Contestant, Need
+from benchmarks.sides import CONTESTANTS
 
 PLAIN = SCENARIOS["plain"]
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.contestant import Contestant
 from benchmarks.measure import exchange, probe, requests_for, run_once
 from benchmarks.requests import signed_request, unchanging_request
 from benchmarks.rig import Rig, Role, running_rig
 from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.sides import CONTESTANTS, Contestant
+from benchmarks.sides import CONTESTANTS
 
 PEERS = [
     pytest.param(scenario, CONTESTANTS[name], id=f"{scenario.name}-{name}")

@@ -11,17 +11,21 @@ Names sort by time."""
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from ostiary.gateway.usage.run import RUN_SUFFIX
+from ostiary.gateway.usage.run import NEW_SUFFIX, RUN_SUFFIX, is_alive
 
 OPEN = ".open"
 SEALED = ".sealed"
 QUARANTINE = ".quarantine"
 LOCK_NAME = "shipper.lock"
 _ID_NAME = "spool.id"
+
+# Making such a file takes less than a millisecond; one this old will not be finished.
+_LEFTOVER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,6 +81,19 @@ def look(directory: Path) -> Contents:
                     continue
     segments.sort()
     return Contents(segments, runs, segment_bytes)
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Removes what a process left that was killed while it made a run's file or the spool's id: nothing was counted there
+    yet. Raises OSError if the directory can't be read."""
+    oldest = time.time() - _LEFTOVER_SECONDS
+    for path in directory.iterdir():
+        if path.suffix == NEW_SUFFIX or path.name.startswith(f"{_ID_NAME}."):
+            try:
+                if path.stat().st_mtime < oldest and not is_alive(path):
+                    path.unlink()
+            except FileNotFoundError:
+                continue
 
 
 def known_spool_id(directory: Path) -> UUID | None:

@@ -16,7 +16,7 @@ from struct import Struct
 from uuid import UUID, uuid4
 from zlib import crc32
 
-from ostiary.gateway.usage.segment import DamagedFile
+from ostiary.gateway.usage.segment import DamagedFile, reserve
 
 RUN_SUFFIX = ".run"
 NEW_SUFFIX = ".new"
@@ -59,7 +59,7 @@ class Run:
         self._fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(self._fd, 0, _BYTES)
+            reserve(self._fd, _BYTES)
             header = _HEADER.pack(_MAGIC, _VERSION, self.id.bytes, time.time_ns() // 1000, worker.encode()[:64])
             os.pwrite(self._fd, header + _CRC.pack(crc32(header)), 0)
             self._map = mmap.mmap(self._fd, _BYTES)

@@ -6,6 +6,7 @@ A CRC that does not match is damage from outside (a disk, a hand), and costs the
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -70,6 +71,15 @@ class Segment:
 class _Seal(NamedTuple):
     records: int
     used_bytes: int
+
+
+def reserve(fd: int, size_bytes: int) -> None:
+    """Gives the file its size and its blocks, zeroed: from here on a copy into its mapping can't find the disk full, which
+    would be a SIGBUS. Raises OSError if there is no room."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size_bytes)
+    else:  # macOS
+        os.pwrite(fd, bytes(size_bytes), 0)
 
 
 def pack_seal(records: int, used_bytes: int) -> tuple[int, bytes]:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, look, spool_id
+from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, clear_leftovers, look, spool_id
 from ostiary.gateway.usage.ledger import STATEMENT_SECONDS, UsageLedger
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, read_segment
@@ -35,10 +35,10 @@ _log = logging.getLogger("ostiary.gateway.usage")
 class ShipperObserver(Protocol):
     """What the shipper tells of itself. `failed` says why: unavailable, read_only, schema, spool, other."""
 
-    def written(self, rows: int) -> None: ...
-    def failed(self, kind: str) -> None: ...
-    def quarantined(self, segments: int) -> None: ...
-    def spool_bytes(self, count: int) -> None: ...
+    def written(self, rows: int, /) -> None: ...
+    def failed(self, kind: str, /) -> None: ...
+    def quarantined(self, segments: int, /) -> None: ...
+    def spool_bytes(self, count: int, /) -> None: ...
 
 
 async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event, observe: ShipperObserver) -> None:
@@ -74,6 +74,7 @@ class Shipper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Passes over the directory until `stop`, then drains."""
+        clear_leftovers(self._directory)
         try:
             failures = 0
             while not stop.is_set():

@@ -23,6 +23,7 @@ from ostiary.gateway.usage.segment import (
     RECORD_BYTES_MAX,
     SegmentHeader,
     pack_seal,
+    reserve,
 )
 
 # 4 MiB are about 11 000 records: a tenth of a second's work for the shipper. Reserving them takes the loop 0.2 ms (to 0.9 ms
@@ -167,7 +168,7 @@ class Spool:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(fd, 0, self._segment_bytes)
+                reserve(fd, self._segment_bytes)
                 # Taken first, counted second: two workers that do so at once see each other's, and may both step back,
                 # but never both stay over the bound. A lock would let a stopped process stop all others.
                 kept_bytes = look(self._directory).segment_bytes

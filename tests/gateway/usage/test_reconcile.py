@@ -60,7 +60,7 @@ async def test_the_books_balance_at_every_stage(spool_directory: Path, shipper: 
 
 
 async def test_a_lost_segment_is_missed(spool_directory: Path, shipper: Shipper, database: str) -> None:
-    """Row 94. Without it: the proof proves nothing. A file deleted before it was shipped: every call in it is missing."""
+    """Row 94: a file deleted before it was shipped: every call in it is missing. Without it: the proof proves nothing."""
     spool = open_spool(spool_directory)
     for name in _names(300):
         spool.append(call(name))
@@ -82,7 +82,8 @@ async def test_a_lost_segment_is_missed(spool_directory: Path, shipper: Shipper,
 async def test_a_segment_counted_twice_is_a_surplus(
     spool_directory: Path, shipper: Shipper, rows: Rows, database: str
 ) -> None:
-    """Row 94. Without it: a ledger that was tampered with, or truncated, goes unnoticed and customers pay twice."""
+    """Row 94: a segment written twice. Without it: a ledger that was tampered with goes unnoticed, and customers pay
+    twice."""
     spool_calls(spool_directory, _names(50))
     kept = segment_files(spool_directory, "sealed")[0].read_bytes()
     path = segment_files(spool_directory, "sealed")[0]

@@ -94,7 +94,8 @@ def test_a_sealed_segment_knows_what_it_held(spool_directory: Path) -> None:
 
 
 def test_a_segment_without_a_seal_is_held_against_the_counts_of_its_run(spool_directory: Path) -> None:
-    """Row 89. Without it: what a killed worker left, and a disk damaged, would be delivered short and nobody told."""
+    """Row 89: a damaged file without a seal. Without it: what a killed worker left, and a disk damaged, would be delivered
+    short and nobody told."""
     spool = open_spool(spool_directory)
     for number in range(5):
         spool.append(call(f"req-{number}"))

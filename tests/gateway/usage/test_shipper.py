@@ -185,7 +185,7 @@ async def _prepared(own_postgres: EmbeddedPostgres) -> str:
 async def test_postgres_that_crashes_and_comes_back_loses_and_doubles_nothing(
     spool_directory: Path, own_postgres: EmbeddedPostgres, observed: Observed
 ) -> None:
-    """Rows 85 and 86: `pg_ctl stop -m immediate` under way, back later; the worker goes on appending all the while."""
+    """Rows 85, 86: `pg_ctl stop -m immediate` under way, back later; the worker goes on appending all the while."""
     url = await _prepared(own_postgres)
     spool = open_spool(spool_directory)
     names = _names(4000)
@@ -289,7 +289,8 @@ async def test_a_schema_that_is_not_there_yet_is_waited_for(
 async def test_no_password_in_the_log(
     spool_directory: Path, observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 132. Without it: the database's password in the log of every gateway, the first time Postgres is away."""
+    """Row 132: a password in the database's URL. Without it: it is in the log of every gateway, the first time Postgres is
+    away."""
     spool_calls(spool_directory, ["a"])
     for url in (
         "postgresql://user:canary-secret@127.0.0.1:1/x",
@@ -503,6 +504,21 @@ async def test_what_a_worker_left_half_made_is_cleared_away(
     assert await _rows(rows) == 1
 
 
+async def test_leftovers_of_a_kill_go_when_they_are_old(
+    spool_directory: Path, database: str, observed: Observed
+) -> None:
+    """Row 87: killed while the run's file was made. Without it: a worker in a crash loop fills the directory with them."""
+    old, young = spool_directory / f"{'a' * 32}.new", spool_directory / f"{'b' * 32}.new"
+    identity = spool_directory / f"spool.id.{'c' * 32}"
+    for path in (old, young, identity):
+        path.write_bytes(b"")
+    for path in (old, identity):
+        os.utime(path, (1, 1))
+    async with _shipping(spool_directory, database, observed):
+        pass
+    assert [path.exists() for path in (old, young, identity)] == [False, True, False]
+
+
 async def test_a_long_backlog_of_segments_is_delivered(
     spool_directory: Path, shipper: Shipper, rows: Rows, database: str
 ) -> None:
@@ -551,7 +567,7 @@ async def test_any_day_gets_its_partition_and_keeps_its_time(
 async def test_a_partition_dropped_by_retention_is_made_again_when_a_late_row_comes(
     spool_directory: Path, shipper: Shipper, rows: Rows
 ) -> None:
-    """Row 92. Without it: a shipper that believes a partition is there, and fails for ever."""
+    """Row 92: a partition that is gone again. Without it: a shipper that believes it is there, and fails for ever."""
     time = datetime(2025, 6, 1, 12, tzinfo=UTC).timestamp()
     for name in ("early", "late"):
         spool = open_spool(spool_directory)

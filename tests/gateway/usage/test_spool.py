@@ -89,7 +89,7 @@ def test_a_record_too_long_for_any_segment_is_dropped_and_counted(spool_director
 
 
 def test_seal_waits_while_the_shipper_is_behind(spool_directory: Path) -> None:
-    """Row 85. Without it: Postgres is away for an hour, and the spool has 10 000 files with a few calls each."""
+    """Row 85: Postgres is away for an hour. Without it: the spool has 10 000 files with a few calls each."""
     spool = open_spool(spool_directory)
     for number in range(20):
         spool.append(call(f"req-{number}"))
@@ -164,7 +164,7 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_the_room_of_a_segment_is_reserved_when_it_is_made(spool_directory: Path) -> None:
-    """Row 88. Without it: the disk fills, and the next copy into the mapping is a SIGBUS that ends the worker."""
+    """Row 88: the disk fills later. Without it: the next copy into the mapping is a SIGBUS that ends the worker."""
     spool = open_spool(spool_directory)
     [path] = segment_files(spool_directory, "open")
     assert path.stat().st_blocks * 512 >= SMALL_SEGMENT_BYTES
