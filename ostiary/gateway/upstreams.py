@@ -20,7 +20,7 @@ class UpstreamGroup:
         self._credits = [0] * len(pools)
         self._alone = pools[0] if len(pools) == 1 else None
 
-    def choose(self, key: bytes, tried: Collection[TargetPool] = ()) -> TargetPool | None:
+    def choose(self, key: str, tried: Collection[TargetPool] = ()) -> TargetPool | None:
         """The target for a request of the caller `key`, or None when every healthy one was tried.
 
         While all targets are unhealthy they are used as if all were healthy: the checks may be what is wrong, and refusing
@@ -52,8 +52,8 @@ class UpstreamGroup:
         credits[chosen] -= total
         return chosen
 
-    def _affinity(self, key: bytes, index: int) -> float:
+    def _affinity(self, key: str, index: int) -> float:
         """Rendezvous hashing: a target that leaves moves only its own callers."""
         target = self.upstream.targets[index]
-        mark = zlib.crc32(f"{target.host}:{target.port}".encode(), zlib.crc32(key))
+        mark = zlib.crc32(f"{target.host}:{target.port}".encode(), zlib.crc32(key.encode()))
         return self._weights[index] * ((mark * 2654435761) % 4294967291)

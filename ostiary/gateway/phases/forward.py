@@ -58,7 +58,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     head = exchange.head
     streams = exchange.body is not None and exchange.body_bytes is None
     start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, head.target)
-    affinity = admission.key.id.encode() if admission.key is not None else exchange.ip.encode()
+    affinity = admission.key.id if admission.key is not None else exchange.ip
     tried: list[TargetPool] = []
     number = 0
     fresh = False
@@ -127,7 +127,7 @@ async def _connect(
         tried.append(pool)
         group = exchange.admission.group if exchange.admission is not None else None
         retries = group.upstream.retries if group is not None else Retries()
-        others = group is not None and group.choose(b"", tried) is not None
+        others = group is not None and group.choose("", tried) is not None
         if others and number < max(retries.attempts, 2) and "connect" in retries.on:
             return None
         raise GatewayError(ErrorCode.UPSTREAM_UNREACHABLE, f"upstream {name}: {error}") from error

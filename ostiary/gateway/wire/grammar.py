@@ -12,10 +12,15 @@ TOKEN_CHARACTERS = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 LINE_CHARACTERS = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 
 is_token = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
-is_content_length = re.compile(rb"[0-9]{1,18}").fullmatch  # 10^18 bytes are an exabyte; more digits are an attack
+LENGTH_DIGITS_MAX = 18  # 10^18 bytes are an exabyte; more digits are an attack
 
 # host[:port] of RFC 9110 §7.2, narrowed to what a name or an address can be: no userinfo, no path, no list.
 _host = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?").fullmatch
+
+
+def parse_content_length(value: bytes) -> int | None:
+    """Digits and nothing else (RFC 9110 §8.6); None for what is no length. `isdigit` of bytes knows ASCII digits alone."""
+    return int(value) if value.isdigit() and len(value) <= LENGTH_DIGITS_MAX else None
 
 
 def parse_host(value: bytes) -> bytes | None:

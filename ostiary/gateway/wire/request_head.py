@@ -26,8 +26,8 @@ from .grammar import (
     REQUEST_HEADERS,
     TOKEN_CHARACTERS,
     RequestHeader,
-    is_content_length,
     is_token,
+    parse_content_length,
     parse_host,
 )
 
@@ -113,6 +113,9 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
             if not colon or (meaning := known.get(name)) is None:
                 meaning = _learn(name, colon)
             kind, lower = meaning
+            if kind is _PASS and lower not in REPEATING_HEADERS:
+                passing.append(line)
+                continue
             value = value.strip(b" \t")
             if lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX:
                 if len(known_lines) >= LINES_KNOWN_MAX:
@@ -246,9 +249,9 @@ def _set_framing(head: RequestHead) -> None:
             raise _refuse("a Transfer-Encoding other than chunked")
         head.framing = Framing.CHUNKED
     elif length is not None:
-        if is_content_length(length) is None:
+        if (bytes_expected := parse_content_length(length)) is None:
             raise _refuse("Content-Length is not a number")
-        head.length = int(length)
+        head.length = bytes_expected
         head.framing = Framing.LENGTH if head.length else Framing.NONE
     if (expectation := values.get(b"expect")) is not None and expectation.lower() != b"100-continue":
         raise GatewayError(ErrorCode.EXPECTATION_FAILED, "an expectation other than 100-continue", closes=True)

@@ -15,8 +15,8 @@ from .grammar import (
     REPEATING_HEADERS,
     RESPONSE_HEADERS,
     ResponseHeader,
-    is_content_length,
     is_token,
+    parse_content_length,
 )
 from .request_head import Framing
 
@@ -145,12 +145,13 @@ def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encodi
     """RFC 9112 §6.3, in its order."""
     head.length = -1
     if length is not None:
-        if is_content_length(length) is None:
+        if (bytes_to_come := parse_content_length(length)) is None:
             raise ResponseError("Content-Length is not a number")
-        head.length = int(length)
+        head.length = bytes_to_come
     if encoding is not None and (length is not None or encoding.lower() != b"chunked" or minor == 0):
         raise ResponseError("ambiguous framing")
-    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
+    status = head.status
+    if method == b"HEAD" or status == 204 or status == 304 or status < 200:
         head.framing = Framing.NONE
     elif encoding is not None:
         head.framing = Framing.CHUNKED
