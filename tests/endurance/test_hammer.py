@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 
 from ostiary.core.limiting import WINDOW_SLOTS
+from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from tests.endurance.callers import Call, Callers, broken
-from tests.endurance.conftest import MakeSite
 from tests.endurance.judging import Moments, moments_of, most_over_refill, most_within
-from tests.endurance.origin import OriginProcess
-from tests.endurance.site import Site, stream, wait_until_connected
+from tests.endurance.origin import OriginProcess, running_origin
+from tests.endurance.site import Site, fresh_database, stream, wait_until_connected
 from tests.support.gateway_process import GatewayProcess, wait_seconds
 
 WORKERS = 3
@@ -17,16 +20,34 @@ CONNECTIONS = 3  # of each process
 SECONDS = 2.5
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    site: Site
+    gateway: GatewayProcess
+    origin: OriginProcess
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: EmbeddedPostgres, valkey_server: EmbeddedValkey
+) -> Iterator[Running]:
+    """One gateway for all keys."""
+    directory = tmp_path_factory.mktemp("hammer")
+    with running_origin(directory) as origin:
+        postgres, redis = fresh_database(postgres_server), valkey_server.url()
+        site = Site(directory, postgres=postgres, redis=redis, origin_port=origin.port, workers=WORKERS)
+        with site.gateway() as gateway:
+            yield Running(site, gateway, origin)
+
+
 @pytest.mark.parametrize("key", ["key_exact_log", "key_slots", "key_bucket"])
 def test_eight_processes_on_one_key_never_get_more_than_its_limit(
-    make_site: MakeSite, eight_callers: Callers, origin: OriginProcess, key: str
+    running: Running, eight_callers: Callers, key: str
 ) -> None:
     """Rows 71, 72: workers that each count for themselves, or a window that begins anew, would let in several times the
     limit."""
-    site = make_site(workers=WORKERS)
-    with site.gateway() as gateway:
-        calls = hammer(site, gateway, eight_callers, key, seconds=SECONDS)
-    admitted = moments_of(calls, origin.arrivals())
+    calls = hammer(running.site, running.gateway, eight_callers, key, seconds=SECONDS)
+    admitted = moments_of(calls, running.origin.arrivals())
     print(f"{key}: asked {len(calls)}, admitted {len(admitted)}, {judge(key, admitted)}")
     assert len(calls) > 2 * len(admitted), "far more was asked for than the limit"
 
