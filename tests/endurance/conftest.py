@@ -41,13 +41,20 @@ def make_site(
 ) -> MakeSite:
     """A site with the stores of the whole run, or with those given."""
 
-    def make(*, workers: int, postgres: EmbeddedPostgres | None = None, redis: str | None = None) -> Site:
+    def make(
+        *,
+        workers: int,
+        postgres: EmbeddedPostgres | None = None,
+        redis: str | None = None,
+        redis_deadline: str = "1s",
+    ) -> Site:
         return Site(
             tmp_path,
             postgres=fresh_database(postgres or postgres_server),
             redis=redis or valkey_server.url(),
             origin_port=origin.port,
             workers=workers,
+            redis_deadline=redis_deadline,
         )
 
     return make

@@ -37,6 +37,7 @@ control_plane:
   operator_token: file:operator_token
 stores:
   redis: {redis}
+  redis_deadline: {redis_deadline}
   postgres: {postgres}
   spool: spool
   key_encryption_key: file:key_encryption_key
@@ -66,7 +67,16 @@ _numbers = itertools.count()
 class Site:
     """`secrets` are those of `KEYS` by id, `operator_token` and `key_encryption_key`: each in a file of its own."""
 
-    def __init__(self, directory: Path, *, postgres: str, redis: str, origin_port: int, workers: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        postgres: str,
+        redis: str,
+        origin_port: int,
+        workers: int,
+        redis_deadline: str = "1s",  # a pause of a busy machine is no outage, where a test is not about outages
+    ) -> None:
         self.directory = directory
         self.path = directory / "gateway.yaml"
         self.postgres = postgres
@@ -74,8 +84,13 @@ class Site:
         self.secrets["key_encryption_key"] = secrets.token_hex(32)
         for name, secret in self.secrets.items():
             (directory / name).write_text(secret + "\n")
-        fill = {"postgres": json.dumps(postgres), "redis": json.dumps(redis), "origin": origin_port}
-        self.text = CONFIGURATION.format(**fill, workers=workers)
+        self.text = CONFIGURATION.format(
+            postgres=json.dumps(postgres),
+            redis=json.dumps(redis),
+            redis_deadline=redis_deadline,
+            origin=origin_port,
+            workers=workers,
+        )
         self.write(self.text)
 
     def write(self, text: str) -> None:
