@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -56,15 +56,21 @@ def eventually(question: Callable[[], T | None], what: str, seconds: float = DEA
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-class GatewayProcess:
-    """A supervisor as a process of its own: `python -m` with `arguments`."""
+def wait_seconds(seconds: float) -> None:
+    """Lets a load run for so long. Not for waiting until something has happened: that is `eventually`."""
+    time.sleep(seconds)
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+
+class GatewayProcess:
+    """A supervisor as a process of its own: `python -m` with `arguments`. Its standard output goes to `stdout`, if given."""
+
+    def __init__(self, arguments: Sequence[str], stdout: IO[bytes] | None = None) -> None:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OSTIARY_TEST_SECRET": SECRET}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=REPOSITORY,
             env=environment,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,

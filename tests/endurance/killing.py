@@ -1,0 +1,78 @@
+"""Kills a worker under load, and tells whose calls that cut and when another one serves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.endurance.callers import Call
+from tests.endurance.site import client_ports, wait_until_connected
+from tests.support.gateway_process import GatewayProcess, eventually, is_alive
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """`ports` are the clients of the killed worker; `gone_ns` is when its sockets were gone with it. `served_seconds` passed
+    from the kill until its successor had answered a call."""
+
+    ports: frozenset[int]
+    killed_ns: int
+    gone_ns: int
+    served_seconds: float
+
+    def cut(self, call: Call) -> bool:
+        """Whether the kill explains that this call has no whole answer: its connection was the victim's, or was made while
+        the victim's listening socket was not gone yet, where the kernel queued it and then reset it."""
+        of_the_victim = call.local_port in self.ports and call.ended_ns >= self.killed_ns
+        return of_the_victim or (call.first and self.killed_ns <= call.connected_ns <= self.gone_ns)
+
+
+def kill_worker(gateway: GatewayProcess, number: int, *, connections: int, workers: int) -> Kill:
+    """SIGKILL for the worker in place `number`, while all `connections` of the load are open and a process is in reserve:
+    a single death, not a loop of them."""
+    wait_for_reserve(gateway)
+    ports = wait_until_connected(gateway, connections)
+    before = gateway.worker_pids()
+    victim = before[number]
+    killed_ns = time.monotonic_ns()
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: not is_alive(victim), "the end of the victim")
+    gone_ns = time.monotonic_ns()
+    (successor,) = set(gateway.wait_for_workers(workers, without=victim)) - set(before)
+    eventually(lambda: _answers(gateway.port, successor), f"an answer of {successor}")
+    return Kill(frozenset(ports[victim]), killed_ns, gone_ns, (time.monotonic_ns() - killed_ns) / 1e9)
+
+
+def wait_for_reserve(gateway: GatewayProcess) -> None:
+    """Until the spare process has imported all it needs. It ignores SIGHUP from then on, which the kernel tells."""
+
+    def question() -> bool:
+        pid = gateway.status()["spare"]["pid"]
+        try:
+            return pid is not None and _ignores(pid, signal.SIGHUP)
+        except FileNotFoundError:
+            return False
+
+    eventually(question, "a process in reserve")
+
+
+def unexplained(broken: Iterable[Call], kills: Sequence[Kill]) -> list[Call]:
+    return [call for call in broken if not any(kill.cut(call) for kill in kills)]
+
+
+def _ignores(pid: int, number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+    return bool(mask >> (number - 1) & 1)
+
+
+def _answers(port: int, pid: int) -> bool:
+    """One call on a new connection: was it this worker who answered?"""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET /nothing-here HTTP/1.1\r\nHost: gateway.test\r\n\r\n")
+        return client.recv(1000).startswith(b"HTTP/1.1 404") and client.getsockname()[1] in client_ports(pid, port)

@@ -1,0 +1,80 @@
+"""Postgres away, at the start and under load: calls with known keys go on, and their usage arrives afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from ostiary.demo.stores import EmbeddedPostgres
+from tests.endurance.callers import Callers, broken
+from tests.endurance.conftest import MakeSite
+from tests.endurance.site import ask, stream
+from tests.gateway.telemetry.test_exposition import samples
+from tests.support.directories import directory_for_all
+from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
+
+AWAY_SECONDS = 1.5
+
+
+@pytest.fixture
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with directory_for_all() as directory, EmbeddedPostgres(directory / "postgres") as server:
+        yield server
+
+
+def usage_waits(gateway: GatewayProcess) -> bool:
+    """The shipper has failed, and more calls were accepted than written."""
+    found = samples(gateway.admin("/metrics")[1])
+    total = {name: sum(value for (each, _), value in found.items() if each == name) for name, _ in found}
+    accepted, written = total["usage_events_accepted_total"], total.get("usage_events_written_total", 0)
+    return accepted > written and total.get("usage_ship_failures_total", 0) > 0
+
+
+def test_postgres_may_be_away_at_the_start_and_under_load(
+    make_site: MakeSite, callers: Callers, postgres: EmbeddedPostgres
+) -> None:
+    """Rows 85, 86, 94: callers would be refused, or served for nothing, while the database is maintained."""
+    site = make_site(workers=2, postgres=postgres)
+    with site.control_plane() as control_plane:
+        early, late = control_plane.make_keys(2)
+    by_file, by_early, by_late = (site.bearer(key) for key in ("key_roomy", early["secret"], late["secret"]))
+    unavailable = (503, "keys_unavailable")
+
+    postgres.pg_ctl("stop", "-m", "immediate")
+    with site.gateway() as gateway:
+        callers.start([stream("from-the-start", gateway, "local", by_file, connections=2)])
+        callers.wait_until_answered(200)
+        assert problem(gateway, by_early) == unavailable
+        eventually(lambda: usage_waits(gateway), "usage in the spool")
+        assert gateway.admin("/readyz")[0] == 200
+        postgres.start_again()
+        eventually(lambda: problem(gateway, by_early) == (200, ""), "the key is looked up")
+        calls = callers.stop()
+
+        callers.start(
+            [stream("by-file", gateway, "local", by_file), stream("by-early", gateway, "local", by_early, connections=4)]
+        )
+        callers.wait_until_answered(400)
+        postgres.pg_ctl("stop", "-m", "immediate")
+        wait_seconds(AWAY_SECONDS)
+        assert problem(gateway, by_late) == unavailable
+        eventually(lambda: usage_waits(gateway), "usage in the spool")
+        callers.wait_until_answered(100)
+        postgres.start_again()
+        eventually(lambda: problem(gateway, by_late) == (200, ""), "the other key is looked up")
+        calls += callers.stop()
+
+        assert broken(calls) == []
+        assert {(call.status, call.code) for call in calls} == {(200, "")}
+        answered = [call.request_id for call in calls]
+        site.assert_each_once(answered, set(answered))
+        books = site.reconcile()
+        assert books.returncode == 0, books.stdout + books.stderr
+
+
+def problem(gateway: GatewayProcess, key: tuple[tuple[str, str], ...]) -> tuple[int, str]:
+    """Status and code of a call with this key."""
+    status, body = ask(gateway.port, "/local/probe", key)
+    return status, "" if status == 200 else str(json.loads(body)["code"])
