@@ -20,7 +20,7 @@ def control_plane(config_path: str) -> None:
       export OSTIARY_OPERATOR_TOKEN=$(openssl rand -base64 32)
       ostiary db migrate -c gateway.yaml && ostiary control-plane -c gateway.yaml
     """
-    from ostiary.control_plane import SettingsRefused, StartRefused, run
+    from ostiary.control_plane.app import SettingsRefused, StartRefused, run
     from ostiary.control_plane.db import DatabaseUnavailable
     from ostiary.control_plane.log import configure_logging
 

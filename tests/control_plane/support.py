@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ostiary.control_plane import build_app
+from ostiary.control_plane.app import build_app
 from ostiary.control_plane.http.listener import Listener
 from ostiary.core.model import (
     Configuration,

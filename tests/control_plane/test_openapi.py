@@ -8,7 +8,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from ostiary.control_plane import build_app
+from ostiary.control_plane.app import build_app
 from ostiary.control_plane.http.edge import OPEN
 from ostiary.control_plane.http.problems import ProblemCode
 from ostiary.core.model import Configuration

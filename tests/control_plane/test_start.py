@@ -12,7 +12,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from ostiary.control_plane import SettingsRefused, StartRefused, build_app, serve
+from ostiary.control_plane.app import SettingsRefused, StartRefused, build_app, serve
 from ostiary.control_plane.db import Connection, DatabaseUnavailable, migrate
 from ostiary.core.model import Configuration, Listen
 from ostiary.demo.stores import EmbeddedPostgres
