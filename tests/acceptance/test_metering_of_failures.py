@@ -7,13 +7,15 @@ import json
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from ostiary.control_plane.db import migrate
+from ostiary.demo.stores import EmbeddedPostgres
 from tests.acceptance import stack
 from tests.acceptance.conftest import Connection
 from tests.support.gateway_process import SECRET, GatewayProcess
@@ -28,20 +30,51 @@ UPSTREAM = json.dumps(
 _numbers = count()
 
 
+@pytest.fixture(scope="module")
+def origin_port() -> Iterator[int]:
+    """Kept for the origins of these tests, one after the other."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
+async def origin(origin_port: int) -> AsyncIterator[Origin]:
+    async with running_origin(port=origin_port) as origin:
         yield origin
 
 
+@pytest.fixture(scope="module")
+def module_database(postgres_server: EmbeddedPostgres) -> str:
+    """The URL of a database of this module's own, with every table."""
+
+    async def create() -> None:
+        admin = await asyncpg.connect(postgres_server.url())
+        await admin.execute("CREATE DATABASE metering_of_failures")
+        await admin.close()
+        await migrate(postgres_server.url("metering_of_failures"))
+
+    asyncio.run(create())
+    return postgres_server.url("metering_of_failures")
+
+
 @pytest.fixture
-async def gateway(origin: Origin, database: str, directory: Path) -> AsyncIterator[GatewayProcess]:
-    running = stack.gateway(directory, {"/**": origin.port}, postgres=database, workers=1, upstream=UPSTREAM)
-    process = await asyncio.to_thread(running.__enter__)
-    try:
-        yield process
-    finally:
-        await asyncio.to_thread(running.__exit__, None, None, None)
+async def rows(module_database: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(module_database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    origin_port: int, module_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    directory = tmp_path_factory.mktemp("gateway")
+    with stack.gateway(
+        directory, {"/**": origin_port}, postgres=module_database, workers=1, upstream=UPSTREAM
+    ) as gateway:
+        yield gateway
 
 
 def request(method: str = "GET", body: bytes = b"", *, length: int | None = None) -> tuple[str, bytes]:
