@@ -56,9 +56,10 @@ class UpstreamGroup:
         return chosen
 
     def _affinity(self, key: bytes, index: int) -> float:
-        """Weighted rendezvous hashing: a target that leaves moves only its own callers, and each has its weight's share of them.
+        """Weighted rendezvous hashing: a target that leaves moves only its own callers, each has its weight's share of them.
 
         With `u` evenly spread over 0 to 1, `-weight / ln(u)` is the largest in proportion to the weights; `weight * u` is not
-        (it gives two targets of weights 1 and 2 a quarter and three quarters). A CRC won't do: those of one key with two targets always differ by the same bits."""
+        (it gives two targets of weights 1 and 2 a quarter and three quarters). A CRC won't do: those of one key with two
+        targets always differ by the same bits."""
         mark = int.from_bytes(blake2b(key + self._marks[index], digest_size=6).digest())
         return -self._weights[index] / log((mark + 0.5) / (1 << 48))
