@@ -174,6 +174,13 @@ async def test_plain_http_on_the_tls_port_is_closed_without_an_answer(gateway: R
     assert origin.seen == []
 
 
+def test_the_bound_on_versions_is_the_gateway_s_own(tmp_path: Path) -> None:
+    """RFC 8996: many a system's OpenSSL refuses old versions by itself; others do not."""
+    context = server_context((make_certificate(tmp_path, "first.test"), make_certificate(tmp_path, "second.test")))
+    assert context is not None
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
 def test_no_certificates_is_no_tls() -> None:
     """A gateway behind a TLS terminator speaks plain HTTP."""
     assert server_context(()) is None
