@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection
+from hashlib import blake2b
+from math import log
 
 from ostiary.core.model import Balance, Upstream
 from ostiary.gateway.wire.pool import TargetPool
@@ -17,6 +18,8 @@ class UpstreamGroup:
         self.name = upstream.name
         self.pools = pools
         self._weights = tuple(target.weight for target in upstream.targets)
+        # No id and no address has a NUL: no other caller and target give the same bytes together.
+        self._marks = tuple(f"\0{target.host}:{target.port}".encode() for target in upstream.targets)
         self._credits = [0] * len(pools)
         self._alone = pools[0] if len(pools) == 1 else None
 
@@ -53,7 +56,10 @@ class UpstreamGroup:
         return chosen
 
     def _affinity(self, key: str, index: int) -> float:
-        """Rendezvous hashing: a target that leaves moves only its own callers."""
-        target = self.upstream.targets[index]
-        mark = zlib.crc32(f"{target.host}:{target.port}".encode(), zlib.crc32(key.encode()))
-        return self._weights[index] * ((mark * 2654435761) % 4294967291)
+        """Weighted rendezvous hashing: a target that leaves moves only its own callers, each has its weight's share of them.
+
+        With `u` evenly spread over 0 to 1, `-weight / ln(u)` is the largest in proportion to the weights; `weight * u` is not
+        (it gives two targets of weights 1 and 2 a quarter and three quarters). A CRC won't do: those of one key with two
+        targets always differ by the same bits."""
+        mark = int.from_bytes(blake2b(key.encode() + self._marks[index], digest_size=6).digest())
+        return -self._weights[index] / log((mark + 0.5) / (1 << 48))

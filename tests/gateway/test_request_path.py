@@ -11,7 +11,7 @@ import pytest
 
 from ostiary.core.model import Retries, Target, Timeouts
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
-from tests.support.origin import Origin, Seen, answer_with, running_origin
+from tests.support.origin import Origin, Seen, answer_ok, answer_with, running_origin
 
 CLOSE = b"Connection: close\r\n"
 
@@ -384,6 +384,21 @@ async def test_a_silent_upstream_is_504_at_its_timeout(origin: Origin) -> None:
         response, body = parse(await talk(gateway.port, request()))
         assert response.status_code == 504
         assert b"upstream_timeout" in body
+
+
+async def test_the_time_for_the_first_byte_runs_from_the_end_of_the_request(origin: Origin) -> None:
+    """Row 96: an upstream that works on an upload for longer than pauses may be would be given up, and the upload be lost."""
+    timeouts = Timeouts(connect_seconds=1, first_byte_seconds=5, idle_seconds=0.2)
+
+    async def works(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1.0)  # its work: longer than a pause may be, and than the sweep that would notice takes
+        await answer_ok(seen, reader, writer)
+
+    origin.answer = works
+    async with running_gateway(configuration([upstream(origin.port, timeouts=timeouts)], [route()])) as gateway:
+        sent = request("/", b"Content-Length: 4", method=b"POST", body=b"")
+        response, _ = parse(await talk(gateway.port, sent, b"body"), b"POST")
+        assert response.status_code == 200
 
 
 async def test_an_early_answer_reaches_the_client_and_ends_the_connection(

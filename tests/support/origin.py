@@ -123,9 +123,10 @@ def _next(judge: h11.Connection) -> h11.Connection:
 
 
 @asynccontextmanager
-async def running_origin(answer: Answer = answer_ok) -> AsyncIterator[Origin]:
+async def running_origin(answer: Answer = answer_ok, *, port: int = 0) -> AsyncIterator[Origin]:
+    """On a free port, or on `port`, which the test holds by a socket that is bound with SO_REUSEPORT."""
     origin = Origin(answer=answer)
-    server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(origin.serve, "127.0.0.1", port, reuse_port=port != 0)
     origin.port = server.sockets[0].getsockname()[1]
     try:
         yield origin

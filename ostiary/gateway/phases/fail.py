@@ -4,6 +4,7 @@ JSON. Nothing of the request is repeated in it but the request id."""
 from __future__ import annotations
 
 import json
+import re
 
 from ostiary.core.errors import PROBLEM_PAGES, ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
@@ -11,6 +12,7 @@ from ostiary.gateway.wire.states import State
 
 # `title` and reason phrase are ours, so they can't break a status line.
 _STATUS_LINES = {code: f"HTTP/1.1 {code.value.status} {code.value.title}\r\n" for code in ErrorCode}
+_is_zero_weight = re.compile(rb"q=0(?:\.0{0,3})?").fullmatch  # RFC 9110 §12.4.2
 
 
 def fail(exchange: Exchange, error: GatewayError) -> bytes | None:
@@ -84,9 +86,9 @@ def accepts_json(accept: bytes | None) -> bool:
         return True
     for entry in accept.lower().split(b",")[:32]:
         kind, _, parameters = entry.partition(b";")
-        kind = kind.strip()
+        kind = kind.strip(b" \t")
         if kind in (b"*/*", b"application/*") or kind.endswith((b"/json", b"+json")):
-            weight = parameters.replace(b" ", b"")
-            if not weight.startswith(b"q=0") or weight.strip(b"q=0."):
+            weights = (part.strip(b" \t") for part in parameters.split(b";"))
+            if not any(_is_zero_weight(weight) is not None for weight in weights):
                 return True
     return False

@@ -59,6 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_deadlines",
         "_decoder",
         "_first_byte",
+        "_first_byte_seconds",
         "_held",
         "_idle_seconds",
         "_interim",
@@ -127,6 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
             return self.answer
         self._method = method
         self._idle_seconds = idle_seconds
+        self._first_byte_seconds = first_byte_seconds
         self._request_whole = body is None
         self.deadline = self._deadlines.after(first_byte_seconds)
         self.transport.write(head)
@@ -141,13 +143,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.transport.write(encode_chunk(piece) if self._sending_chunked else piece)
         if self.head is None:
-            # The time for the first byte runs from the last byte of the request that we could give.
+            # The client's pace is not the upstream's: its time for the first byte begins with the end of the request.
             self.deadline = self._deadlines.after(self._idle_seconds)
 
     def end_body(self) -> None:
         self._request_whole = True
         if self._sending_chunked and not self._lost and not self.transport.is_closing():
             self.transport.write(LAST_CHUNK)
+        if self.head is None and not self._lost:
+            self.deadline = self._deadlines.after(self._first_byte_seconds)
 
     # --- the answer arrives
 
