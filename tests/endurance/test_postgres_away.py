@@ -54,7 +54,10 @@ def test_postgres_may_be_away_at_the_start_and_under_load(
         calls = callers.stop()
 
         callers.start(
-            [stream("by-file", gateway, "local", by_file), stream("by-early", gateway, "local", by_early, connections=4)]
+            [
+                stream("by-file", gateway, "local", by_file),
+                stream("by-early", gateway, "local", by_early, connections=4),
+            ]
         )
         callers.wait_until_answered(400)
         postgres.pg_ctl("stop", "-m", "immediate")
