@@ -17,12 +17,13 @@ from tests.support.gateway_process import GatewayProcess, eventually, is_alive
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """`ports` are the clients of the killed worker; `gone_ns` is when its sockets were gone with it. `served_seconds` passed
-    from the kill until its successor had answered a call."""
+    """`ports` are the clients of the killed worker; `gone_ns` is when its sockets were gone with it. From the kill,
+    `ready_seconds` passed until /status called its successor ready, and `served_seconds` until that had answered a call."""
 
     ports: frozenset[int]
     killed_ns: int
     gone_ns: int
+    ready_seconds: float
     served_seconds: float
 
     def cut(self, call: Call) -> bool:
@@ -44,8 +45,16 @@ def kill_worker(gateway: GatewayProcess, number: int, *, connections: int, worke
     eventually(lambda: not is_alive(victim), "the end of the victim")
     gone_ns = time.monotonic_ns()
     (successor,) = set(gateway.wait_for_workers(workers, without=victim)) - set(before)
+    ready_ns = time.monotonic_ns()
     eventually(lambda: _answers(gateway.port, successor), f"an answer of {successor}")
-    return Kill(frozenset(ports[victim]), killed_ns, gone_ns, (time.monotonic_ns() - killed_ns) / 1e9)
+    served_ns = time.monotonic_ns()
+    return Kill(
+        ports=frozenset(ports[victim]),
+        killed_ns=killed_ns,
+        gone_ns=gone_ns,
+        ready_seconds=(ready_ns - killed_ns) / 1e9,
+        served_seconds=(served_ns - killed_ns) / 1e9,
+    )
 
 
 def wait_for_reserve(gateway: GatewayProcess) -> None:

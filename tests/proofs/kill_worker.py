@@ -63,7 +63,12 @@ def prove(directory: Path, kills_wanted: int) -> list[str]:
 def judge(site: Site, calls: list[Call], kills: list[Kill]) -> list[str]:
     failures = [f"cut without a reason: {call}" for call in unexplained(broken(calls), kills)]
     failures += [f"answered {call.status}: {call}" for call in whole(calls) if call.status != 200]
-    failures += [f"served again after {kill.served_seconds:.2f} s" for kill in kills if kill.served_seconds > 1]
+    failures += [
+        f"served again after {kill.served_seconds:.2f} s: the victim was gone after "
+        f"{(kill.gone_ns - kill.killed_ns) / 1e9:.2f} s, its successor ready after {kill.ready_seconds:.2f} s"
+        for kill in kills
+        if kill.served_seconds > 1
+    ]
     try:
         site.assert_each_once([call.request_id for call in whole(calls)], {call.request_id for call in calls})
     except AssertionError as error:
