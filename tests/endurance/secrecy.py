@@ -12,15 +12,20 @@ from urllib.parse import quote
 import asyncpg
 import redis
 
+# Messages cut what they quote. Too long to be found by chance, or in what made secrets have in common (`ost_sk_live_`).
+PART = 16
+
 
 def leaks(secrets: Mapping[str, str], places: Mapping[str, bytes]) -> list[str]:
-    """`secret in place`, for each that is found: as it is, in hexadecimal, in base64 (whatever stands before it), or escaped
-    for a URL. Secrets are told by their names."""
+    """`secret in place`, for each of which PART characters in a row are found: as they are, in hexadecimal, in base64
+    (whatever stands before them), or escaped for a URL. Secrets are told by their names."""
     return [
         f"{name} in {place}"
         for name, secret in secrets.items()
         for place, content in places.items()
-        if any(form in content for form in _forms(secret.encode()))
+        if any(
+            form[at : at + PART] in content for form in _forms(secret.encode()) for at in range(len(form) - PART + 1)
+        )
     ]
 
 
@@ -88,7 +93,9 @@ def command_lines() -> bytes:
 
 
 def files(directory: Path) -> bytes:
-    return b"\n".join(_readable(path for path in directory.rglob("*") if path.is_file()))
+    """All of them, without the zeros of what is not written yet."""
+    found = _readable(path for path in directory.rglob("*") if path.is_file())
+    return b"\n".join(content.rstrip(b"\0") for content in found)
 
 
 def _readable(paths: Iterable[Path]) -> Iterator[bytes]:

@@ -154,11 +154,12 @@ def crash(gateway: GatewayProcess) -> None:
 
 
 def refuse_a_file(gateway: GatewayProcess, site: Site, canaries: Mapping[str, str]) -> None:
-    """A reload whose mistakes are in the secrets themselves; then the right file again."""
+    """A reload whose mistakes are all in secrets: one of a key that is no secret, one that two keys share, and URLs that are
+    none; then the right file again."""
     secret = site.directory / "key_bucket"
     secret.write_text(f"{canaries['key_bucket']} and a blank\n")
     mistaken = site.text.replace("redis://:", "redis:/:").replace("@/", "@nowhere:not-a-port/")
-    site.write(mistaken.replace("environment: live", f"environment: {canaries['key_slots']}", 1))
+    site.write(mistaken.replace("file:key_slots", canaries["key_exact_log"]))
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("reload_refused")
     secret.write_text(canaries["key_bucket"] + "\n")
