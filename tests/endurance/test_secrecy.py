@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import urllib.error
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import redis
@@ -20,27 +20,20 @@ from tests.endurance.conftest import MakeSite
 from tests.endurance.origin import OriginProcess
 from tests.endurance.secrecy import command_lines, files, leaks, postgres_text, redis_text
 from tests.endurance.site import ControlPlane, Site
-from tests.support.directories import directory_for_all
 from tests.support.gateway_process import GatewayProcess, eventually
 
 TARGET, TEMPLATE = "/local/secrecy", "/local/**"
 
 
-@pytest.fixture
-def postgres() -> Iterator[EmbeddedPostgres]:
-    with directory_for_all() as directory, EmbeddedPostgres(directory / "postgres") as server:
-        yield server
-
-
 def test_no_secret_shows_anywhere_whatever_goes_wrong(
-    make_site: MakeSite, postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey, origin: OriginProcess
+    make_site: MakeSite, own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey, origin: OriginProcess
 ) -> None:
     """Row 132: whoever may read a log, a metric, a table, a list of processes or an error would have the customers' keys."""
     redis_password, postgres_password = (f"canary{secrets.token_hex(16)}" for _ in range(2))
     with redis.Redis.from_url(own_valkey.url()) as client:
         client.config_set("requirepass", redis_password)
     redis_url = own_valkey.url().replace("redis://", f"redis://:{redis_password}@")
-    site = make_site(workers=2, postgres=postgres, redis=redis_url, postgres_password=postgres_password)
+    site = make_site(workers=2, postgres=own_postgres, redis=redis_url, postgres_password=postgres_password)
     canaries = site.secrets | {"redis password": redis_password, "postgres password": postgres_password}
     canaries |= {"wrong bearer": generate_secret(Environment.LIVE), "mistyped bearer": f"canary{secrets.token_hex(20)}"}
     shown: dict[str, bytes] = {}
@@ -60,7 +53,7 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
         shown |= pages(gateway, "with all stores there")
 
         # The stores' own errors, which may quote what they were given.
-        postgres.pg_ctl("stop", "-m", "immediate")
+        own_postgres.pg_ctl("stop", "-m", "immediate")
         with redis.Redis.from_url(own_valkey.url(), password=redis_password) as client:
             client.config_set("requirepass", f"another{secrets.token_hex(8)}")
             client.client_kill_filter(_type="normal", skipme=True)
@@ -79,7 +72,7 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
     shown["standard output"] = (site.directory / "gateway.out").read_bytes()
     shown["control plane's log"] = (site.directory / "control-plane.log").read_bytes()
     shown["what the upstream got"] = origin.heads()
-    shown["postgres' log"] = postgres.log.read_bytes()
+    shown["postgres' log"] = own_postgres.log.read_bytes()
     shown["valkey's log"] = own_valkey.log.read_bytes()
     assert leaks(canaries, shown) == []
 
