@@ -47,10 +47,11 @@ def make_site(
         postgres: EmbeddedPostgres | None = None,
         redis: str | None = None,
         redis_deadline: str = "1s",
+        postgres_password: str = "",
     ) -> Site:
         return Site(
             tmp_path,
-            postgres=fresh_database(postgres or postgres_server),
+            postgres=fresh_database(postgres or postgres_server).replace("postgres@", f"postgres:{postgres_password}@"),
             redis=redis or valkey_server.url(),
             origin_port=origin.port,
             workers=workers,

@@ -135,7 +135,7 @@ class Site:
             return next((str(line["url"]) for line in lines if line["event"] == "listening"), None)
 
         try:
-            yield ControlPlane(eventually(url, "the control plane listens"), self.secrets["operator_token"], process.pid)
+            yield ControlPlane(eventually(url, "the control plane listens"), self.secrets["operator_token"])
         finally:
             process.terminate()
             process.wait(DEADLINE_SECONDS)
@@ -156,7 +156,9 @@ class Site:
         """How many rows each request id has, once there are as many as `expected` ids; or at the deadline, to see which
         are missing."""
         try:
-            eventually(lambda: self._value("SELECT count(DISTINCT request_id) FROM usage_events") >= len(expected), "rows", 20)
+            eventually(
+                lambda: self._value("SELECT count(DISTINCT request_id) FROM usage_events") >= len(expected), "rows", 20
+            )
         except AssertionError:
             pass
         return Counter(self.values("SELECT request_id FROM usage_events"))
@@ -191,13 +193,12 @@ class Site:
 class ControlPlane:
     """The API, as the operator calls it."""
 
-    def __init__(self, url: str, token: str, pid: int) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self.url = url
-        self.pid = pid
         self._token = token
 
     def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310  our own
             f"{self.url}/api/v1{path}",
             data=json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},

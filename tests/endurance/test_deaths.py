@@ -33,9 +33,7 @@ def test_no_answered_call_is_lost_or_counted_twice_whatever_process_is_killed(
         callers.start(load)
         for number in range(WORKERS_KILLED):
             callers.wait_until_answered(chance.randrange(50, 300))
-            kills.append(
-                kill_worker(gateway, number % WORKERS, connections=callers.connections(load), workers=WORKERS)
-            )
+            kills.append(kill_worker(gateway, number % WORKERS, connections=callers.connections(load), workers=WORKERS))
         callers.wait_until_answered(chance.randrange(50, 300))
         kill_shipper(gateway)
         callers.wait_until_answered(100)

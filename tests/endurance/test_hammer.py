@@ -55,7 +55,15 @@ def test_eight_processes_on_one_key_never_get_more_than_its_limit(
 def hammer(site: Site, gateway: GatewayProcess, callers: Callers, key: str, *, seconds: float) -> list[Call]:
     """Every call of all processes, as fast as they are answered: each of them 200, or 429 with a Retry-After."""
     load = [
-        stream(key, gateway, "closed", site.bearer(key), connections=CONNECTIONS, pause_seconds=0, refused_pause_seconds=0.01)
+        stream(
+            key,
+            gateway,
+            "closed",
+            site.bearer(key),
+            connections=CONNECTIONS,
+            pause_seconds=0,
+            refused_pause_seconds=0.01,
+        )
     ]
     callers.start(load)
     ports = wait_until_connected(gateway, callers.connections(load))

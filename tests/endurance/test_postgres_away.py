@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
 from tests.endurance.callers import Callers, broken
 from tests.endurance.conftest import MakeSite
 from tests.endurance.site import ask, stream
 from tests.gateway.telemetry.test_exposition import samples
-from tests.support.directories import directory_for_all
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
 
 AWAY_SECONDS = 1.5
-
-
-@pytest.fixture
-def postgres() -> Iterator[EmbeddedPostgres]:
-    with directory_for_all() as directory, EmbeddedPostgres(directory / "postgres") as server:
-        yield server
 
 
 def usage_waits(gateway: GatewayProcess) -> bool:
@@ -33,36 +23,39 @@ def usage_waits(gateway: GatewayProcess) -> bool:
 
 
 def test_postgres_may_be_away_at_the_start_and_under_load(
-    make_site: MakeSite, callers: Callers, postgres: EmbeddedPostgres
+    make_site: MakeSite, callers: Callers, own_postgres: EmbeddedPostgres
 ) -> None:
     """Rows 85, 86, 94: callers would be refused, or served for nothing, while the database is maintained."""
-    site = make_site(workers=2, postgres=postgres)
+    site = make_site(workers=2, postgres=own_postgres)
     with site.control_plane() as control_plane:
         early, late = control_plane.make_keys(2)
     by_file, by_early, by_late = (site.bearer(key) for key in ("key_roomy", early["secret"], late["secret"]))
     unavailable = (503, "keys_unavailable")
 
-    postgres.pg_ctl("stop", "-m", "immediate")
+    own_postgres.pg_ctl("stop", "-m", "immediate")
     with site.gateway() as gateway:
         callers.start([stream("from-the-start", gateway, "local", by_file, connections=2)])
         callers.wait_until_answered(200)
         assert problem(gateway, by_early) == unavailable
         eventually(lambda: usage_waits(gateway), "usage in the spool")
         assert gateway.admin("/readyz")[0] == 200
-        postgres.start_again()
+        own_postgres.start_again()
         eventually(lambda: problem(gateway, by_early) == (200, ""), "the key is looked up")
         calls = callers.stop()
 
         callers.start(
-            [stream("by-file", gateway, "local", by_file), stream("by-early", gateway, "local", by_early, connections=4)]
+            [
+                stream("by-file", gateway, "local", by_file),
+                stream("by-early", gateway, "local", by_early, connections=4),
+            ]
         )
         callers.wait_until_answered(400)
-        postgres.pg_ctl("stop", "-m", "immediate")
+        own_postgres.pg_ctl("stop", "-m", "immediate")
         wait_seconds(AWAY_SECONDS)
         assert problem(gateway, by_late) == unavailable
         eventually(lambda: usage_waits(gateway), "usage in the spool")
         callers.wait_until_answered(100)
-        postgres.start_again()
+        own_postgres.start_again()
         eventually(lambda: problem(gateway, by_late) == (200, ""), "the other key is looked up")
         calls += callers.stop()
 

@@ -89,13 +89,12 @@ def assert_each_route_got_what_it_chose(calls: Sequence[Call], outage: Outage) -
 
 
 def assert_no_call_waits_for_it(calls: Sequence[Call], outage: Outage) -> None:
-    free, limited = (
-        [call for name in names for call in outage.calls(calls, name)]
-        for names in (("free",), ("limited", "roomy", "open", "closed"))
-    )
-    added = p99(limited) - p99(free)
+    free = outage.calls(calls, "free")
+    # Those that the origin answered too: a refusal is quicker than any of them.
+    decided = outage.calls(calls, "roomy") + outage.calls(calls, "open")
+    added = p99(decided) - p99(free)
     slowest = max(call.seconds for call in calls if outage.began_ns < call.ended_ns < outage.ended_ns)
-    print(f"p99 {p99(limited) * 1e3:.1f} ms, {added * 1e3:+.1f} ms against none; slowest {slowest * 1e3:.1f} ms")
+    print(f"p99 {p99(decided) * 1e3:.1f} ms, {added * 1e3:+.1f} ms against none; slowest {slowest * 1e3:.1f} ms")
     assert added <= ADDED_SECONDS_MAX
     assert slowest <= 3 * DEADLINE_SECONDS + MACHINE_SECONDS
 

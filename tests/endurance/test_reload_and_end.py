@@ -26,6 +26,10 @@ def reloads(gateway: GatewayProcess) -> tuple[float, float]:
     return found["config_reloads_total", ()], found["config_reload_failures_total", ()]
 
 
+def wait_for_reloads(gateway: GatewayProcess, applied: float, refused: float) -> None:
+    eventually(lambda: reloads(gateway) == (applied, refused), f"{applied:g} reloads and {refused:g} refusals")
+
+
 def test_reloads_under_load_fail_no_call_and_an_invalid_file_changes_nothing(
     make_site: MakeSite, callers: Callers, origin: OriginProcess
 ) -> None:
@@ -48,12 +52,12 @@ def test_reloads_under_load_fail_no_call_and_an_invalid_file_changes_nothing(
             site.write(text.replace("upstream: origin", "upstream: nowhere") if invalid else text)
             gateway.signal(signal.SIGHUP)
             if invalid:
-                eventually(lambda before=refused: reloads(gateway)[1] == before + 1, f"refusal {number}")  # type: ignore[misc]
+                wait_for_reloads(gateway, applied, refused + 1)
                 told = gateway.status()["last_reload"]
                 assert told["result"] == "refused"
                 assert any("gateway.yaml:" in problem and "nowhere" in problem for problem in told["problems"])
             else:
-                eventually(lambda before=applied: reloads(gateway)[0] == before + 1, f"reload {number}")  # type: ignore[misc]
+                wait_for_reloads(gateway, applied + 1, refused)
                 in_force = number
             assert ask(gateway.port, f"/extra-{in_force}")[0] == 200
             assert invalid == (ask(gateway.port, f"/extra-{number}")[0] == 404)

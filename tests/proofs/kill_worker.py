@@ -1,0 +1,92 @@
+"""Proof: kill -9 of a worker at random moments under load loses no answered call, counts none twice, cuts only the victim's
+own connections, and is mended within a second."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+
+from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
+from ostiary.gateway.deaths import TRUSTED_AFTER_SECONDS
+from tests.endurance.callers import Call, Callers, broken, whole
+from tests.endurance.killing import Kill, kill_worker, unexplained
+from tests.endurance.origin import running_origin
+from tests.endurance.site import Site, fresh_database, stream
+from tests.support.directories import directory_for_all
+
+WORKERS = 4
+# Each worker in turn, so that each has lived long enough to be trusted when its turn comes: single deaths, not a loop.
+SECONDS_BETWEEN = TRUSTED_AFTER_SECONDS / (WORKERS - 1)
+
+
+def prove(directory: Path, kills_wanted: int) -> list[str]:
+    """What failed. Prints the figures."""
+    chance = random.Random()
+    kills: list[Kill] = []
+    callers = Callers(3)
+    with (
+        EmbeddedPostgres(directory / "postgres") as postgres,
+        EmbeddedValkey(directory / "valkey") as valkey,
+        running_origin(directory) as origin,
+    ):
+        site = Site(
+            directory,
+            postgres=fresh_database(postgres),
+            redis=valkey.url(),
+            origin_port=origin.port,
+            workers=WORKERS,
+        )
+        with site.gateway() as gateway:
+            # A pace at which minutes of calls can be remembered one by one.
+            load = [stream("kill", gateway, "open", site.bearer("key_roomy"), connections=4, pause_seconds=0.02)]
+            callers.start(load)
+            for number in range(kills_wanted):
+                time.sleep(SECONDS_BETWEEN + chance.uniform(0, 0.2))
+                kills.append(
+                    kill_worker(gateway, number % WORKERS, connections=callers.connections(load), workers=WORKERS)
+                )
+            calls = callers.stop()
+            failures = judge(site, calls, kills)
+            arrivals = origin.arrivals()
+    callers.close()
+    seconds = [kill.served_seconds for kill in kills]
+    print(
+        f"kills {len(kills)}   calls {len(calls)} (at the origin {len(arrivals)})   cut {len(broken(calls))}   "
+        f"served again after {statistics.median(seconds):.2f} s (at most {max(seconds):.2f})   failed {len(failures)}"
+    )
+    return failures
+
+
+def judge(site: Site, calls: list[Call], kills: list[Kill]) -> list[str]:
+    failures = [f"cut without a reason: {call}" for call in unexplained(broken(calls), kills)]
+    failures += [f"answered {call.status}: {call}" for call in whole(calls) if call.status != 200]
+    failures += [
+        f"served again after {kill.served_seconds:.2f} s: the victim was gone after "
+        f"{(kill.gone_ns - kill.killed_ns) / 1e9:.2f} s, its successor ready after {kill.ready_seconds:.2f} s"
+        for kill in kills
+        if kill.served_seconds > 1
+    ]
+    try:
+        site.assert_each_once([call.request_id for call in whole(calls)], {call.request_id for call in calls})
+    except AssertionError as error:
+        failures.append(str(error))
+    books = site.reconcile()
+    return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/prove kill-worker", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="workers killed (default 100, about 7 minutes)")
+    chosen = parser.parse_args()
+    with directory_for_all() as directory:
+        failures = prove(directory, chosen.kills)
+    for failure in failures[:20]:
+        print(f"FAILED: {failure}")
+    raise SystemExit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
