@@ -114,6 +114,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.limits.request_line": _size(limits.request_line_bytes),
         "gateway.limits.head": _size(limits.head_bytes),
         "gateway.limits.headers": Part(limits.headers, str(limits.headers)),
