@@ -245,7 +245,9 @@ async def test_missing_schema_is_named_with_its_mend(
     with pytest.raises(GatewayError) as raised:
         await answer(ring.find(make_key().id))
     assert raised.value.code is ErrorCode.KEYS_UNAVAILABLE
-    reasons = [record.__dict__["fields"]["reason"] for record in caplog.records if record.message == "key_look_ups_fail"]
+    reasons = [
+        record.__dict__["fields"]["reason"] for record in caplog.records if record.message == "key_look_ups_fail"
+    ]
     assert any("ostiary db migrate" in reason for reason in reasons)
 
 
