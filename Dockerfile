@@ -19,6 +19,7 @@ RUN /opt/ostiary/bin/python -c "import tomllib; print(*tomllib.load(open('pyproj
 COPY ostiary ./ostiary
 COPY lua ./lua
 COPY config ./config
+COPY docs/problems.md ./docs/problems.md
 RUN /opt/ostiary/bin/pip install --no-deps . \
     && /opt/ostiary/bin/pip uninstall --yes pip
 

@@ -236,7 +236,7 @@ def test_commands_that_the_readme_shows_exist() -> None:
 
     text = (ROOT / "README.md").read_text()
     blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL))
-    for line in blocks.splitlines():
+    for line in blocks.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True) if "'" not in line and '"' not in line else line.split()
         for index, word in enumerate(words[:-1]):
             if word == "ostiary" or word.endswith("/ostiary"):

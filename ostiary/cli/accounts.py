@@ -15,7 +15,14 @@ APP_COLUMNS = ("id", "organization_id", "name", "created_at")
 
 @click.group()
 def orgs() -> None:
-    """Organizations, over the control-plane API."""
+    """Organizations, over the control-plane API.
+
+    \b
+    Example:
+      export OSTIARY_OPERATOR_TOKEN=$(cat /etc/ostiary/operator-token)
+      ostiary orgs create Acme
+      ostiary orgs list
+    """
 
 
 @orgs.command("create")
@@ -37,13 +44,26 @@ def create_organization(client: Client, name: str, as_json: bool) -> None:
 @limit_option
 @json_option
 def list_organizations(client: Client, limit: int, as_json: bool) -> None:
-    """List organizations, newest first."""
+    """List organizations, newest first.
+
+    \b
+    Example:
+      ostiary orgs list --limit 20
+      ostiary orgs list --json
+    """
     print_list(client.items("/organizations", {}, limit=limit), ORGANIZATION_COLUMNS, as_json=as_json)
 
 
 @click.group()
 def apps() -> None:
-    """Apps, over the control-plane API."""
+    """Apps, over the control-plane API.
+
+    \b
+    Example:
+      export OSTIARY_OPERATOR_TOKEN=$(cat /etc/ostiary/operator-token)
+      ostiary apps create Shop --org ID
+      ostiary apps list
+    """
 
 
 @apps.command("create")
@@ -69,7 +89,12 @@ def create_app(client: Client, name: str, organization_id: str, description: str
 @limit_option
 @json_option
 def list_apps(client: Client, organization_id: str | None, limit: int, as_json: bool) -> None:
-    """List apps, newest first."""
+    """List apps, newest first.
+
+    \b
+    Example:
+      ostiary apps list --org ID
+    """
     listing = client.items("/apps", {"organization_id": organization_id}, limit=limit)
     print_list(listing, APP_COLUMNS, as_json=as_json)
 

@@ -39,6 +39,10 @@ def check(file: Path, as_json: bool) -> None:
     """Say whether FILE would be accepted, or name every mistake in it with its line.
 
     Warnings are mistakes that a file may have; they do not refuse it. Exit status 2 for a file that is refused.
+
+    \b
+    Example:
+      ostiary config check gateway.yaml
     """
     try:
         configuration = load_file(file)
@@ -130,6 +134,10 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     """Say what changing from BEFORE to AFTER would do: every field that differs, and what callers would notice.
 
     Comments, order and spelling make no difference. Secrets are compared and never shown. Exit status 0, same or not.
+
+    \b
+    Example:
+      ostiary config diff running.yaml next.yaml
     """
     changes = compare(_load(before), _load(after))
     if as_json:
@@ -147,8 +155,9 @@ def schema(markdown: bool) -> None:
     """Print the JSON Schema (2020-12) of the configuration file, for editors.
 
     \b
-    Example, as the first line of a file:
-      # yaml-language-server: $schema=config/schema.json
+    Example, and the first line of a file that an editor is to check with it:
+      ostiary config schema > schema.json
+      # yaml-language-server: $schema=schema.json
     """
     click.echo(reference().rstrip() if markdown else json.dumps(json_schema(), indent=2))
 

@@ -13,7 +13,13 @@ from ostiary.cli.table import table
 
 @click.group()
 def db() -> None:
-    """Migrate the Postgres schema, and see where it stands."""
+    """Migrate the Postgres schema, and see where it stands.
+
+    \b
+    Example:
+      ostiary db status -c gateway.yaml
+      ostiary db migrate -c gateway.yaml
+    """
 
 
 @db.command()

@@ -14,13 +14,26 @@ COLUMNS = ("key_id", "name", "environment", "state", "plan", "scopes", "secret_h
 
 @click.group()
 def keys() -> None:
-    """Keys, over the control-plane API."""
+    """Keys, over the control-plane API.
+
+    \b
+    Example:
+      export OSTIARY_OPERATOR_TOKEN=$(cat /etc/ostiary/operator-token)
+      ostiary keys create --app ID --name phone --scope clients:read --plan standard
+      ostiary keys list --app ID
+    """
 
 
 @keys.command("create")
 @click.option("--app", "app_id", required=True, metavar="ID", help="The app that the key is for.")
 @click.option("--name", required=True, help="What the key is for, for people.")
-@click.option("--environment", type=click.Choice(["live", "test"]), default="test", show_default=True)
+@click.option(
+    "--environment",
+    type=click.Choice(["live", "test"]),
+    default="test",
+    show_default=True,
+    help="Which upstreams it reaches.",
+)
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="What it may do, as in clients:read. Repeatable."
 )
@@ -57,7 +70,13 @@ def create(client: Client, app_id: str, as_json: bool, **fields: object) -> None
 @limit_option
 @json_option
 def list_keys(client: Client, app_id: str, limit: int, as_json: bool) -> None:
-    """List the keys of an app, newest first; revoked and expired ones too."""
+    """List the keys of an app, newest first; revoked and expired ones too.
+
+    \b
+    Example:
+      ostiary keys list --app ID
+      ostiary keys list --app ID --json
+    """
     print_list(client.items(f"/apps/{segment(app_id)}/keys", {}, limit=limit), COLUMNS, as_json=as_json)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import click
 
-from ostiary.core.config import ConfigurationError, load_file
+from ostiary.cli.configuration import BadConfiguration, config_option, read_configuration
 from ostiary.gateway.usage.reconcile import Reconciliation, RunBalance, RunPlace
 from ostiary.gateway.usage.reconcile import reconcile as compare
 
@@ -19,12 +19,10 @@ _COLUMNS = ("accepted", "written", "spooled", "dropped", "lost", "missing", "sur
 
 
 @click.command()
-@click.option(
-    "-c", "--config", "config", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE"
-)
+@config_option
 @click.option("--days", type=click.IntRange(min=0), help="Count single rows of the last DAYS days only; default: all.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def reconcile(config: Path, days: int | None, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def reconcile(config_path: str, days: int | None, as_json: bool) -> None:
     """Prove that accepted = written + spooled + dropped + lost.
 
     Compares what each worker counted with what is in the spool and in Postgres. Safe on a running gateway: it changes
@@ -36,15 +34,9 @@ def reconcile(config: Path, days: int | None, as_json: bool) -> None:
       ostiary usage reconcile -c gateway.yaml
       ostiary usage reconcile -c gateway.yaml --days 7 --json
     """
-    try:
-        stores = load_file(config).stores
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        sys.exit(2)
+    stores = read_configuration(config_path).stores
     if stores.postgres is None:
-        click.echo(f"{config}: stores.postgres is not set: without it usage is not shipped, only spooled", err=True)
-        sys.exit(2)
+        raise BadConfiguration("stores.postgres is not set: without it usage is not shipped, only spooled")
     if not Path(stores.spool).is_dir():
         click.echo(f"there is no spool at {stores.spool}; run this on the gateway's machine, as its user", err=True)
         sys.exit(1)

@@ -28,7 +28,13 @@ class _UsageGroup(click.Group):
 
 @click.group(cls=_UsageGroup)
 def usage() -> None:
-    """Usage per day, over the control-plane API; and the proof that nothing of it was lost."""
+    """Usage per day, over the control-plane API; and the proof that nothing of it was lost.
+
+    \b
+    Example:
+      ostiary usage daily --app ID
+      ostiary usage reconcile -c gateway.yaml
+    """
 
 
 @usage.command("daily")

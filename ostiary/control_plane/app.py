@@ -16,7 +16,7 @@ from aiohttp import web
 
 from ostiary.control_plane import accounts, keys, usage
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
-from ostiary.control_plane.http import documentation, openapi
+from ostiary.control_plane.http import documentation, openapi, problem_pages
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
 from ostiary.control_plane.http.listener import Listener
@@ -174,15 +174,15 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], pool
 
 def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
     described = json.dumps(openapi.document(declared)).encode()
-    page, page_policy = documentation.page(declared).encode(), documentation.content_security_policy()
+    # By path: the description of this API, and of each error code of the gateway.
+    pages = {"/docs": documentation.page(declared), **problem_pages.pages(problem_pages.installed_text())}
+    page_policy = {"Content-Security-Policy": documentation.content_security_policy()}
 
     async def openapi_document(_: web.Request) -> web.Response:
         return web.Response(body=described, content_type="application/json")
 
-    async def docs(_: web.Request) -> web.Response:
-        return web.Response(
-            body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": page_policy}
-        )
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text=pages[request.path], content_type="text/html", headers=page_policy)
 
     async def healthz(_: web.Request) -> web.Response:
         # That this process answers. Not Postgres: to restart the control plane would not bring it back.
@@ -198,7 +198,7 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
 
     for path, handler in (
         (f"{BASE}/openapi.json", openapi_document),
-        ("/docs", docs),
+        *((path, page) for path in pages),
         ("/healthz", healthz),
         ("/readyz", readyz),
     ):

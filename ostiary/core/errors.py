@@ -8,7 +8,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-# Each problem type is a page that explains it: this and the code, with dashes (docs/problems.md has the pages' text).
+# Where the pages are that explain each problem type, unless `gateway.problem_pages` says otherwise. docs/problems.md has
+# their text, and the control plane serves them below /problems/.
 PROBLEM_PAGES = "https://ostiary.dev/problems/"
 
 
@@ -109,6 +110,11 @@ class ErrorCode(Enum):
     @property
     def code(self) -> str:
         return self.name.lower()
+
+    @property
+    def page(self) -> str:
+        """The last part of the problem's `type`: the code with dashes, as headings have it."""
+        return self.code.replace("_", "-")
 
 
 class GatewayError(Exception):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
+from ostiary.core.errors import PROBLEM_PAGES
+
 Network = IPv4Network | IPv6Network
 
 
@@ -278,6 +280,7 @@ class GatewaySettings:
     drain_seconds: float = 30.0
     signature_skew_seconds: int = 300
     key_stale_seconds: float = 3600.0
+    problem_pages: str = PROBLEM_PAGES
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -1,4 +1,5 @@
-"""Where the data files are: `lua/` and `config/` stand at the top of a checkout and inside the installed package."""
+"""Where the data files are: `lua/`, `config/` and `docs/` stand at the top of a checkout, and what of them is needed inside
+the installed package."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resource_directory(name: str) -> Path:
-    """The directory of `lua` or `config`. Raises FileNotFoundError if the installation is broken."""
+    """The directory of `lua`, `config` or `docs`. Raises FileNotFoundError if the installation is broken."""
     for candidate in (_PACKAGE / name, _PACKAGE.parent / name):
         if candidate.is_dir():
             return candidate

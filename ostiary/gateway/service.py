@@ -168,4 +168,5 @@ class Gateway:
             error.code.code,
             extra={"fields": {"reason": error.reason, "ip": client.peer, "request_id": request_id.decode()}},
         )
-        return render(error, request_id=request_id, accept=None, keep_alive=False)
+        pages = self._snapshot.problem_pages
+        return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False)

@@ -145,3 +145,4 @@ class Snapshot:
         }
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies
         self.skew_seconds = configuration.gateway.signature_skew_seconds
+        self.problem_pages = configuration.gateway.problem_pages

@@ -175,7 +175,11 @@ def test_the_readmes_way_to_sign_is_accepted(demo: RunningDemo, language: str) -
     (key_id,) = re.findall(r"--key-id (\S+)", demo.lines(6)[1])
     (secret,) = re.findall(r"OSTIARY_SECRET=(\S+)", demo.lines(6)[0])
     (gateway,) = re.findall(r"gateway +(http://\S+)", demo.text)
-    block = block.replace("ost_ak_live_…", key_id).replace("ost_sk_live_…", secret).replace("http://127.0.0.1:8080", gateway)
+    block = (
+        block.replace("ost_ak_live_…", key_id)
+        .replace("ost_sk_live_…", secret)
+        .replace("http://127.0.0.1:8080", gateway)
+    )
     command = [sys.executable, "-c", block] if language == "python" else ["bash", "-c", block]
     shown = subprocess.run(
         command,

@@ -7,7 +7,7 @@
     idempotency    the same POST twice is done once
     dispatch       serves operations
     problems       every refusal, and how it looks
-    openapi documentation  describe operations
+    openapi documentation  describe operations;  problem_pages  the gateway's errors
     listener       the listening side
 
 The names below are what domains are written with; the composition root takes the rest from its modules.

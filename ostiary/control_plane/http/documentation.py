@@ -12,7 +12,7 @@ from ostiary.control_plane.http.openapi import refusals
 from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import ProblemCode
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 code { font: 14px/1.4 ui-monospace, monospace; background: #f1f3f5; padding: .1em .3em; border-radius: 3px; }
 section { border-top: 1px solid #d8dee4; padding: .5rem 0; }
@@ -26,8 +26,8 @@ th, td { text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0; }
 
 
 def content_security_policy() -> str:
-    """Lets this page's own style in, by its hash, and nothing else."""
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    """Lets the style of our pages in, by its hash, and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
@@ -40,7 +40,7 @@ def page(operations: Sequence[AnyOperation]) -> str:
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ostiary control plane</title>
-<style>{_STYLE}</style></head>
+<style>{STYLE}</style></head>
 <body>
 <h1>Ostiary control plane</h1>
 <p>The whole description, for programs: <a href="{BASE}/openapi.json"><code>{BASE}/openapi.json</code></a> (OpenAPI 3.1).

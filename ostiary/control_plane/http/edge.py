@@ -16,15 +16,19 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from ostiary.control_plane.http import problem_pages
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
+from ostiary.core.errors import ErrorCode
 
 log = logging.getLogger("ostiary.control_plane")
 
 # 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
 OPERATOR_TOKEN_LENGTH_MIN = 32
 
-OPEN = frozenset({f"{BASE}/openapi.json", "/docs", "/healthz", "/readyz"})
+OPEN = frozenset(
+    {f"{BASE}/openapi.json", "/docs", "/healthz", "/readyz", *(problem_pages.PREFIX + code.page for code in ErrorCode)}
+)
 
 # Calls under way in one process. They share ten connections; what waits beyond this would time out anyway.
 CALLS_MAX = 256

@@ -91,12 +91,13 @@ def _changed(subject: str, old: Parts, new: Parts) -> Iterator[Change]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _RESTART = "takes effect at a restart, not at a reload"
+_AT_RESTART = ("gateway.listen", "gateway.admin", "gateway.key_stale_for", "control_plane", "stores")
 
 
 def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
     for change in _changed("settings", _setting_parts(before), _setting_parts(after)):
         field = change.field or ""
-        restart = field.startswith(("gateway.listen", "gateway.admin", "control_plane", "stores"))
+        restart = field.startswith(_AT_RESTART)
         yield change._replace(meaning=_RESTART if restart else None)
 
 
@@ -114,6 +115,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.limits.request_line": _size(limits.request_line_bytes),
         "gateway.limits.head": _size(limits.head_bytes),
         "gateway.limits.headers": Part(limits.headers, str(limits.headers)),

@@ -23,6 +23,7 @@ from ostiary.core.config.fields import (
 )
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.model import (
     Certificate,
     ClientLimits,
@@ -179,6 +180,13 @@ _STALE = defaulted(
     "How long known keys work on while Postgres is away.",
     "1h",
 )
+_PROBLEM_PAGES = defaulted(
+    "problem_pages",
+    TextKind(r"https?://[!-~]{1,200}/", "a URL that ends in a slash, as in `https://api.example.com/problems/`"),
+    "What the `type` of an error answer begins with; the rest is its code with dashes. The control plane has these pages "
+    "at `/problems/`.",
+    PROBLEM_PAGES,
+)
 
 
 def _gateway(values: Values) -> GatewaySettings | Refused:
@@ -197,13 +205,14 @@ def _gateway(values: Values) -> GatewaySettings | Refused:
         drain_seconds=values[_DRAIN],
         signature_skew_seconds=int(values[_SKEW]),
         key_stale_seconds=values[_STALE],
+        problem_pages=values[_PROBLEM_PAGES],
     )
 
 
 GATEWAY: Record[GatewaySettings] = Record(
     "Gateway",
     "The data plane.",
-    (_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE),
+    (_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _PROBLEM_PAGES),
     _gateway,
 )
 

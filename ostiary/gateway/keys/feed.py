@@ -82,9 +82,10 @@ class ChangeFeed:
             try:
                 await self._follow()
             except Exception as error:  # the feed must outlive whatever ended this connection
+                reason = store.describe(error)
                 if self.failure is None:
-                    _log.error("changes of keys are not followed: %s", store.describe(error))
-                self.failure = store.describe(error)
+                    _log.error("key_changes_not_followed", extra={"fields": {"reason": reason}})
+                self.failure = reason
             if self.connects > connects:
                 backoff = _BACKOFF_FIRST_SECONDS
             # Jitter, so that the processes of many gateways do not come back in step.
@@ -108,7 +109,7 @@ class ChangeFeed:
             self.connects += 1
             self.following = True
             if self.failure is not None:
-                _log.warning("changes of keys are followed again")
+                _log.warning("key_changes_followed_again")
                 self.failure = None
             while not lost.is_set():
                 self._heard()
@@ -169,7 +170,8 @@ class ChangeFeed:
         due = self._heard_at + self._stale_seconds
         if loop.time() >= due:
             if not self._cache.expired:
-                _log.error("Postgres was not heard of for %g s: its keys are refused until it is", self._stale_seconds)
+                # Its keys are refused until Postgres is heard of.
+                _log.error("keys_stale", extra={"fields": {"silent_seconds": self._stale_seconds}})
             self._cache.expire()
             due = loop.time() + self._stale_seconds
         self._stale_timer = loop.call_at(due, self._watch_staleness)

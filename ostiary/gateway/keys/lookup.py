@@ -115,7 +115,7 @@ class Lookup:
         changes = self._cache.watch()
         keys = await self._load()
         if self._failing is not None:
-            _log.warning("keys can be looked up again")
+            _log.warning("key_look_ups_work_again")
             self._failing = None
         found: dict[Question, KnownKey] = {}
         for known in keys:
@@ -173,7 +173,7 @@ class Lookup:
     def _failed(self, error: Exception) -> None:
         reason = store.describe(error)
         if self._failing is None:
-            _log.error("keys can't be looked up: %s", reason)
+            _log.error("key_look_ups_fail", extra={"fields": {"reason": reason}})
         self._failing = reason
         self.failures += 1
         self._disconnect()

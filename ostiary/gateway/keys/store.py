@@ -107,7 +107,7 @@ class KeyLoader:
         try:
             return Signer(self._envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
         except EncryptionError as error:
-            _log.error("key %s can't sign: %s", row["id"], error)
+            _log.error("key_cannot_sign", extra={"fields": {"key_id": row["id"], "reason": str(error)}})
             return None
 
 

@@ -95,8 +95,13 @@ class Link:
     def _leave(self) -> None:
         self.connection = None
         self._since = time.monotonic()
-        log.warning("Redis is away, limits are decided as each route chose (%s)", self._last_failure)
+        self._tell_away()
         self._ended.set()
+
+    def _tell_away(self) -> None:
+        """Limits are decided as each route chose from now on."""
+        fields = {"address": str(self.address), "reason": self._last_failure}
+        log.warning("redis_away", extra={"fields": fields})
 
     async def _keep(self) -> None:
         backoff_seconds = BACKOFF_FIRST_SECONDS
@@ -107,7 +112,7 @@ class Link:
             except (OSError, ReplyRefused) as error:  # TimeoutError is an OSError
                 self._note("connect", str(error) or type(error).__name__)
                 if not self._attempted.is_set():
-                    log.warning("Redis at %s is away: %s", self.address, self._last_failure)
+                    self._tell_away()
                     self._attempted.set()
             else:
                 self.connection = connection
@@ -115,7 +120,7 @@ class Link:
                 self._ended.clear()
                 self._since = connected_at = time.monotonic()
                 self._attempted.set()
-                log.info("connected to Redis at %s", self.address)
+                log.info("redis_connected", extra={"fields": {"address": str(self.address)}})
                 await self._ended.wait()
                 if time.monotonic() - connected_at > STEADY_SECONDS:
                     backoff_seconds = BACKOFF_FIRST_SECONDS

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 
-from ostiary.core.errors import PROBLEM_PAGES, ErrorCode, GatewayError
+from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.wire.states import State
 
@@ -29,6 +29,7 @@ def fail(exchange: Exchange, error: GatewayError) -> bytes | None:
     decision = exchange.decision
     answer = render(
         error,
+        pages=exchange.snapshot.problem_pages,
         request_id=exchange.request_id,
         accept=exchange.head.values.get(b"accept"),
         keep_alive=client.keep_alive,
@@ -43,6 +44,7 @@ def fail(exchange: Exchange, error: GatewayError) -> bytes | None:
 def render(
     error: GatewayError,
     *,
+    pages: str,
     request_id: bytes,
     accept: bytes | None,
     keep_alive: bool,
@@ -50,13 +52,13 @@ def render(
     bodiless: bool = False,
     limits: bytes = b"",
 ) -> bytes:
-    """A whole answer."""
+    """A whole answer. `pages` is what its `type` begins with."""
     code = error.code
     detail = error.detail or code.value.detail
     if accepts_json(accept):
         kind = "application/problem+json"
         problem = {
-            "type": PROBLEM_PAGES + code.code.replace("_", "-"),
+            "type": pages + code.page,
             "title": code.value.title,
             "status": code.value.status,
             "detail": detail,

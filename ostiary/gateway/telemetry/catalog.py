@@ -136,7 +136,7 @@ _FAMILIES = (
     Family(
         "usage_spool_bytes",
         Kind.GAUGE,
-        "Bytes of usage that wait in the spool.",
+        "Bytes that the segments of the spool take; one open segment of 4 MiB a worker when nothing waits.",
         merge=Merge.MAX,
     ),
     # The gateway's processes.

@@ -75,6 +75,11 @@ def test_order_comments_and_spelling_make_no_difference() -> None:
         ),
         (
             "version: 1",
+            "version: 1\ngateway: {key_stale_for: 2h}",
+            "changed settings: gateway.key_stale_for: 1h -> 2h\n    takes effect at a restart, not at a reload",
+        ),
+        (
+            "version: 1",
             "version: 1\ngateway: {drain: 90s, limits: {head: 32KiB}}",
             "changed settings: gateway.drain: 30s -> 90s",
         ),
