@@ -20,11 +20,12 @@ import click
 import uvloop
 
 from benchmarks import cpu
+from benchmarks.path import MemoryPath
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.rendering import TEMPLATES, render
 from benchmarks.report import table
-from benchmarks.requests import KEY_ID, SECRET, signed_request
-from benchmarks.rig import common_values
+from benchmarks.requests import KEY_ID, SECRET, signed_request, unchanging_request
+from benchmarks.rig import SMALL_ANSWER_BYTES, common_values
 from benchmarks.statistics import Spread
 from benchmarks.timing import BATCHES, cost_us
 from ostiary.core.config import load_text
@@ -221,23 +222,36 @@ class LimitPhase:
 
 
 @asynccontextmanager
-async def subject_of(configuration: Configuration, directory: Path) -> AsyncIterator[Subject]:
-    """A worker's parts without sockets; its usage goes to a spool in the directory."""
-    keys = KeyRing(file_keys=configuration.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
+async def subject_of(directory: Path) -> AsyncIterator[Subject]:
+    """The parts of a worker of the whole job, without sockets; its usage goes to a spool in the directory."""
+    whole_job = configuration("ostiary-whole-job.yaml", directory)
+    keys = KeyRing(file_keys=whole_job.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
     spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
     metrics = Metrics.in_memory()
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    gateway = Gateway(configuration=configuration, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
+    gateway = Gateway(configuration=whole_job, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
     try:
-        yield Subject(configuration, gateway=gateway, keys=keys, metrics=metrics, spool=spool)
+        yield Subject(whole_job, gateway=gateway, keys=keys, metrics=metrics, spool=spool)
     finally:
         spool.close()
 
 
-def whole_job_configuration(directory: Path) -> Configuration:
-    """The one that `whole-job` runs under; its ports and stores are not used here."""
+def memory_path(directory: Path) -> MemoryPath:
+    """An anonymous request under the configuration of `plain`."""
+    keys = KeyRing(file_keys={}, postgres_url=None, envelope=None, stale_seconds=3600.0)
+    limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+    plain = configuration("ostiary-plain.yaml", directory)
+    gateway = Gateway(configuration=plain, metrics=Metrics.in_memory(), spool=None, keys=keys, limiter=limiter)
+    request = unchanging_request(TARGET)
+    snapshot = gateway.begin(ClientConnection(gateway), parse_request_head(request[:-4], gateway.limits), None).snapshot
+    (pool,) = snapshot.groups["api"].pools
+    return MemoryPath(gateway, pool, request=request, answer=ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES)
+
+
+def configuration(template: str, directory: Path) -> Configuration:
+    """One that Ostiary runs under in the bench; its ports and stores are not used here."""
     text = render(
-        (TEMPLATES / "ostiary-whole-job.yaml").read_text(),
+        (TEMPLATES / template).read_text(),
         {
             **common_values(directory),
             "port": 18080,
@@ -257,7 +271,7 @@ async def measure(directory: Path) -> list[Line]:
             os.sched_setaffinity(int(thread), {OTHER_CORE})
         # A deadline that no disturbance reaches: what is measured is the decision by Redis.
         limiter = Limiter(url=valkey.url(), deadline_seconds=5.0, workers=1, observe=UnobservedLimiter())
-        async with subject_of(whole_job_configuration(directory), directory) as subject:
+        async with subject_of(directory) as subject:
             await limiter.start()
             try:
                 limited = await LimitPhase(subject, limiter).lines(valkey.pid)
@@ -265,16 +279,19 @@ async def measure(directory: Path) -> list[Line]:
                 await limiter.close()
             lines = list(subject.lines(cost_us))
     place = next(index for index, line in enumerate(lines) if line.name == "prepare")
-    return [*lines[:place], *limited, *lines[place:]]
+    whole = Line(
+        "an anonymous request, its whole path without sockets", cost_us(memory_path(directory).call), counts=False
+    )
+    return [*lines[:place], *limited, *lines[place:], whole]
 
 
 def text(lines: Sequence[Line]) -> str:
     """The table; parts stand indented below their phase, and are not added again."""
     rows = [["phase", "min", "median", "max"]]
+    whole = sum(line.cost.median for line in lines if line.counts)
     for line in lines:
         figures = [f"{value:.2f}" for value in (line.cost.least, line.cost.median, line.cost.most)]
         rows.append([line.name if line.counts else f"  {line.name}", *figures])
-    whole = sum(line.cost.median for line in lines if line.counts)
     return table([*rows, ["sum of the phases", "", f"{whole:.2f}", ""]])
 
 

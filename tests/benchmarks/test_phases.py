@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.phases import LimitPhase, Line, drive, subject_of, text, whole_job_configuration
+from benchmarks.phases import LimitPhase, Line, drive, memory_path, subject_of, text
 from benchmarks.statistics import Spread
 from benchmarks.timing import cost_us
 from ostiary.demo.stores import EmbeddedValkey
@@ -40,7 +40,7 @@ async def test_every_phase_of_a_signed_request_can_be_measured(tmp_path: Path) -
         call()
         return Spread(1.0, 2.0, 3.0)
 
-    async with subject_of(whole_job_configuration(tmp_path), tmp_path) as subject:
+    async with subject_of(tmp_path) as subject:
         lines = list(subject.lines(once))
         assert subject.verify()
         assert subject.spool.accepted > 0
@@ -53,7 +53,7 @@ async def test_every_phase_of_a_signed_request_can_be_measured(tmp_path: Path) -
 async def test_limits_are_measured_by_decisions_of_redis(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
     """Decisions taken without Redis would look cheap."""
     limiter = Limiter(url=valkey_server.url(), deadline_seconds=5.0, workers=1, observe=UnobservedLimiter())
-    async with subject_of(whole_job_configuration(tmp_path), tmp_path) as subject:
+    async with subject_of(tmp_path) as subject:
         await limiter.start()
         try:
             phase = LimitPhase(subject, limiter)
@@ -63,6 +63,19 @@ async def test_limits_are_measured_by_decisions_of_redis(tmp_path: Path, valkey_
             assert limiter.status()["decided_without_store"] == 0
         finally:
             await limiter.close()
+
+
+async def test_the_path_without_sockets_is_the_real_one(tmp_path: Path) -> None:
+    """A short cut would be measured in place of the path."""
+    path = memory_path(tmp_path)
+    for _ in range(3):
+        path.call()
+        asked, answered = path.upstream_side.written, path.client_side.written
+        assert asked.startswith(b"GET /v1/clients?limit=10 HTTP/1.1\r\nHost: 127.0.0.1:19000\r\n")
+        assert b"\r\nVia: 1.1 ostiary\r\n" in asked
+        assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answered.endswith(b"\r\n\r\n" + b"x" * 121)
+        path.client_side.written = path.upstream_side.written = b""
 
 
 def test_a_phase_that_waits_is_refused() -> None:
