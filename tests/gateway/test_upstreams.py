@@ -15,7 +15,7 @@ from ostiary.gateway.wire.pool import TargetPool
 from tests.support.gateway import configuration, route, running_gateway, talk
 from tests.support.origin import Seen, answer_ok, running_origin
 
-CALLERS = [f"ak_live_{number:022}".encode() for number in range(6000)]
+CALLERS = [f"ak_live_{number:022}" for number in range(6000)]
 
 
 async def group_of(balance: Balance, weights: Sequence[int]) -> UpstreamGroup:
@@ -26,7 +26,7 @@ async def group_of(balance: Balance, weights: Sequence[int]) -> UpstreamGroup:
     return UpstreamGroup(Upstream("planner", targets, balance=balance), pools)
 
 
-def chosen(group: UpstreamGroup, key: bytes = b"", tried: Sequence[TargetPool] = ()) -> int:
+def chosen(group: UpstreamGroup, key: str = "", tried: Sequence[TargetPool] = ()) -> int:
     """The number of the target chosen."""
     pool = group.choose(key, tried)
     assert pool is not None
@@ -103,7 +103,7 @@ async def test_targets_that_are_unhealthy_full_or_tried_are_left_out(balance: Ba
     group.pools[0].healthy = False
     assert {chosen(group, key) for key in CALLERS[:50]} <= {1, 2}
     assert {chosen(group, key, [group.pools[1]]) for key in CALLERS[:50]} == {2}
-    assert group.choose(b"", group.pools[1:]) is None
+    assert group.choose("", group.pools[1:]) is None
 
 
 @pytest.mark.parametrize("balance", list(Balance))
@@ -113,7 +113,7 @@ async def test_when_no_target_is_healthy_all_are_asked(balance: Balance) -> None
     for pool in group.pools:
         pool.healthy = False
     assert len({chosen(group, key) for key in CALLERS[:50]}) == (1 if balance is Balance.LEAST_CONNECTIONS else 3)
-    assert chosen(group, b"", group.pools[:2]) == 2
+    assert chosen(group, "", group.pools[:2]) == 2
 
 
 async def test_least_connections_steers_real_calls_past_a_target_that_hangs() -> None:

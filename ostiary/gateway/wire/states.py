@@ -89,5 +89,5 @@ LINGER_SECONDS = 2.0
 LINGER_BYTES_MAX = 1024 * 1024
 
 
-class ProtocolBug(RuntimeError):
+class ProtocolBug(Exception):
     """An event that its state does not know: a fault of this engine, never of a peer."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.core.errors import PROBLEM_PAGES, ErrorCode, GatewayError
 from ostiary.gateway.phases.fail import accepts_json, render
 
 
@@ -63,7 +63,8 @@ def test_both_forms_say_the_same() -> None:
     """Support asks for code and request id, whichever form the client got."""
     error = GatewayError(ErrorCode.RATE_LIMITED, "not for the client", headers=(("Retry-After", "7"),))
     as_json, as_text = (
-        render(error, request_id=b"id-1", accept=accept, keep_alive=True) for accept in (None, b"text/plain")
+        render(error, pages=PROBLEM_PAGES, request_id=b"id-1", accept=accept, keep_alive=True)
+        for accept in (None, b"text/plain")
     )
     head, _, body = as_json.partition(b"\r\n\r\n")
     problem = json.loads(body)
