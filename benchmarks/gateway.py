@@ -19,9 +19,17 @@ from benchmarks.requests import SECRET
 from benchmarks.rig import Rig, Role
 
 REPOSITORY = Path(__file__).parent.parent
-_OSTIARY = (sys.executable, "-c", "from ostiary.cli.main import main; main()")
-_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "BENCH_KEY_SECRET": SECRET}
+# The package that is measured: `scripts/bench` names a compiled copy (scripts/compile), else this checkout as it is.
+PACKAGE = Path(os.environ.get("OSTIARY_BENCH_PACKAGE", REPOSITORY))
+COMPILED = any((PACKAGE / "ostiary").rglob("*.so"))
+_OSTIARY = (sys.executable, "-P", "-m", "ostiary")
+_ENVIRONMENT = {"PYTHONPATH": str(PACKAGE), "BENCH_KEY_SECRET": SECRET}
 _MIGRATION_SECONDS = 60.0
+
+
+def build() -> str:
+    """How the measured package was built."""
+    return "compiled" if COMPILED else "interpreted"
 
 
 def start_ostiary(template: str) -> Callable[[Rig], RunningSide]:

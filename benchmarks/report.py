@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.gateway import build
 from benchmarks.measure import Plan, ScenarioResult
 from benchmarks.rig import Role
 from benchmarks.scenarios import Comparison, Sample
@@ -119,7 +120,7 @@ def _notes(result: ScenarioResult) -> list[str]:
 def text(result: ScenarioResult, plan: Plan) -> str:
     """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
     heading = f"{result.scenario.name}: {result.scenario.title}"
-    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; CPython {platform.python_version()}"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; CPython {platform.python_version()}, Ostiary {build()}"
     return "\n\n".join(
         part
         for part in (
@@ -179,5 +180,6 @@ def _machine() -> dict[str, object]:
         "cores": len(models),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "ostiary": build(),
         "interpreter_us": interpreter_us(),
     }
