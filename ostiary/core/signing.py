@@ -12,24 +12,34 @@ import time
 from binascii import hexlify
 from hashlib import sha256
 from hmac import compare_digest
+from typing import Final
 
 from ostiary.core.model import Scheme
 
-EMPTY_BODY_SHA256 = sha256(b"").hexdigest().encode()
+EMPTY_BODY_SHA256: Final = sha256(b"").hexdigest().encode()
 """The body part of a request that has no body, or an empty one."""
 
-_BLOCK_BYTES = 64  # of SHA-256
-_INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
-_OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
+_BLOCK_BYTES: Final = 64  # of SHA-256
+_INNER_PAD: Final = bytes(octet ^ 0x36 for octet in range(256))
+_OUTER_PAD: Final = bytes(octet ^ 0x5C for octet in range(256))
 
 # Twelve digits reach the year 33658: milliseconds (13 digits) are no timestamp. Python's int() alone would take
 # signs, blanks and underscores.
-_TIMESTAMP_DIGITS_MAX = 12
-_NONCE = re.compile(rb"[A-Za-z0-9_-]{16,64}")
-_SIGNED_CREDENTIAL = re.compile(rb"([A-Za-z0-9_]{4,64}):([0-9a-f]{64})")
-_KEY_ID = re.compile(r"[A-Za-z0-9_]{4,64}")
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TARGET = re.compile(r"[!-~]+")
+_TIMESTAMP_DIGITS_MAX: Final = 12
+_ALPHANUMERICS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def _table(characters: bytes) -> bytes:
+    """`text.translate(table) == text` says whether `text` has these characters alone, at a third of a regular expression."""
+    return bytes(octet if octet in characters else octet ^ 0x80 for octet in range(256))
+
+
+_NONCE: Final = _table(_ALPHANUMERICS + b"_-")
+_ID: Final = _table(_ALPHANUMERICS + b"_")
+_HEX: Final = _table(b"0123456789abcdef")
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_]{4,64}")
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET: Final = re.compile(r"[!-~]+")
 
 
 class Signer:
@@ -71,10 +81,11 @@ def hmac_message(method: bytes, target: bytes, timestamp: bytes, nonce: bytes, b
 def parse_signed_credential(value: bytes) -> tuple[str, bytes] | None:
     """(key id, signature) of an `X-API-Key: <key id>:<signature>` value, None for anything else: exactly one colon, an id
     of `[A-Za-z0-9_]{4,64}`, 64 lower-case hex digits."""
-    match = _SIGNED_CREDENTIAL.fullmatch(value)
-    if match is None:
+    key_id, _, signature = value.partition(b":")
+    if len(signature) != 64 or signature.translate(_HEX) != signature:
         return None
-    key_id, signature = match.groups()
+    if not 4 <= len(key_id) <= 64 or key_id.translate(_ID) != key_id:
+        return None
     return key_id.decode("ascii"), signature
 
 
@@ -101,7 +112,7 @@ def nonce_lifetime_seconds(skew_seconds: int) -> int:
 
 def nonce_is_well_formed(value: bytes) -> bool:
     """16 to 64 of `[A-Za-z0-9_-]`."""
-    return _NONCE.fullmatch(value) is not None
+    return 16 <= len(value) <= 64 and value.translate(_NONCE) == value
 
 
 def sign_request(

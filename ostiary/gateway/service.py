@@ -27,7 +27,7 @@ from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
-from ostiary.gateway.wire.pool import TargetPool
+from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.request_body import RequestBody
 from ostiary.gateway.wire.request_head import RequestHead
 
@@ -117,7 +117,7 @@ class Gateway:
         self.deadlines.start()
         self._health.follow(self._snapshot.groups.values())
         self._server = await self._loop.create_server(
-            lambda: ClientConnection(self), sock=sock, backlog=BACKLOG, ssl=server_context(listen.tls)
+            lambda: as_protocol(ClientConnection(self)), sock=sock, backlog=BACKLOG, ssl=server_context(listen.tls)
         )
 
     async def drain(self, deadline_seconds: float) -> None:

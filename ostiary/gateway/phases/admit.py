@@ -6,12 +6,13 @@ import os
 import re
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 from ostiary.core.model import Network
 from ostiary.gateway.exchange import Exchange
 
-_request_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
-HOPS_MAX = 32
+_request_id: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+HOPS_MAX: Final = 32
 
 
 class RequestIds:

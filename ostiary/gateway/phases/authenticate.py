@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ostiary.core.credentials import checksum_holds, is_secret_format
 from ostiary.core.errors import ErrorCode, GatewayError
@@ -23,7 +23,7 @@ from ostiary.gateway.keys import KeyRing, KnownKey
 from ostiary.gateway.signal import Signal
 
 # An unknown key id is checked against this signer, so that it takes as long as a known one with a wrong signature.
-_NOBODY = Signer(b"nobody" * 8)
+_NOBODY: Final = Signer(b"nobody" * 8)
 
 
 async def authenticate(exchange: Exchange, keys: KeyRing) -> None:

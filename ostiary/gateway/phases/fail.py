@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Final
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.wire.states import State
 
 # `title` and reason phrase are ours, so they can't break a status line.
-_STATUS_LINES = {code: f"HTTP/1.1 {code.value.status} {code.value.title}\r\n" for code in ErrorCode}
-_is_zero_weight = re.compile(rb"q=0(?:\.0{0,3})?").fullmatch  # RFC 9110 §12.4.2
+_STATUS_LINES: Final = {code: f"HTTP/1.1 {code.value.status} {code.value.title}\r\n" for code in ErrorCode}
+_is_zero_weight: Final = re.compile(rb"q=0(?:\.0{0,3})?").fullmatch  # RFC 9110 §12.4.2
 
 
 def fail(exchange: Exchange, error: GatewayError) -> bytes | None:

@@ -4,7 +4,7 @@ and the whole request is still here (RFC 9110 §9.2.2)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Retries
@@ -18,7 +18,7 @@ from ostiary.gateway.wire.upstream import (
     UpstreamSilent,
 )
 
-IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
 Clock = Callable[[], float]

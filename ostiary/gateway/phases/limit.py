@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.signing import nonce_lifetime_seconds
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.limits import Limiter, Outcome
 
-_CODES = {
+_CODES: Final = {
     Outcome.RATE_LIMITED: ErrorCode.RATE_LIMITED,
     Outcome.QUOTA_EXCEEDED: ErrorCode.QUOTA_EXCEEDED,
     Outcome.TOO_MANY_CONCURRENT: ErrorCode.TOO_MANY_CONCURRENT,
     Outcome.NONCE_REPLAYED: ErrorCode.NONCE_REPLAYED,
     Outcome.UNAVAILABLE: ErrorCode.LIMITS_UNAVAILABLE,
 }
-_SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 async def limit(exchange: Exchange, limiter: Limiter) -> None:

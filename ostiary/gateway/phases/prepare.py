@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from typing import Final
 
 from ostiary.core.model import Scheme
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.wire.request_head import Framing
 
-_FORWARDING_KNOWN_MAX = 16  # Hosts that one connection may name before their headers are rendered anew each time
-_looks_like_our_secret = re.compile(rb"\b(?:[a-z0-9]{1,12}_)?sk_(?:live|test)_").search
+_FORWARDING_KNOWN_MAX: Final = 16  # Hosts that one connection may name before their headers are rendered anew each time
+_looks_like_our_secret: Final = re.compile(rb"\b(?:[a-z0-9]{1,12}_)?sk_(?:live|test)_").search
 
 
 def prepare(exchange: Exchange) -> None:

@@ -4,6 +4,7 @@ kills this process afterwards, a call that a client saw finished is in the spool
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from ostiary.core.errors import ErrorCode, Fault
 from ostiary.gateway.exchange import Exchange
@@ -11,9 +12,9 @@ from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.usage import Spool, encode
 
-logger = logging.getLogger("ostiary.gateway.request")
+logger: Final = logging.getLogger("ostiary.gateway.request")
 
-CLIENT_GONE_STATUS = 499  # no status was sent; nginx's number for it, which log tools know
+CLIENT_GONE_STATUS: Final = 499  # no status was sent; nginx's number for it, which log tools know
 
 
 class Recorder:

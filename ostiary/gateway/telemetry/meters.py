@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .metrics import Histogram, Metrics
 
-_STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+_STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 class RouteMeters:
@@ -64,7 +66,7 @@ class RouteMeters:
 
 
 # Clients choose methods: those beyond the usual are one label (contract: cardinality is bounded).
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def _method_label(method: bytes) -> str:

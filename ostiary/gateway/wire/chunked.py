@@ -6,15 +6,16 @@ body, nor a body as a request."""
 from __future__ import annotations
 
 import re
+from typing import Final
 
-from .grammar import LINE_CHARACTERS, is_token
+from .grammar import HEAD_TABLE, is_token
 
 # 15 digits are a petabyte. Extensions are legal and useless: they are read, bounded and dropped (CVE-2023-39326).
-_size_line = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t !-~\x80-\xff]*)?)").fullmatch
-_LINE_BYTES_MAX = 1024
-_EXTENSION_BYTES_MAX = 16 * 1024
-_TRAILER_BYTES_MAX = 8 * 1024
-LAST_CHUNK = b"0\r\n\r\n"
+_size_line: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t !-~\x80-\xff]*)?)").fullmatch
+_LINE_BYTES_MAX: Final = 1024
+_EXTENSION_BYTES_MAX: Final = 16 * 1024
+_TRAILER_BYTES_MAX: Final = 8 * 1024
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class ChunkedError(ValueError):
@@ -99,16 +100,20 @@ class ChunkedDecoder:
         name, colon, _ = line.partition(b":")
         if not colon or not is_token(name) or self._trailer_bytes > _TRAILER_BYTES_MAX:
             raise ChunkedError("not a trailer")
-        if line.translate(None, LINE_CHARACTERS):
+        if _has_control(line):
             raise ChunkedError("control character in a trailer")
         return False
 
     def _check_partial(self, line: bytes) -> None:
         """Refuses at once what can't become a good line, instead of waiting for its end."""
-        if line.removesuffix(b"\r").translate(None, LINE_CHARACTERS):
+        if _has_control(line.removesuffix(b"\r")):
             raise ChunkedError("control character in the coding")
         if not self._trailers and _size_line(line.removesuffix(b"\r")) is None:
             raise ChunkedError("not a chunk size")
+
+
+def _has_control(line: bytes) -> bool:
+    return b"\r" in line or b"\n" in line or line.translate(HEAD_TABLE) != line
 
 
 def encode_chunk(piece: bytes) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import ClientLimits
@@ -32,17 +32,25 @@ from .states import (
 if TYPE_CHECKING:
     from .upstream import UpstreamConnection
 
-logger = logging.getLogger("ostiary.gateway.wire")
+logger: Final = logging.getLogger("ostiary.gateway.wire")
 
-WRITE_HIGH_BYTES = 256 * 1024
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+WRITE_HIGH_BYTES: Final = 256 * 1024
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Looked up once: a member of an enum by way of its class costs 40 ns, and a request has a dozen of them.
-_IDLE, _HEAD, _BODY, _WAITING = State.IDLE, State.HEAD, State.BODY, State.WAITING
-_EARLY, _ANSWERING, _LINGERING, _CLOSED = State.EARLY, State.ANSWERING, State.LINGERING, State.CLOSED
-_REQUEST_WHOLE, _ANSWER_BEGUN, _ANSWER_WHOLE = Event.REQUEST_WHOLE, Event.ANSWER_BEGUN, Event.ANSWER_WHOLE
-_NO_BODY = Framing.NONE
+_IDLE: Final = State.IDLE
+_HEAD: Final = State.HEAD
+_BODY: Final = State.BODY
+_WAITING: Final = State.WAITING
+_EARLY: Final = State.EARLY
+_ANSWERING: Final = State.ANSWERING
+_LINGERING: Final = State.LINGERING
+_CLOSED: Final = State.CLOSED
+_REQUEST_WHOLE: Final = Event.REQUEST_WHOLE
+_ANSWER_BEGUN: Final = Event.ANSWER_BEGUN
+_ANSWER_WHOLE: Final = Event.ANSWER_WHOLE
+_NO_BODY: Final = Framing.NONE
 
 
 class RequestPath(Protocol):
@@ -64,8 +72,9 @@ class RequestPath(Protocol):
         ...
 
 
-class ClientConnection(asyncio.Protocol):
-    """One client. `peer` is its address as text; `secure` whether TLS stands between."""
+class ClientConnection:
+    """One client: an asyncio protocol in all but name (see pool.as_protocol). `peer` is its address as text; `secure` whether
+    TLS stands between."""
 
     __slots__ = (
         "_ahead",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-SWEEP_SECONDS = 0.25
-NEVER = math.inf
+SWEEP_SECONDS: Final = 0.25
+NEVER: Final = math.inf
 
 
 class HasDeadline(Protocol):

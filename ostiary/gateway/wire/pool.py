@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from typing import Final, cast
 
 from ostiary.core.model import Target
 from ostiary.gateway.signal import Signal, in_task
@@ -14,9 +15,15 @@ from .upstream import UpstreamConnection
 
 # Below the time after which usual servers (gunicorn 2 s apart) close an idle connection: nginx 75 s, Apache 5 s, Node 5 s,
 # uvicorn 5 s. A kept connection that its server is just closing costs a retry, or a 502 for a POST.
-IDLE_SECONDS = 4.0
-IDLE_CONNECTIONS_MAX = 256
-CONNECTIONS_MAX = 4096
+IDLE_SECONDS: Final = 4.0
+IDLE_CONNECTIONS_MAX: Final = 256
+CONNECTIONS_MAX: Final = 4096
+
+
+def as_protocol(connection: object) -> asyncio.Protocol:
+    """Event loops ask a protocol for its methods, not for its class. The connections have no base class, because one of the
+    standard library would keep mypyc from making them native: their fields would be look-ups by name."""
+    return cast(asyncio.Protocol, connection)
 
 
 class ConnectFailed(Exception):
@@ -74,11 +81,12 @@ class TargetPool:
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         target = self.target
+        connection = UpstreamConnection(self, self._deadlines)
         self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self, self._deadlines),
+                await loop.create_connection(
+                    lambda: as_protocol(connection),
                     target.host,
                     target.port,
                     ssl=self._tls,

@@ -5,7 +5,7 @@ client is not read further past `WAITING_BYTES_MAX`."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.signal import Signal
@@ -13,7 +13,7 @@ from ostiary.gateway.signal import Signal
 from .chunked import ChunkedDecoder, ChunkedError
 from .request_head import Framing
 
-WAITING_BYTES_MAX = 64 * 1024
+WAITING_BYTES_MAX: Final = 64 * 1024
 
 
 class BodyTaker(Protocol):

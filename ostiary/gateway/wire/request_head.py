@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import Final
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import ClientLimits
 
 from .grammar import (
+    HEAD_TABLE,
     IDENTITY_PREFIX,
     LINE_BYTES_KNOWN_MAX,
-    LINE_CHARACTERS,
     LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
     NAMES_KNOWN_MAX,
@@ -31,23 +32,23 @@ from .grammar import (
     parse_host,
 )
 
-_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
-_VERSIONS = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
-_request_line = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/1\.([01])").fullmatch
-_other_version = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]").fullmatch
-_other_method = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/1\.[01]").fullmatch
-_absolute_form = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[!-~]*|\?[!-~]*|)").fullmatch
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+_VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
+_request_line: Final = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/1\.([01])").fullmatch
+_other_version: Final = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]").fullmatch
+_other_method: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/1\.[01]").fullmatch
+_absolute_form: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[!-~]*|\?[!-~]*|)").fullmatch
 
-_PASS = RequestHeader.PASS
-_SINGLE = RequestHeader.SINGLE
-_FRAMING = RequestHeader.FRAMING
-_LIST = RequestHeader.LIST
-_NOTED = RequestHeader.NOTED
-_CONNECTION = RequestHeader.CONNECTION
-_known_names: dict[bytes, tuple[RequestHeader, bytes]] = {}
-_known_lines: dict[bytes, tuple[RequestHeader, bytes, bytes]] = {}
-_known_hosts: dict[bytes, bytes] = {}
+_PASS: Final = RequestHeader.PASS
+_SINGLE: Final = RequestHeader.SINGLE
+_FRAMING: Final = RequestHeader.FRAMING
+_LIST: Final = RequestHeader.LIST
+_NOTED: Final = RequestHeader.NOTED
+_CONNECTION: Final = RequestHeader.CONNECTION
+_known_names: Final[dict[bytes, tuple[RequestHeader, bytes]]] = {}
+_known_lines: Final[dict[bytes, tuple[RequestHeader, bytes, bytes]]] = {}
+_known_hosts: Final[dict[bytes, bytes]] = {}
 
 
 class Framing(Enum):
@@ -59,7 +60,7 @@ class Framing(Enum):
     UNTIL_CLOSE = "until-close"  # answers alone
 
 
-_NO_BODY = Framing.NONE
+_NO_BODY: Final = Framing.NONE
 
 
 class RequestHead:
@@ -93,7 +94,7 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
     METHOD_NOT_ALLOWED (CONNECT, TRACE) or EXPECTATION_FAILED; all of them close the connection."""
     lines = head.split(b"\r\n")
     breaks = len(lines) - 1
-    if head.translate(None, LINE_CHARACTERS) != b"\r\n" * breaks:
+    if head.translate(HEAD_TABLE) != head or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
         raise _refuse("a control character, or a bare CR or LF, in the head")
     if breaks > limits.headers:
         raise GatewayError(ErrorCode.HEADERS_TOO_LARGE, "too many headers", closes=True)
@@ -288,7 +289,7 @@ def refuse_partial_head(data: bytes, checked_bytes: int, limits: ClientLimits) -
     ends = fresh.count(b"\r\n")
     if fresh.count(b"\n") != ends or fresh.count(b"\r") - fresh.endswith(b"\r") != ends:
         return _refuse("a bare CR or LF in the head")
-    if fresh.translate(None, LINE_CHARACTERS + b"\r\n"):
+    if fresh.translate(HEAD_TABLE) != fresh:
         return _refuse("control character in the head")
     if line_end >= checked_bytes and _request_line(data[:line_end]) is None:
         return _refuse_request_line(data[:line_end], limits)

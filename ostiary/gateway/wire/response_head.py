@@ -5,10 +5,11 @@ As strict as for requests: an answer that two parsers could read differently bec
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from .grammar import (
+    HEAD_TABLE,
     LINE_BYTES_KNOWN_MAX,
-    LINE_CHARACTERS,
     LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
     NAMES_KNOWN_MAX,
@@ -20,18 +21,18 @@ from .grammar import (
 )
 from .request_head import Framing
 
-HEAD_BYTES_MAX = 64 * 1024
-HEADERS_MAX = 256
+HEAD_BYTES_MAX: Final = 64 * 1024
+HEADERS_MAX: Final = 256
 
-_status_line = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?").fullmatch
-_PASS = ResponseHeader.PASS
-_FRAMING = ResponseHeader.FRAMING
-_CONNECTION = ResponseHeader.CONNECTION
-_DATE = ResponseHeader.DATE
-_LIMIT = ResponseHeader.LIMIT
-_known_names: dict[bytes, tuple[ResponseHeader, bytes]] = {}
-_known_lines: dict[bytes, tuple[ResponseHeader, bytes, bytes]] = {}
-_known_starts: dict[bytes, tuple[int, int, bytes]] = {}
+_status_line: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?").fullmatch
+_PASS: Final = ResponseHeader.PASS
+_FRAMING: Final = ResponseHeader.FRAMING
+_CONNECTION: Final = ResponseHeader.CONNECTION
+_DATE: Final = ResponseHeader.DATE
+_LIMIT: Final = ResponseHeader.LIMIT
+_known_names: Final[dict[bytes, tuple[ResponseHeader, bytes]]] = {}
+_known_lines: Final[dict[bytes, tuple[ResponseHeader, bytes, bytes]]] = {}
+_known_starts: Final[dict[bytes, tuple[int, int, bytes]]] = {}
 
 
 class ResponseError(ValueError):
@@ -58,7 +59,7 @@ def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
     """`head` is everything before the empty line; `method` is that of the request it answers. Raises ResponseError."""
     lines = head.split(b"\r\n")
     breaks = len(lines) - 1
-    if head.translate(None, LINE_CHARACTERS) != b"\r\n" * breaks:
+    if head.translate(HEAD_TABLE) != head or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
         raise ResponseError("a control character, or a bare CR or LF, in the head")
     if breaks > HEADERS_MAX:
         raise ResponseError("too many headers")

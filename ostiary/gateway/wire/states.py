@@ -19,6 +19,7 @@ and its answer leaves. Their progress together is one state; `client.py` reports
 from __future__ import annotations
 
 from enum import IntEnum, auto
+from typing import Final
 
 
 class State(IntEnum):
@@ -43,7 +44,7 @@ class Event(IntEnum):
     CLOSED = auto()
 
 
-TRANSITIONS: dict[State, dict[Event, State]] = {
+TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {
         Event.HEAD_BEGUN: State.HEAD,
         Event.REQUEST_WHOLE: State.WAITING,
@@ -81,12 +82,12 @@ for _row in TRANSITIONS.values():
     _row[Event.CLOSED] = State.CLOSED
 
 # Past this many bytes of pipelined requests the client is not read until its turn comes (row 27).
-READ_AHEAD_BYTES_MAX = 64 * 1024
+READ_AHEAD_BYTES_MAX: Final = 64 * 1024
 
 # After an answer that ends the connection, what the client still sends is read and dropped for this long, so that a reset
 # does not take the answer away from it before it has read it (RFC 9112 §9.6).
-LINGER_SECONDS = 2.0
-LINGER_BYTES_MAX = 1024 * 1024
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES_MAX: Final = 1024 * 1024
 
 
 class ProtocolBug(Exception):

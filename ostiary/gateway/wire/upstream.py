@@ -6,7 +6,7 @@ last part: that is handed to the request path, which meters the call before the 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from ostiary.gateway.signal import Signal
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from .client import ClientConnection
     from .pool import TargetPool
 
-_NO_BODY, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.UNTIL_CLOSE
+_NO_BODY: Final = Framing.NONE
+_LENGTH: Final = Framing.LENGTH
+_CHUNKED: Final = Framing.CHUNKED
+_UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
-INTERIM_ANSWERS_MAX = 32  # 1xx before the answer (row 100)
-WRITE_HIGH_BYTES = 256 * 1024
+INTERIM_ANSWERS_MAX: Final = 32  # 1xx before the answer (row 100)
+WRITE_HIGH_BYTES: Final = 256 * 1024
 
 
 class UpstreamFailure(Exception):
@@ -47,8 +50,10 @@ class UpstreamSilent(UpstreamFailure):
     """Nothing came in time."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """`reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer, `tail` is the
+class UpstreamConnection:
+    """An asyncio protocol in all but name (see pool.as_protocol).
+
+    `reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer, `tail` is the
     last part of its body, None before it has come."""
 
     __slots__ = (
