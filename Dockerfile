@@ -16,11 +16,14 @@ COPY pyproject.toml README.md LICENSE ./
 COPY requirements ./requirements
 RUN /opt/ostiary/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > dependencies.txt \
     && /opt/ostiary/bin/pip install --constraint requirements/dev.lock --requirement dependencies.txt
+COPY hatch_build.py ./
 COPY ostiary ./ostiary
 COPY lua ./lua
 COPY config ./config
 COPY docs/problems.md ./docs/problems.md
-RUN /opt/ostiary/bin/pip install --no-deps . \
+# The request path is compiled (docs/decisions/0007-compiled.md); the compiler stays in this stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && OSTIARY_COMPILE=1 /opt/ostiary/bin/pip install --no-deps . \
     && /opt/ostiary/bin/pip uninstall --yes pip
 
 

@@ -1,0 +1,54 @@
+"""A release is compiled: it must do what the sources say, not nearly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REQUEST_PATH = ("tests/gateway/wire", "tests/gateway/test_request_path.py", "tests/gateway/test_credentials_on_the_wire.py",
+                "tests/gateway/limits/test_limiter.py", "tests/gateway/test_signal.py", "tests/core/test_signing.py",
+                "tests/core/test_request_paths.py", "tests/gateway/usage/test_spool.py")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled copy of the package."""
+    directory = tmp_path_factory.mktemp("compiled") / "package"
+    subprocess.run([sys.executable, ROOT / "hatch_build.py", directory], check=True, cwd=ROOT, timeout=600)
+    return directory
+
+
+@pytest.mark.full
+def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Path, tmp_path: Path) -> None:
+    """mypyc is a second implementation of Python: early binding, machine integers, native classes."""
+    where = subprocess.run(
+        [sys.executable, "-P", "-c", "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p; print(c.__file__, p.__file__)"],
+        env=os.environ | {"PYTHONPATH": str(compiled)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert where.count(str(compiled)) == where.count(".so") == 2
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", f"pythonpath={compiled} .", f"--basetemp={tmp_path / 'tests'}",
+         "-p", "no:cacheprovider", *REQUEST_PATH],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-6000:]
+
+
+def test_every_module_that_is_to_be_compiled_exists() -> None:
+    """A renamed module would silently be interpreted."""
+    listed = subprocess.run(
+        [sys.executable, "-c", "import hatch_build; print(*hatch_build.compiled_modules())"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    named = [
+        line.strip(' ",')
+        for line in (ROOT / "pyproject.toml").read_text().splitlines()
+        if line.startswith('    "ostiary/')
+    ]
+    for pattern in named:
+        assert any(Path(module).match(pattern) for module in listed), pattern
