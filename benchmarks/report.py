@@ -120,7 +120,8 @@ def _notes(result: ScenarioResult) -> list[str]:
 def text(result: ScenarioResult, plan: Plan) -> str:
     """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
     heading = f"{result.scenario.name}: {result.scenario.title}"
-    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; CPython {platform.python_version()}, Ostiary {build()}"
+    python = f"CPython {platform.python_version()}, Ostiary {build()}"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; {python}"
     return "\n\n".join(
         part
         for part in (

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-REQUEST_PATH = ("tests/gateway/wire", "tests/gateway/test_request_path.py", "tests/gateway/test_credentials_on_the_wire.py",
-                "tests/gateway/limits/test_limiter.py", "tests/gateway/test_signal.py", "tests/core/test_signing.py",
-                "tests/core/test_request_paths.py", "tests/gateway/usage/test_spool.py")  # fmt: skip
+REQUEST_PATH = (
+    "tests/gateway/wire",
+    "tests/gateway/test_request_path.py",
+    "tests/gateway/test_credentials_on_the_wire.py",
+    "tests/gateway/limits/test_limiter.py",
+    "tests/gateway/test_signal.py",
+    "tests/gateway/usage/test_spool.py",
+    "tests/core/test_signing.py",
+    "tests/core/test_request_paths.py",
+)
+WHERE = "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p; print(c.__file__, p.__file__)"
 
 
 @pytest.fixture(scope="module")
@@ -26,29 +34,22 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.full
 def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Path, tmp_path: Path) -> None:
     """mypyc is a second implementation of Python: early binding, machine integers, native classes."""
-    where = subprocess.run(
-        [sys.executable, "-P", "-c", "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p; print(c.__file__, p.__file__)"],
-        env=os.environ | {"PYTHONPATH": str(compiled)}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(compiled)}
+    command = [sys.executable, "-P", "-c", WHERE]
+    where = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert where.count(str(compiled)) == where.count(".so") == 2
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", f"pythonpath={compiled} .", f"--basetemp={tmp_path / 'tests'}",
-         "-p", "no:cacheprovider", *REQUEST_PATH],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    options = ["-q", "-o", f"pythonpath={compiled} .", f"--basetemp={tmp_path / 'tests'}", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *REQUEST_PATH]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout[-6000:]
 
 
 def test_every_module_that_is_to_be_compiled_exists() -> None:
     """A renamed module would silently be interpreted."""
-    listed = subprocess.run(
-        [sys.executable, "-c", "import hatch_build; print(*hatch_build.compiled_modules())"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    named = [
-        line.strip(' ",')
-        for line in (ROOT / "pyproject.toml").read_text().splitlines()
-        if line.startswith('    "ostiary/')
-    ]
+    command = [sys.executable, "-c", "import hatch_build; print(*hatch_build.compiled_modules())"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    named = [line.strip(' ",') for line in lines if line.startswith('    "ostiary/')]
+    assert named
     for pattern in named:
         assert any(Path(module).match(pattern) for module in listed), pattern
