@@ -14,7 +14,7 @@ REQUEST_PATH = (
     "tests/gateway/wire",
     "tests/gateway/test_request_path.py",
     "tests/gateway/test_credentials_on_the_wire.py",
-    "tests/gateway/limits/test_limiter.py",
+    "tests/gateway/limits",
     "tests/gateway/test_signal.py",
     "tests/gateway/usage/test_spool.py",
     "tests/core/test_signing.py",

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 
 import asyncpg
 
@@ -44,7 +45,10 @@ class ChangeFeed:
     """Tells `cache` what changed. After `stale_seconds` without Postgres it makes the cache forget everything; less than
     three seconds count as three, since a poll that is merely slow may take that long."""
 
-    def __init__(self, *, postgres_url: str, cache: KeyCache, stale_seconds: float) -> None:
+    def __init__(
+        self, *, postgres_url: str, cache: KeyCache, stale_seconds: float, connected: Callable[[], None]
+    ) -> None:
+        self._connected = connected  # Postgres is there: called each time it is found so
         self._postgres_url = postgres_url
         self._cache = cache
         self._stale_seconds = max(stale_seconds, POLL_SECONDS + DEADLINE_SECONDS)
@@ -108,6 +112,7 @@ class ChangeFeed:
             await self._compare_all(connection)
             self.connects += 1
             self.following = True
+            self._connected()
             if self.failure is not None:
                 _log.warning("key_changes_followed_again")
                 self.failure = None

@@ -89,6 +89,11 @@ class Lookup:
             self._task = asyncio.get_running_loop().create_task(self._work())
         return answer
 
+    def try_at_once(self) -> None:
+        """Postgres was seen to be there: the pause after a failure is over."""
+        if self._retry_at != math.inf:
+            self._retry_at = 0.0
+
     async def close(self) -> None:
         """Whoever still waits is refused."""
         self._closed = True

@@ -58,7 +58,12 @@ class KeyRing:
                 clock=clock,
                 epoch=lambda: self._epoch,
             )
-            self._feed = ChangeFeed(postgres_url=postgres_url, cache=self._cache, stale_seconds=stale_seconds)
+            self._feed = ChangeFeed(
+                postgres_url=postgres_url,
+                cache=self._cache,
+                stale_seconds=stale_seconds,
+                connected=self._lookup.try_at_once,
+            )
 
     async def start(self) -> None:
         """Begins to follow changes. Does not wait for Postgres, and does not fail because it is away."""
