@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from ostiary.core.limiting import Counter, Limit, Standing, carry_over, examine, share, take
-from ostiary.gateway.limits.policy import LimitPolicy, compile_limits
+from ostiary.gateway.limits.policy import LimitPolicy
 
 # Whose calls are counted at once. A subject takes about 1 KB, and up to 15 KB when all slots of a window are in use; past
 # the bound the one that called longest ago begins anew.
@@ -38,14 +38,10 @@ class LocalLimits:
         self._subjects_max = subjects_max
         self._counters: OrderedDict[str, list[Counter]] = OrderedDict()
         self._under_way: OrderedDict[str, WeakSet[LocalLease]] = OrderedDict()
-        self._shares: WeakKeyDictionary[LimitPolicy, tuple[tuple[Limit, ...], ...]] = WeakKeyDictionary()
 
     def question(self, policy: LimitPolicy, names: Sequence[str], now_us: int) -> LocalQuestion:
         """How one request stands, nothing counted yet; `names` as `policy.names` gave them."""
-        shares = self._shares.get(policy)
-        if shares is None:
-            shares = tuple(compile_limits(part.sources, policy.overage, workers=self._workers) for part in policy.parts)
-            self._shares[policy] = shares
+        shares = policy.shares(self._workers)
         counters: list[Counter] = []
         under_way: WeakSet[LocalLease] | None = None
         crowded = False

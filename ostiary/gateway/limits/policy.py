@@ -50,9 +50,9 @@ class Label:
 
 
 class LimitPolicy:
-    """What `compile_policy` makes. Immutable to its users; it keeps the specifications it has rendered."""
+    """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made."""
 
-    __slots__ = ("__weakref__", "_specifications", "empty", "labels", "leased", "overage", "parts", "route")
+    __slots__ = ("_shares", "_specifications", "empty", "labels", "leased", "overage", "parts", "route")
 
     def __init__(self, parts: tuple[Part, ...], route: str, overage: Overage) -> None:
         self.parts = parts
@@ -62,6 +62,7 @@ class LimitPolicy:
         self.leased = any(part.concurrency is not None for part in parts)
         self.labels = _labels(parts)
         self._specifications: dict[int, bytes] = {}
+        self._shares: dict[int, tuple[tuple[Limit, ...], ...]] = {}
         self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:
@@ -74,6 +75,14 @@ class LimitPolicy:
                 ((part.limits, part.concurrency) for part in self.parts), nonce_seconds
             )
         return known
+
+    def shares(self, workers: int) -> tuple[tuple[Limit, ...], ...]:
+        """The limits of each part, as one of `workers` holds to them by itself."""
+        shares = self._shares.get(workers)
+        if shares is None:
+            shares = tuple(compile_limits(part.sources, self.overage, workers=workers) for part in self.parts)
+            self._shares = {workers: shares}  # one number of workers a process: nothing more is kept
+        return shares
 
     def names(self, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str) -> list[str]:
         """The Redis keys of a request, in the order of the parts: state, then leases."""
