@@ -35,7 +35,6 @@ class Exchange:
     started: float
     # match
     route: CompiledRoute | None = None
-    path_template: str
     # authenticate
     known_key: KnownKey | None = None
     scheme: str

@@ -10,7 +10,7 @@ from ostiary.gateway.exchange import Exchange
 
 
 def match(exchange: Exchange) -> None:
-    """Sets `route` and `path_template`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the body bound of the
+    """Sets `route`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the body bound of the
     route holds from here (BODY_TOO_LARGE)."""
     head = exchange.head
     table = exchange.snapshot.table
@@ -24,7 +24,6 @@ def match(exchange: Exchange) -> None:
         raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
     route = exchange.snapshot.routes[found.route.name]
     exchange.route = route
-    exchange.path_template = found.path_template
     if exchange.body is not None:
         exchange.body.limit(found.route.body_bytes_max)
 

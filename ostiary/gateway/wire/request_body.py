@@ -140,11 +140,6 @@ class RequestBody:
         else:
             self._source.want_body()
 
-    @property
-    def untouched(self) -> bool:
-        """Nothing of the body has been handed on, so another upstream may still get all of it."""
-        return self._taker is None
-
     # --- from the taker's side
 
     def hold(self) -> None:
