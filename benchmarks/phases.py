@@ -111,7 +111,10 @@ class Subject:
         self.exchange.answer_status = self.answer.status
 
     def begin(self) -> Exchange:
-        return self.gateway.begin(self.client, self.head, None)
+        gateway = self.gateway
+        return Exchange(
+            client=self.client, snapshot=gateway.snapshot, head=self.head, body=None, started=gateway.clock()
+        )
 
     def admit(self) -> None:
         admit(self.exchange, self.ids)
@@ -243,8 +246,7 @@ def memory_path(directory: Path) -> MemoryPath:
     plain = configuration("ostiary-plain.yaml", directory)
     gateway = Gateway(configuration=plain, metrics=Metrics.in_memory(), spool=None, keys=keys, limiter=limiter)
     request = unchanging_request(TARGET)
-    snapshot = gateway.begin(ClientConnection(gateway), parse_request_head(request[:-4], gateway.limits), None).snapshot
-    (pool,) = snapshot.groups["api"].pools
+    (pool,) = gateway.snapshot.groups["api"].pools
     return MemoryPath(gateway, pool, request=request, answer=ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES)
 
 

@@ -20,8 +20,9 @@ _UNRESERVED: Final = frozenset(b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg
 
 
 def is_plain(path: bytes) -> bool:
-    """The usual path costs three searches in C, 0.2 µs."""
-    if b"//" in path or b"/." in path:
+    """The usual path costs three searches in C, 0.2 µs. (`b"//" in path` would cost twice as much as `find`: it tries to take
+    the octets for a number first, and swallows the exception.)"""
+    if path.find(b"//") >= 0 or path.find(b"/.") >= 0:
         return _is_plain_slowly(path)
     return path.translate(_PLAIN_TABLE) == path or _is_plain_slowly(path)
 

@@ -225,7 +225,7 @@ class RouteTable:
 
     def match(self, host: bytes, path: bytes, method: str) -> RouteMatch | MethodNotAllowed | NoRoute:
         """`host` in lower case and without a port, `path` without the query, as it was sent. Raises nothing."""
-        compared = equivalent_path(path) if b"%" in path else path
+        compared = equivalent_path(path) if 0x25 in path else path
         tables = self._by_host.get(host)
         if tables is None:
             tables = self._tables_of(host)

@@ -12,7 +12,6 @@ import time
 from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
-from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
@@ -28,8 +27,6 @@ from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
-from ostiary.gateway.wire.request_body import RequestBody
-from ostiary.gateway.wire.request_head import RequestHead
 
 logger = logging.getLogger("ostiary.gateway")
 
@@ -51,7 +48,7 @@ class Gateway:
         limiter: Limiter,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._clock = self._loop.time
+        self.clock = self._loop.time
         self._metrics = metrics
         self._keys = keys
         self._meters: dict[str, RouteMeters] = {}
@@ -64,11 +61,11 @@ class Gateway:
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
-        self._snapshot = self._compile(configuration)
+        self.snapshot = self._compile(configuration)
         self._health = HealthChecks(metrics=metrics)
         self._server: asyncio.Server | None = None
         self.handle = Pipeline(
-            keys=keys, limiter=limiter, recorder=self._recorder, ids=self._ids, clock=self._clock
+            keys=keys, limiter=limiter, recorder=self._recorder, ids=self._ids, clock=self.clock
         ).handle
 
     # --- configuration
@@ -97,7 +94,7 @@ class Gateway:
 
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call."""
-        self._snapshot = self._compile(configuration)
+        self.snapshot = self._compile(configuration)
         self.limits = configuration.gateway.client_limits
         self._keys.forget_prepared()
         used = {
@@ -107,15 +104,15 @@ class Gateway:
         }
         for key in self._pools.keys() - used:
             self._pools.pop(key).close()
-        self._health.follow(self._snapshot.groups.values())
+        self._health.follow(self.snapshot.groups.values())
 
     # --- life
 
     async def start(self, sock: socket.socket) -> None:
         """Begins to accept on `sock`, which is bound and not yet listening."""
-        listen = self._snapshot.configuration.gateway.listen
+        listen = self.snapshot.configuration.gateway.listen
         self.deadlines.start()
-        self._health.follow(self._snapshot.groups.values())
+        self._health.follow(self.snapshot.groups.values())
         self._server = await self._loop.create_server(
             lambda: as_protocol(ClientConnection(self)), sock=sock, backlog=BACKLOG, ssl=server_context(listen.tls)
         )
@@ -127,8 +124,8 @@ class Gateway:
             self._server.close()
         for connection in list(self.connections):
             connection.end_soon(IDLE_GRACE_SECONDS)
-        deadline = self._clock() + deadline_seconds
-        while self.connections and self._clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
+        deadline = self.clock() + deadline_seconds
+        while self.connections and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()
@@ -147,18 +144,15 @@ class Gateway:
                     {"target": pool.target.authority, "healthy": pool.healthy, "in_flight": pool.in_flight}
                     for pool in group.pools
                 ]
-                for name, group in self._snapshot.groups.items()
+                for name, group in self.snapshot.groups.items()
             },
         }
 
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
-        self._recorder.wall_clock_offset = time.time() - self._clock()
+        self._recorder.wall_clock_offset = time.time() - self.clock()
 
     # --- what connections ask (wire.client.RequestPath)
-
-    def begin(self, client: ClientConnection, head: RequestHead, body: RequestBody | None) -> Exchange:
-        return Exchange(client=client, snapshot=self._snapshot, head=head, body=body, started=self._clock())
 
     def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)
@@ -168,5 +162,5 @@ class Gateway:
             error.code.code,
             extra={"fields": {"reason": error.reason, "ip": client.peer, "request_id": request_id.decode()}},
         )
-        pages = self._snapshot.problem_pages
+        pages = self.snapshot.problem_pages
         return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False)

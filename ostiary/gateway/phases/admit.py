@@ -19,12 +19,12 @@ class RequestIds:
     """Ids for requests that bring none: unique over processes and restarts, and cheap (no call for chance per request)."""
 
     def __init__(self) -> None:
-        self._prefix = os.urandom(6).hex()
+        self._prefix = os.urandom(6).hex().encode()
         self._next = time.time_ns() // 1000
 
     def new(self) -> bytes:
         self._next += 1
-        return b"%b-%x" % (self._prefix.encode(), self._next)
+        return b"%b-%x" % (self._prefix, self._next)
 
 
 def choose_request_id(sent: bytes | None, ids: RequestIds) -> bytes:

@@ -37,7 +37,7 @@ async def authenticate(exchange: Exchange, keys: KeyRing) -> None:
     values = exchange.head.values
     credential = values.get(b"x-api-key")
     authorization = values.get(b"authorization")
-    if credential is not None and b":" in credential:
+    if credential is not None and 0x3A in credential:
         if authorization is not None and Scheme.BEARER in route.schemes:
             _refuse(exchange, "ambiguous", ErrorCode.CREDENTIALS_INVALID, "two credentials")
         await _check_signature(exchange, keys, credential)

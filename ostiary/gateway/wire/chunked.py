@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .grammar import HEAD_TABLE, is_token
+from .grammar import has_line_characters, is_token
 
 # 15 digits are a petabyte. Extensions are legal and useless: they are read, bounded and dropped (CVE-2023-39326).
 _size_line: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t !-~\x80-\xff]*)?)").fullmatch
@@ -113,7 +113,7 @@ class ChunkedDecoder:
 
 
 def _has_control(line: bytes) -> bool:
-    return b"\r" in line or b"\n" in line or line.translate(HEAD_TABLE) != line
+    return not has_line_characters(line)
 
 
 def encode_chunk(piece: bytes) -> bytes:

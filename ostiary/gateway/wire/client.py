@@ -30,6 +30,10 @@ from .states import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ostiary.gateway.snapshot import Snapshot
+
     from .upstream import UpstreamConnection
 
 logger: Final = logging.getLogger("ostiary.gateway.wire")
@@ -60,10 +64,8 @@ class RequestPath(Protocol):
     deadlines: Deadlines
     connections: set[ClientConnection]
     draining: bool
-
-    def begin(self, client: ClientConnection, head: RequestHead, body: RequestBody | None) -> Exchange:
-        """A new exchange under the snapshot of this moment."""
-        ...
+    snapshot: Snapshot  # what a request that begins now begins under
+    clock: Callable[[], float]
 
     async def handle(self, exchange: Exchange) -> None: ...
 
@@ -282,8 +284,11 @@ class ClientConnection:
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
             if rest and not self._feed(rest):
                 return
-        exchange = self._exchange = self._path.begin(self, head, body)
-        self._drive = Drive(self._path.handle(exchange), self._on_bug)
+        path = self._path
+        exchange = self._exchange = Exchange(
+            client=self, snapshot=path.snapshot, head=head, body=body, started=path.clock()
+        )
+        self._drive = Drive(path.handle(exchange), self._on_bug)
         if self._drive is not None and self._drive.finished:
             self._drive = None
         if body is not None and body.held_back:

@@ -14,12 +14,19 @@ TOKEN_CHARACTERS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZa
 HEAD_TABLE: Final = bytes(
     octet if octet in b"\t\r\n" or 0x20 <= octet < 0x7F or octet >= 0x80 else octet ^ 0x80 for octet in range(256)
 )
+# The same for a line without its end: CR and LF are changed too.
+_LINE_TABLE: Final = bytes(octet ^ 0x80 if octet in b"\r\n" else changed for octet, changed in enumerate(HEAD_TABLE))
 
 is_token: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 LENGTH_DIGITS_MAX: Final = 18  # 10^18 bytes are an exabyte; more digits are an attack
 
 # host[:port] of RFC 9110 §7.2, narrowed to what a name or an address can be: no userinfo, no path, no list.
 _host: Final = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?").fullmatch
+
+
+def has_line_characters(line: bytes) -> bool:
+    """Whether a line, or several without what ended them, has the characters of a head alone: no control, CR or LF."""
+    return line.translate(_LINE_TABLE) == line
 
 
 def parse_content_length(value: bytes) -> int | None:
