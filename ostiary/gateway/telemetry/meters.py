@@ -6,7 +6,20 @@ from typing import Final
 
 from .metrics import Histogram, Metrics
 
+# Clients choose methods: those beyond the usual are one label, and one entry here (contract: cardinality is bounded).
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_OTHER: Final = b"other"
 _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+class _Meter:
+    """A counter and the durations of what it counts, found by one look-up."""
+
+    __slots__ = ("durations", "slot")
+
+    def __init__(self, slot: int, durations: Histogram) -> None:
+        self.slot = slot
+        self.durations = durations
 
 
 class RouteMeters:
@@ -15,10 +28,9 @@ class RouteMeters:
     def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics = metrics
         self._route = route
-        self._requests: dict[tuple[bytes, int], int] = {}
-        self._durations: dict[tuple[bytes, int], Histogram] = {}
-        self._upstreams: dict[tuple[str, int], int] = {}
-        self._upstream_durations: dict[str, Histogram] = {}
+        self._values = metrics.values
+        self._requests: dict[tuple[bytes, int], _Meter] = {}
+        self._upstreams: dict[tuple[str, int], _Meter] = {}
         self._attempts: dict[tuple[str, str], int] = {}
         self.overhead = metrics.histogram("gateway_overhead_seconds")
 
@@ -29,32 +41,40 @@ class RouteMeters:
         )
 
     def request(self, method: bytes, status: int, seconds: float) -> None:
-        metrics = self._metrics
-        key = (method, status)
-        slot = self._requests.get(key)
-        if slot is None:
-            name = _method_label(method)
-            slot = metrics.counter("http_requests_total", route=self._route, method=name, status=str(status))
-            self._requests[key] = slot
-            self._durations[key] = metrics.histogram(
-                "http_request_duration_seconds",
-                route=self._route,
-                method=name,
-                status_class=_STATUS_CLASSES[status // 100 - 1],
-            )
-        metrics.values[slot] += 1
-        self._durations[key].observe(seconds)
+        meter = self._requests.get((method, status))
+        if meter is None:
+            meter = self._request_meter(method, status)
+        self._values[meter.slot] += 1
+        meter.durations.observe(seconds)
+
+    def _request_meter(self, method: bytes, status: int) -> _Meter:
+        if method not in _METHODS:
+            method = _OTHER
+            if (known := self._requests.get((method, status))) is not None:
+                return known
+        name, metrics, route = method.decode(), self._metrics, self._route
+        slot = metrics.counter("http_requests_total", route=route, method=name, status=str(status))
+        status_class = _STATUS_CLASSES[status // 100 - 1]
+        durations = metrics.histogram(
+            "http_request_duration_seconds", route=route, method=name, status_class=status_class
+        )
+        meter = self._requests[method, status] = _Meter(slot, durations)
+        return meter
 
     def upstream(self, name: str, status: int, seconds: float) -> None:
         """`status` 0 for an upstream that gave no answer."""
-        metrics = self._metrics
-        slot = self._upstreams.get((name, status))
-        if slot is None:
-            slot = metrics.counter("upstream_requests_total", upstream=name, status=str(status) if status else "none")
-            self._upstreams[(name, status)] = slot
-            self._upstream_durations[name] = metrics.histogram("upstream_request_duration_seconds", upstream=name)
-        metrics.values[slot] += 1
-        self._upstream_durations[name].observe(seconds)
+        meter = self._upstreams.get((name, status))
+        if meter is None:
+            meter = self._upstream_meter(name, status)
+        self._values[meter.slot] += 1
+        meter.durations.observe(seconds)
+
+    def _upstream_meter(self, name: str, status: int) -> _Meter:
+        shown = str(status) if status else "none"
+        slot = self._metrics.counter("upstream_requests_total", upstream=name, status=shown)
+        durations = self._metrics.histogram("upstream_request_duration_seconds", upstream=name)
+        meter = self._upstreams[name, status] = _Meter(slot, durations)
+        return meter
 
     def attempt(self, scheme: str, result: str) -> None:
         """An authentication attempt; `result` is `accepted` or the code of the refusal."""
@@ -63,12 +83,3 @@ class RouteMeters:
             slot = self._metrics.counter("api_key_auth_attempts_total", scheme=scheme, result=result)
             self._attempts[(scheme, result)] = slot
         self._metrics.values[slot] += 1
-
-
-# Clients choose methods: those beyond the usual are one label (contract: cardinality is bounded).
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _method_label(method: bytes) -> str:
-    name = method.decode()
-    return name if name in _METHODS else "other"
