@@ -38,11 +38,14 @@ class RunningSide:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
+    """`targets`, where there are any, are what its requests ask for, spread evenly; else all ask for the scenario's."""
+
     name: str
     title: str
     credential: Credential
     needs: tuple[Need, ...]
     start: Callable[[Rig], RunningSide]
+    targets: tuple[str, ...] = ()
 
     def missing(self) -> list[Need]:
         return [need for need in self.needs if not need.found()]

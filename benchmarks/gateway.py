@@ -32,13 +32,15 @@ def build() -> str:
     return "compiled" if COMPILED else "interpreted"
 
 
-def start_ostiary(template: str) -> Callable[[Rig], RunningSide]:
-    """Starts a gateway with the configuration `peers/<template>`; its database is migrated first. The start raises
-    DidNotStart."""
+def start_ostiary(template: str, *, routes: str = "") -> Callable[[Rig], RunningSide]:
+    """Starts a gateway with the configuration `peers/<template>`, and `routes` (YAML) where it has a place for them; its
+    database is migrated first. The start raises DidNotStart."""
 
     def start(rig: Rig) -> RunningSide:
         port, admin_port = free_port(), free_port()
-        configuration = render_file(template, rig.directory, rig.values(port=port, admin_port=admin_port))
+        configuration = render_file(
+            template, rig.directory, rig.values(port=port, admin_port=admin_port, routes=routes)
+        )
         if rig.stores is not None:
             _migrate(rig, configuration)
         command: list[str | Path] = [*_OSTIARY, "gateway", "-c", configuration]

@@ -16,7 +16,14 @@ from benchmarks.checks import JobCheck, check_job
 from benchmarks.contestant import Contestant, Credential, RunningSide
 from benchmarks.load import LoadFailed, run_load
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
-from benchmarks.requests import RequestFile, signed_request, unchanging_request, write_signed, write_unchanging
+from benchmarks.requests import (
+    RequestFile,
+    signed_request,
+    unchanging_request,
+    write_signed,
+    write_spread,
+    write_unchanging,
+)
 from benchmarks.rig import Rig, Role, running_rig
 from benchmarks.scenarios import Sample, Scenario
 
@@ -46,12 +53,15 @@ class ScenarioResult:
     check: JobCheck | None  # where the subject meters and limits
 
 
-def requests_for(credential: Credential, scenario: Scenario, rig: Rig, seconds: float) -> RequestFile:
+def requests_for(contestant: Contestant, scenario: Scenario, rig: Rig, seconds: float) -> RequestFile:
     """The requests of one run. Signed ones are new for every run: a nonce is never seen twice, and all are far from the
     300 s of skew at which they would be refused."""
-    path = rig.directory / f"{credential}.requests"
-    if credential is Credential.NONCE:
-        return write_signed(path, scenario.target, int(seconds * REQUESTS_PER_SECOND_MAX))
+    path = rig.directory / f"{contestant.credential}.requests"
+    count = int(seconds * REQUESTS_PER_SECOND_MAX)
+    if contestant.targets:
+        return write_spread(path, contestant.targets, count)
+    if contestant.credential is Credential.NONCE:
+        return write_signed(path, scenario.target, count)
     return write_unchanging(path, scenario.target)
 
 
@@ -73,7 +83,7 @@ def measure(
             for contestant in contestants:
                 warm_up = round_number == 0
                 side, seconds = sides[contestant.name], WARM_UP_SECONDS if warm_up else plan.seconds
-                requests = requests_for(contestant.credential, scenario, rig, seconds)
+                requests = requests_for(contestant, scenario, rig, seconds)
                 try:
                     sample = run_once(rig, side, requests, seconds)
                 except LoadFailed as error:
@@ -156,7 +166,7 @@ def wait_for_rest(side: RunningSide) -> None:
 def probe(contestant: Contestant, port: int, scenario: Scenario) -> None:
     """That the side does what it is measured for: a good request is answered, and where credentials are checked a forged
     one is not, nor a replayed one where there is a nonce. Raises LoadFailed."""
-    good = unchanging_request(scenario.target)
+    good = unchanging_request(contestant.targets[0] if contestant.targets else scenario.target)
     expected = [("a good request", good, 200)]
     if contestant.credential is Credential.NONCE:
         now, nonce = int(time.time()), f"probe{time.monotonic_ns():020}"

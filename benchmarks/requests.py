@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def write_unchanging(path: Path, target: str) -> RequestFile:
     request = unchanging_request(target)
     path.write_bytes(request)
     return RequestFile(path, len(request), 1)
+
+
+def write_spread(path: Path, targets: Sequence[str], count: int) -> RequestFile:
+    """`count` requests that ask for each of the targets equally often, in an order without a pattern. All targets have one
+    length. Raises ValueError when there is nothing to ask for."""
+    if not targets or count < 1 or len({len(target) for target in targets}) > 1:
+        raise ValueError("a request file needs at least one request, and targets of one length")
+    requests = [unchanging_request(target) for target in targets]
+    order = random.Random(1)
+    with path.open("wb") as file:
+        for _ in range(-(-count // len(requests))):
+            order.shuffle(requests)
+            file.writelines(requests)
+    return RequestFile(path, len(requests[0]), count)
 
 
 def write_signed(path: Path, target: str, count: int) -> RequestFile:

@@ -15,6 +15,7 @@ from benchmarks.processes import PROXY_CORE, free_port
 from benchmarks.rendering import TEMPLATES, render_file
 from benchmarks.requests import KEY_ID, SECRET
 from benchmarks.rig import NGINX_MODULES, Rig, Role, nginx_command
+from benchmarks.routes import routes_targets, routes_text
 
 NGINX_LUA_PACKAGES = "apt-get install nginx-extras libnginx-mod-http-lua lua-nginx-redis"
 
@@ -92,6 +93,17 @@ CONTESTANTS = {
     for contestant in (
         Contestant("ostiary", "Ostiary", Credential.NONCE, (), start_ostiary("ostiary-whole-job.yaml")),
         Contestant("ostiary-plain", "Ostiary", Credential.UNCHANGING, (), start_ostiary("ostiary-plain.yaml")),
+        *(
+            Contestant(
+                f"ostiary-{count}-routes",
+                f"Ostiary with {count} routes",
+                Credential.UNCHANGING,
+                (),
+                start_ostiary("ostiary-routes.yaml", routes=routes_text(count)),
+                targets=routes_targets(count),
+            )
+            for count in (10, 10_000)
+        ),
         Contestant("nginx-lua", "nginx+Lua+Redis", Credential.UNCHANGING, _LUA, _nginx("nginx-lua", "limit_one.lua")),
         Contestant(
             "nginx-lua-nonce",

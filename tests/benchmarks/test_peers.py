@@ -39,7 +39,7 @@ def test_every_peer_that_is_installed_answers_its_load(
     side = peer.start(rig)
     try:
         probe(peer, side.port, scenario)
-        sample = run_once(rig, side, requests_for(peer.credential, scenario, rig, 1.0), 0.3)
+        sample = run_once(rig, side, requests_for(peer, scenario, rig, 1.0), 0.3)
     finally:
         rig.processes.stop(side.started)
     assert sample.requests > 50
