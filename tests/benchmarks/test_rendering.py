@@ -7,11 +7,15 @@ import yaml
 
 from benchmarks.rendering import TEMPLATES, render, render_file
 from benchmarks.rig import common_values
+from benchmarks.routes import routes_targets, routes_text
+from ostiary.core.config import load_text
+from ostiary.core.routing import RouteMatch, compile_routes
 
 VALUES = {
     **common_values(Path("/somewhere")),
     "port": 18001,
     "buffers": "",
+    "routes": routes_text(3),
     "admin_port": 18002,
     "upstream_port": 18003,
     "redis_port": 18004,
@@ -38,7 +42,7 @@ def test_every_template_is_filled_from_the_values_there_are(name: str, tmp_path:
     assert "@{" not in path.read_text()
 
 
-@pytest.mark.parametrize("name", ["ostiary-whole-job.yaml", "ostiary-plain.yaml"])
+@pytest.mark.parametrize("name", ["ostiary-whole-job.yaml", "ostiary-plain.yaml", "ostiary-routes.yaml"])
 def test_ostiary_listens_on_the_rendered_port_with_one_worker(name: str) -> None:
     """More than one worker would be measured as one."""
     listen = yaml.safe_load(render((TEMPLATES / name).read_text(), VALUES))["gateway"]["listen"]
@@ -48,3 +52,13 @@ def test_ostiary_listens_on_the_rendered_port_with_one_worker(name: str) -> None
 def test_the_secret_of_the_key_is_not_in_ostiarys_file() -> None:
     """The bench follows the rule that the gateway asks of operators."""
     assert str(VALUES["secret"]) not in render((TEMPLATES / "ostiary-whole-job.yaml").read_text(), VALUES)
+
+
+def test_every_one_of_many_routes_is_asked_for_at_its_own_path() -> None:
+    """Routes that nobody asks for stay out of the caches, and would be measured as if they cost nothing."""
+    text = render((TEMPLATES / "ostiary-routes.yaml").read_text(), VALUES | {"routes": routes_text(50)})
+    table = compile_routes(load_text(text, name="ostiary.yaml", environment={}).routes)
+    targets = routes_targets(50)
+    found = [table.match(b"api.example.com", target.encode().partition(b"?")[0], "GET") for target in targets]
+    assert [match.route.name for match in found if isinstance(match, RouteMatch)] == [f"route-{n}" for n in range(50)]
+    assert len({len(target) for target in targets}) == 1
