@@ -27,9 +27,11 @@ _NO_PARAMETERS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class RouteMatch(NamedTuple):
-    """The route that takes the request. `parameters` are the segments behind `{names}`, as they were sent."""
+    """The route that takes the request, and its place among all. `parameters` are the segments behind `{names}`, as they
+    were sent."""
 
     route: Route
+    number: int
     path_template: str
     parameters: Mapping[str, bytes]
 
@@ -70,8 +72,8 @@ class _Taker:
 
     __slots__ = ("match", "positions")
 
-    def __init__(self, route: Route, positions: tuple[tuple[str, int], ...]) -> None:
-        self.match = RouteMatch(route, route.match.path, _NO_PARAMETERS)
+    def __init__(self, route: Route, number: int, positions: tuple[tuple[str, int], ...]) -> None:
+        self.match = RouteMatch(route, number, route.match.path, _NO_PARAMETERS)
         self.positions = positions
 
 
@@ -203,10 +205,10 @@ class RouteTable:
         for conflict in find_conflicts(routes):
             raise ValueError(f"the routes {conflict.first.name!r} and {conflict.second.name!r} take the same requests")
         tables: dict[bytes, _Paths] = {}
-        for route in routes:
+        for number, route in enumerate(routes):
             template = parse_template(route.match.path)
             positions = tuple((s.name, i + 1) for i, s in enumerate(template) if isinstance(s, Parameter))
-            taker = _Taker(route, positions)
+            taker = _Taker(route, number, positions)
             for host in route.match.hosts or ("",):
                 end = tables.setdefault(host.encode("ascii").lower(), _Paths()).end_of(template)
                 if route.match.methods:
@@ -251,7 +253,7 @@ class RouteTable:
                 parameters = {}
                 for name, position in taker.positions:  # a comprehension would cost a call before Python 3.12
                     parameters[name] = sent[position]
-                return RouteMatch(taker.match.route, taker.match.path_template, parameters)
+                return RouteMatch(taker.match.route, taker.match.number, taker.match.path_template, parameters)
         return self._refusal(tables, compared)
 
     def _tables_of(self, host: bytes) -> tuple[_Paths, ...]:

@@ -139,10 +139,11 @@ class Snapshot:
         self.configuration = configuration
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
-        self.routes = {
-            route.name: CompiledRoute(route, plans=configuration.plans, groups=self.groups, meters=meters(route.name))
+        # In the order of the table, which names a route by its number.
+        self.routes = tuple(
+            CompiledRoute(route, plans=configuration.plans, groups=self.groups, meters=meters(route.name))
             for route in configuration.routes
-        }
+        )
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies
         self.skew_seconds = configuration.gateway.signature_skew_seconds
         self.problem_pages = configuration.gateway.problem_pages

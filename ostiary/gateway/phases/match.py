@@ -22,7 +22,7 @@ def match(exchange: Exchange) -> None:
             allow = ", ".join(found.allow)
             raise GatewayError(ErrorCode.METHOD_NOT_ALLOWED, "no route for the method", headers=(("Allow", allow),))
         raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
-    route = exchange.snapshot.routes[found.route.name]
+    route = exchange.snapshot.routes[found.number]
     exchange.route = route
     if exchange.body is not None:
         exchange.body.limit(found.route.body_bytes_max)
