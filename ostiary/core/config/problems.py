@@ -3,8 +3,10 @@ hold one are never shown, and a mistaken value from the environment is shown as 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Final
 
 # A file with more mistakes is another format, not a file with mistakes; the log must hold the answer.
@@ -16,6 +18,15 @@ _SHOWN_MAX = 40
 _COMPARED_MAX = 2000
 
 _LISTED_MAX = 12
+
+_password = re.compile(r"://[^/@]*:[^/@]*@").search
+_long_words = re.compile(r"[A-Za-z0-9+/_=-]{32,}").findall
+
+
+def _is_random(word: str) -> bool:
+    """Names have words in them; random text changes between letters, capitals and digits all the time."""
+    kinds = [(character.isdigit(), character.isupper()) for character in word if character.isalnum()]
+    return sum(before != after for before, after in pairwise(kinds)) > len(kinds) // 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,9 @@ class ConfigurationError(Exception):
 
 
 def shown(text: str) -> str:
-    """`text` for a message: quoted, escaped, shortened, and masked where it looks like one of our secrets."""
-    if "sk_live_" in text or "sk_test_" in text:
+    """`text` for a message: quoted, escaped, shortened, and masked where it looks like a secret: one of ours, a URL with a
+    password, or what `openssl rand` prints. Whoever types a secret into the wrong field must not find it in the log."""
+    if "sk_live_" in text or "sk_test_" in text or _password(text) or any(map(_is_random, _long_words(text))):
         return "(a secret, not shown)"
     return repr(text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ostiary.core.config import ConfigurationError, load_text
+from ostiary.core.config.problems import shown
 from tests.core.config.loading import SECRET, VALID, load, only_problem, problems, varied
 
 
@@ -288,3 +289,31 @@ def test_warnings_do_not_hide_behind_problems() -> None:
             varied("plan: standard, ", "").replace("version: 1", "version: 3"), name="f", environment={"SECRET": SECRET}
         )
     assert [problem.path for problem in refused.value.problems] == ["version"]
+
+
+@pytest.mark.parametrize("field", ["drain", "key_stale_for", "problem_pages"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "3JfQv0m8Zt1xR7bK/2cWn5sPd9yHqLuAoE4iGgTzXk0=",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "redis://:hunter2@cache.internal:6379/0",
+    ],
+)
+def test_a_secret_in_the_wrong_field_is_not_shown(field: str, secret: str) -> None:
+    """The answer to a mistake goes to logs and terminals; a secret that was typed into the wrong line must not."""
+    text = f'version: 1\ngateway: {{{field}: "{secret}"}}\nroutes: []\n'
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(text, name="f.yaml", environment={})
+    assert secret[:9] not in str(caught.value)
+    assert "a secret, not shown" in str(caught.value)
+    assert f"gateway.{field}" in str(caught.value)
+
+
+def test_names_are_shown() -> None:
+    """A message that hides what is wrong helps nobody."""
+    for name in (
+        "a-very-long-name-of-an-upstream-in-the-second-region-v2",
+        "/srv/ostiary/certificates/api.example.com/2026",
+    ):
+        assert "not shown" not in shown(name)
