@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from ostiary.core.model import Authentication, Configuration, Environment, Plan, Scheme, Timeouts, Upgrade
+from tests.gateway.test_edge_tls import make_certificate
 from tests.gateway.wire.test_upgrade import MALFORMED
 from tests.support.gateway import (
     KEY_ID,
@@ -324,8 +326,7 @@ async def test_an_end_that_leaves_ends_the_other_within_a_second(
 
 async def test_a_drain_ends_tunnels_in_order_within_its_deadline(origin: TunnelOrigin, tmp_path: Path) -> None:
     """Row 108: a deployment would otherwise wait for the last browser tab, or reset its connection with data on the way."""
-    context: AbstractAsyncContextManager[RunningGateway] = running_gateway(settings(origin), spool_directory=tmp_path)
-    async with context as gateway:
+    async with running_gateway(settings(origin), spool_directory=tmp_path) as gateway:
         client, upstream = await open_tunnel(gateway, origin)
         draining = asyncio.create_task(gateway.gateway.drain(1.0))
         client.writer.write(b"during the drain")
@@ -345,3 +346,31 @@ async def test_problem_documents_of_refused_upgrades_are_whole(gateway: RunningG
     answer = await talk(gateway.port, upgrade_request(b"Content-Length: 5", target=b"/open") + b"hello")
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (problem["status"], problem["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+async def test_a_tunnel_in_tls_passes_bytes_and_ends_when_either_end_does(
+    client_first: bool, origin: TunnelOrigin, tmp_path: Path
+) -> None:
+    """Row 107: event loops have no half-closed TLS, so there one end is the end of both, with all that was on its way."""
+    certificate = make_certificate(tmp_path, "api.test")
+    plain = settings(origin)
+    listen = replace(plain.gateway.listen, tls=(certificate,))
+    secure = replace(plain, gateway=replace(plain.gateway, listen=listen))
+    trust = ssl.create_default_context(cafile=certificate.cert)
+    async with running_gateway(secure, spool_directory=tmp_path) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trust, server_hostname="api.test")
+        client = End(reader, writer)
+        writer.write(upgrade_request(target=b"/open"))
+        assert (await client.read_head()).startswith(b"HTTP/1.1 101 ")
+        upstream = await origin.end()
+        for sender, receiver in ((client, upstream), (upstream, client)):
+            sender.writer.write(b"a" * MIB)
+            assert await receiver.read(MIB) == b"a" * MIB
+        first, second = (client, upstream) if client_first else (upstream, client)
+        first.writer.write(b"last words")
+        first.writer.close()
+        assert await second.read_rest() == b"last words"
+        second.writer.close()
+        (call,) = await metered_calls(tmp_path, 1)
+        assert (call.status, call.complete) == (101, True)
