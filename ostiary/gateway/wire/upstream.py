@@ -203,8 +203,6 @@ class UpstreamConnection:
             if head.status != 100:  # the client was told to go on by the gateway itself (RFC 9110 §15.2)
                 answer, self.answer = self.answer, Signal()
                 answer.set(head)
-                if not self.busy:  # the client has gone, as the request path saw
-                    return
             data = data[end + 4 :]
         self._begin_answer(head, data[end + 4 :])
 
