@@ -196,6 +196,26 @@ async def test_an_answer_may_begin_while_the_upload_goes_on(gateway: RunningGate
     assert await client.read_rest() == b""
 
 
+async def test_a_client_that_resets_in_its_body_is_metered_as_gone(
+    gateway: RunningGateway, origin: TunnelOrigin, tmp_path: Path
+) -> None:
+    """Row 37: the upstream never takes half of a body for all of it, and the call is in the books as what it was. A reset
+    within the head is no call."""
+    head = post(b"/", length=1000)
+    (await connect(gateway.port, head[:20])).reset()
+    client = await connect(gateway.port, head + b"x" * 400)
+    upstream_end = await origin.end()
+    await upstream_end.read(400)
+    client.reset()
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await upstream_end.read(600)
+    (call,) = await metered_calls(tmp_path, 1)
+    assert (call.status, call.bytes_in, call.complete) == (499, 400, False)
+    async with asyncio.timeout(5):
+        while gateway.gateway.connections:  # noqa: ASYNC110  a connection's end is told to nobody
+            await asyncio.sleep(0.01)
+
+
 # --- interim answers
 
 

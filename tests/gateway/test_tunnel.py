@@ -354,6 +354,17 @@ async def test_a_drain_ends_tunnels_in_order_within_its_deadline(origin: TunnelO
         await asyncio.wait_for(draining, 3)
 
 
+async def test_a_reload_ends_no_tunnel(gateway: RunningGateway, origin: TunnelOrigin) -> None:
+    """Row 112: a call ends under the configuration it began with, even if its route is gone and its upstream too."""
+    client, upstream = await open_tunnel(gateway, origin)
+    gateway.gateway.reload(configuration([], []))
+    assert (await talk(gateway.port, upgrade_request(b"Connection: close"))).startswith(b"HTTP/1.1 404 ")
+    client.writer.write(b"ping")
+    assert await upstream.read(4) == b"ping"
+    upstream.writer.write(b"pong")
+    assert await client.read(4) == b"pong"
+
+
 async def test_problem_documents_of_refused_upgrades_are_whole(gateway: RunningGateway) -> None:
     """A browser's developer reads why: the refusal is an answer like any other."""
     answer = await talk(gateway.port, upgrade_request(b"Content-Length: 5", target=b"/open") + b"hello")
