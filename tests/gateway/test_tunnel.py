@@ -267,6 +267,28 @@ async def test_silence_ends_a_tunnel_and_traffic_of_either_end_keeps_it(origin: 
         assert await receiver.read(10) == b"still here"
 
 
+async def test_a_tunnel_ends_with_its_key(origin: TunnelOrigin, tmp_path: Path) -> None:
+    """Rows 66, 70: who took a key back would see its holder go on for hours, on the connection that was open."""
+    plain = settings(origin)
+    short = key("ak_test_short", b"sk_test_short" + b"s" * 32, expires_at=time.time() + 1.5)
+    both = replace(plain, keys={**plain.keys, short.id: short})
+    async with running_gateway(both, spool_directory=tmp_path) as gateway:
+        stays = await connect(gateway.port, upgrade_request(b"X-API-Key: " + SECRET))
+        assert (await stays.read_head()).startswith(b"HTTP/1.1 101 ")
+        stays_upstream = await origin.end()
+        assert short.secret is not None
+        ends = await connect(gateway.port, upgrade_request(b"X-API-Key: " + short.secret))
+        assert (await ends.read_head()).startswith(b"HTTP/1.1 101 ")
+        assert await (await origin.end()).read_rest() == b""
+        assert await ends.read_rest() == b""
+        assert short.expires_at is not None
+        assert -0.1 < time.time() - short.expires_at < 1.5
+        (call,) = await metered_calls(tmp_path, 1)
+        assert (call.status, call.key_id, call.complete) == (101, short.id, False)
+        stays.writer.write(b"still here")
+        assert await stays_upstream.read(10) == b"still here"
+
+
 @pytest.mark.parametrize("upward", [True, False])
 async def test_an_end_that_takes_nothing_holds_the_other_back_at_flat_memory(
     upward: bool, gateway: RunningGateway, origin: TunnelOrigin

@@ -2,14 +2,16 @@
 
 Each of the two connections gets a new protocol that hands what comes to the other. An end that can't take more holds the
 other back, so a tunnel's memory is two write buffers. An end that half-closes may still be spoken to. What an end says in
-WebSocket is between the ends: frames are not looked at."""
+WebSocket is between the ends: frames are not looked at. Who opened the tunnel must stay welcome while it is open."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
-from ostiary.gateway.signal import Signal
+from ostiary.gateway.signal import Drive, Signal
 
 from .deadlines import Deadlines
 from .pool import as_protocol
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from .client import ClientConnection
     from .upstream import UpstreamConnection
 
+logger: Final = logging.getLogger("ostiary.gateway.wire")
+
+# A call with a revoked key is refused within a second; a tunnel lives for hours, and ends little later than that.
+WELCOME_SECONDS: Final = 0.5
 _WHOLE: Final = TunnelState.WHOLE
 _BROKEN: Final = TunnelState.BROKEN
 _CLIENT_ENDS: Final = TunnelEvent.CLIENT_ENDS
@@ -91,12 +97,16 @@ class TunnelEnd:
 
 
 class Tunnel:
-    """`over` gets the last state: WHOLE, or BROKEN. `deadline` is when both ends will have been silent for too long."""
+    """`over` gets the last state: WHOLE, or BROKEN, also when both ends were silent for `idle_seconds`. `welcome` says
+    whether the caller still is; it is asked every WELCOME_SECONDS, and not at all if it is None."""
 
     __slots__ = (
+        "_asking",
         "_deadlines",
         "_idle_seconds",
+        "_silent_at",
         "_state",
+        "_welcome",
         "client",
         "deadline",
         "from_client",
@@ -112,13 +122,17 @@ class Tunnel:
         *,
         deadlines: Deadlines,
         idle_seconds: float,
+        welcome: Callable[[], Coroutine[Any, None, bool]] | None,
     ) -> None:
         self.client = client
         self.upstream = upstream
         self.over: Signal[TunnelState] = Signal()
-        self.deadline = deadlines.after(idle_seconds)
         self._deadlines = deadlines
         self._idle_seconds = idle_seconds
+        self._silent_at = deadlines.after(idle_seconds)
+        self._welcome = welcome
+        self._asking: Drive | None = None
+        self.deadline = self._next_look()
         self._state = TunnelState.OPEN
         self.from_client = TunnelEnd(self, client, _CLIENT_ENDS)
         self.from_upstream = TunnelEnd(self, upstream, _UPSTREAM_ENDS)
@@ -154,11 +168,29 @@ class Tunnel:
         """Ends the tunnel, whatever its ends still had to say."""
         self.advance(_BREAKS)
 
-    def on_deadline(self) -> None:
-        self.advance(_BREAKS)
-
     def touch(self) -> None:
-        self.deadline = self._deadlines.after(self._idle_seconds)
+        self._silent_at = self._deadlines.after(self._idle_seconds)
+
+    def on_deadline(self) -> None:
+        if self._silent_at <= self._deadlines.now:
+            self.advance(_BREAKS)
+            return
+        self.deadline = self._next_look()
+        if self._welcome is not None and (self._asking is None or self._asking.finished):
+            self._asking = Drive(self._ask(self._welcome), self._on_bug)
+
+    def _next_look(self) -> float:
+        if self._welcome is None:
+            return self._silent_at
+        return min(self._silent_at, self._deadlines.after(WELCOME_SECONDS))
+
+    async def _ask(self, welcome: Callable[[], Coroutine[Any, None, bool]]) -> None:
+        if not await welcome():
+            self.advance(_BREAKS)
+
+    def _on_bug(self, error: BaseException) -> None:
+        logger.error("tunnel_failed", exc_info=error)
+        self.advance(_BREAKS)
 
     def end_from(self, end: TunnelEnd) -> None:
         """No more comes from `end`. Where that can't be told to the other alone, both have ended."""
