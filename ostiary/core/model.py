@@ -53,6 +53,12 @@ class PathPolicy(StrEnum):
     RAW = "raw"
 
 
+class Upgrade(StrEnum):
+    """A protocol that a route lets a client change its connection to (RFC 9110 §7.8)."""
+
+    WEBSOCKET = "websocket"
+
+
 class Balance(StrEnum):
     ROUND_ROBIN = "round_robin"
     LEAST_CONNECTIONS = "least_connections"
@@ -151,6 +157,7 @@ class Timeouts:
     connect_seconds: float = 2.0
     first_byte_seconds: float = 15.0
     idle_seconds: float = 30.0
+    upgrade_idle_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ class Route:
     paths: PathPolicy = PathPolicy.STRICT
     body_bytes_max: int = 1 << 40
     signed_body_bytes_max: int = 1 << 20
+    upgrades: frozenset[Upgrade] = frozenset()
 
 
 # --- callers --------------------------------------------------------------------------------------------------------

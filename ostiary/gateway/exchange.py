@@ -35,6 +35,7 @@ class Exchange:
     started: float
     # match
     route: CompiledRoute | None = None
+    upgrade: bool = False  # the request asks for WebSocket, and may
     # authenticate
     known_key: KnownKey | None = None
     scheme: str
@@ -52,6 +53,7 @@ class Exchange:
     upstream_answered: float = 0.0
     # respond
     answer_status: int = 0
+    bytes_in: int = 0  # through a tunnel; those of a body are the body's to count
     bytes_out: int = 0
     complete: bool = True
     # fail

@@ -53,7 +53,7 @@ class Pipeline:
             await limit(exchange, self._limiter)
             prepare(exchange)
             answer = await forward(exchange, self._clock)
-            last = await respond(exchange, answer)
+            last = await respond(exchange, answer, self._keys)
         except GatewayError as error:
             last = fail(exchange, error)
         except ClientGone:

@@ -32,6 +32,9 @@ logger = logging.getLogger("ostiary.gateway")
 
 BACKLOG = 4096
 IDLE_GRACE_SECONDS = 0.5
+# A drain lets tunnels go on, for no one knows when they would end by themselves; this long before its deadline their ends
+# get all that is on its way to them, and a FIN instead of a reset.
+TUNNEL_CLOSE_SECONDS = 2.5
 UNROUTED = "none"  # the route label of requests that no route took
 
 
@@ -125,8 +128,11 @@ class Gateway:
         for connection in list(self.connections):
             connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self.clock() + deadline_seconds
-        while self.connections and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
-            await asyncio.sleep(0.02)
+        await self._all_closed(deadline - min(TUNNEL_CLOSE_SECONDS, deadline_seconds / 2))
+        for connection in list(self.connections):
+            if connection.tunnel is not None:
+                connection.tunnel.cut()
+        await self._all_closed(deadline)
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)  # lets the aborted exchanges record themselves
@@ -134,6 +140,11 @@ class Gateway:
         for pool in self._pools.values():
             pool.close()
         self.deadlines.stop()
+
+    async def _all_closed(self, deadline: float) -> None:
+        """Until no connection is left, or the deadline."""
+        while self.connections and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
+            await asyncio.sleep(0.02)
 
     def status(self) -> dict[str, object]:
         return {

@@ -74,6 +74,7 @@ class CompiledRoute:
         self.name = route.name
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
+        self.upgrades = bool(route.upgrades)
         self.meters = meters
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(self.schemes)

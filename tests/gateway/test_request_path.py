@@ -53,6 +53,8 @@ def parse(data: bytes, method: bytes = b"GET") -> tuple[h11.Response, bytes]:
         event = connection.next_event()
         if isinstance(event, h11.Response):
             response = event
+        elif isinstance(event, h11.InformationalResponse):
+            continue
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):

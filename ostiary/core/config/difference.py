@@ -194,6 +194,7 @@ def _upstream(upstream: Upstream) -> Parts:
         "timeouts.connect": _duration(timeouts.connect_seconds),
         "timeouts.first_byte": _duration(timeouts.first_byte_seconds),
         "timeouts.idle": _duration(timeouts.idle_seconds),
+        "timeouts.upgrade_idle": _duration(timeouts.upgrade_idle_seconds),
         "retries.attempts": Part(retries.attempts, str(retries.attempts)),
         "retries.on": Part(retries.on, words.listed(sorted(retries.on))),
         "health": Part(health, f"{health.path} every {words.duration(health.every_seconds)}" if health else "none"),
@@ -289,6 +290,7 @@ def _route(route: Route) -> Parts:
         "paths": Part(route.paths, route.paths),
         "max_body": _size(route.body_bytes_max),
         "max_signed_body": _size(route.signed_body_bytes_max),
+        "upgrades": Part(route.upgrades, words.listed(sorted(route.upgrades))),
     }
 
 
@@ -310,4 +312,6 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
             return f"{lost[0]} keys get 403 environment_mismatch from now on"
     if field == "on_store_failure" and new.on_store_failure == "open":
         return "while Redis is away, nothing is limited"
+    if field == "upgrades" and (lost_upgrades := sorted(old.upgrades - new.upgrades)):
+        return f"calls that ask for {', '.join(lost_upgrades)} get an ordinary answer from now on"
     return None

@@ -161,6 +161,8 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
     facts["largest body"] = words.size(route.body_bytes_max)
     if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)
+    if route.upgrades:
+        facts["upgrades"] = words.listed(sorted(route.upgrades))
     return facts
 
 

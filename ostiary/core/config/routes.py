@@ -31,6 +31,7 @@ from ostiary.core.model import (
     Route,
     Scheme,
     StoreFailure,
+    Upgrade,
 )
 
 # The methods that the HTTP parser knows. Not CONNECT and TRACE: no gateway should pass these on (RFC 9110 §9.3.6, §9.3.8).
@@ -200,6 +201,12 @@ _MAX_SIGNED_BODY = defaulted(
     "Largest body of a signed call, which is held back until its signature has verified; beyond it 413.",
     "1MiB",
 )
+_UPGRADES = defaulted(
+    "upgrades",
+    ListOf(Choice(Upgrade), high=len(Upgrade)),
+    "Protocols that a call may change its connection to. Others are ignored, and never asked for upstream.",
+    [],
+)
 
 
 def _route(values: Values) -> Route:
@@ -217,6 +224,10 @@ def _route(values: Values) -> Route:
         )
     if values.given(_MAX_SIGNED_BODY) and values[_MAX_SIGNED_BODY] > values[_MAX_BODY]:
         values.problem(_MAX_SIGNED_BODY, "is larger than max_body, which holds for every call", "raise max_body")
+    if values[_UPGRADES] and match.methods and "GET" not in match.methods:
+        values.problem(
+            _UPGRADES, "a WebSocket begins with GET, which the route does not take", "add GET to match.methods"
+        )
     return Route(
         name=values[_NAME],
         match=match,
@@ -227,6 +238,7 @@ def _route(values: Values) -> Route:
         paths=values[_PATHS],
         body_bytes_max=values[_MAX_BODY],
         signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
+        upgrades=frozenset(values[_UPGRADES]),
     )
 
 
@@ -258,7 +270,10 @@ def _check_scopes(values: Values, match: Match, authentication: Authentication) 
 ROUTE: Record[Route] = Record(
     "Route",
     "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
-    (_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _MAX_BODY, _MAX_SIGNED_BODY),
+    (
+        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS),
+        *(_MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES),
+    ),
     _route,
 )
 ROUTES = ListOf(Placed(ROUTE), high=100_000)

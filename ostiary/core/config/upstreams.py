@@ -67,12 +67,21 @@ TARGET: Record[Target] = Record("Target", "One server of an upstream.", (_URL, _
 _CONNECT = defaulted("connect", Duration("1ms", "5m"), "Time to connect.", "2s")
 _FIRST_BYTE = defaulted("first_byte", Duration("1ms", "1h"), "Time from the request's end to the answer's head.", "15s")
 _IDLE = defaulted("idle", Duration("1ms", "1h"), "Longest pause within a body, either way.", "30s")
+_UPGRADE_IDLE = defaulted(
+    "upgrade_idle",
+    Duration("1ms", "24h"),
+    "Longest silence of an upgraded connection, both ways; pings end it. Then it is closed.",
+    "5m",
+)
 TIMEOUTS: Record[Timeouts] = Record(
     "Timeouts",
     "How long a target may take.",
-    (_CONNECT, _FIRST_BYTE, _IDLE),
+    (_CONNECT, _FIRST_BYTE, _IDLE, _UPGRADE_IDLE),
     lambda values: Timeouts(
-        connect_seconds=values[_CONNECT], first_byte_seconds=values[_FIRST_BYTE], idle_seconds=values[_IDLE]
+        connect_seconds=values[_CONNECT],
+        first_byte_seconds=values[_FIRST_BYTE],
+        idle_seconds=values[_IDLE],
+        upgrade_idle_seconds=values[_UPGRADE_IDLE],
     ),
 )
 

@@ -83,6 +83,8 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
                 first_byte_seconds=upstream.timeouts.first_byte_seconds,
                 idle_seconds=upstream.timeouts.idle_seconds,
             )
+            if answer.status < 200:
+                answer = await _pass_interim(exchange, connection, answer)
             exchange.upstream_answered = clock()
             if answer.status < 500:
                 return answer
@@ -113,6 +115,17 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             fresh = True
         else:
             tried.append(pool)
+
+
+async def _pass_interim(exchange: Exchange, connection: UpstreamConnection, answer: ResponseHead) -> ResponseHead:
+    """Gives the client what comes before the answer, as a proxy must (RFC 9110 §15.2); HTTP/1.0 knows none of it. The result
+    is the answer, or a 101."""
+    while answer.status < 200 and answer.status != 101:
+        if exchange.head.minor:
+            lines = b"".join(b"%b\r\n" % line for line in answer.lines)
+            exchange.client.write_interim(b"HTTP/1.1 %b\r\n%b\r\n" % (answer.status_line, lines))
+        answer = await connection.answer
+    return answer
 
 
 async def _connect(

@@ -7,11 +7,12 @@ from ostiary.core.model import PathPolicy
 from ostiary.core.request_paths import is_plain, normalize
 from ostiary.core.routing import MethodNotAllowed, RouteMatch
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.wire.upgrade import allow_upgrade
 
 
 def match(exchange: Exchange) -> None:
-    """Sets `route`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the body bound of the
-    route holds from here (BODY_TOO_LARGE)."""
+    """Sets `route` and `upgrade`. Raises INVALID_PATH, ROUTE_NOT_FOUND, METHOD_NOT_ALLOWED, or MALFORMED_REQUEST for an
+    upgrade that is none; the body bound of the route holds from here (BODY_TOO_LARGE)."""
     head = exchange.head
     table = exchange.snapshot.table
     method = head.method.decode()
@@ -24,6 +25,8 @@ def match(exchange: Exchange) -> None:
         raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
     route = exchange.snapshot.routes[found.number]
     exchange.route = route
+    if route.upgrades and b"upgrade" in head.values:
+        exchange.upgrade = allow_upgrade(head)
     if exchange.body is not None:
         exchange.body.limit(found.route.body_bytes_max)
 

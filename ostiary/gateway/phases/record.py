@@ -63,7 +63,7 @@ class Recorder:
             status,
             int(latency * 1e6),
             upstream_us,
-            body.received_bytes if body is not None else 0,
+            body.received_bytes if body is not None else exchange.bytes_in,
             exchange.bytes_out,
             exchange.ip.encode(),
             head.values.get(b"user-agent"),

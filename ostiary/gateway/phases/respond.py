@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from functools import partial
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.signal import Signal
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
-from ostiary.gateway.wire.states import State
+from ostiary.gateway.wire.states import State, TunnelState
+from ostiary.gateway.wire.tunnel import Tunnel
+from ostiary.gateway.wire.upgrade import WEBSOCKET
 from ostiary.gateway.wire.upstream import UpstreamFailure
 
 
-async def respond(exchange: Exchange, answer: ResponseHead) -> bytes:
+async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:
     """Sets `answer_status`. The result is what is still to be written. Raises UPSTREAM_PROTOCOL_ERROR when the answer breaks
     off; a client that has its head already must then see that the rest is missing."""
     client, upstream = exchange.client, exchange.upstream
     assert upstream is not None  # noqa: S101  forward has set it
+    if answer.status == 101:
+        return await _switch(exchange, answer, keys)
     if client.state is State.BODY:
         client.keep_alive = False  # the answer comes before the request is whole: one of them has to end here
     exchange.answer_status = answer.status
@@ -35,6 +42,53 @@ async def respond(exchange: Exchange, answer: ResponseHead) -> bytes:
     else:
         exchange.bytes_out = upstream.bytes_relayed
     return head + ready + upstream.frame_tail(last)
+
+
+async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:
+    """The call is a tunnel from here to its end. Nothing is left to be written then."""
+    client, upstream, admission = exchange.client, exchange.upstream, exchange.admission
+    assert upstream is not None  # noqa: S101  forward has set it
+    assert admission is not None  # noqa: S101  authorize has set it
+    assert admission.group is not None  # noqa: S101  authorize has refused otherwise
+    if not exchange.upgrade or upstream.switched_to != WEBSOCKET:
+        raise GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, "a 101 that was not asked for")
+    exchange.answer_status = 101
+    tunnel = Tunnel(
+        client,
+        upstream,
+        deadlines=client.deadlines,
+        idle_seconds=admission.group.upstream.timeouts.upgrade_idle_seconds,
+        welcome=partial(_is_valid, keys, admission.key.id) if admission.key is not None else None,
+    )
+    tunnel.open(render_switch(exchange, answer))
+    try:
+        exchange.complete = await tunnel.over is TunnelState.WHOLE
+    finally:
+        exchange.bytes_in = tunnel.from_client.received_bytes
+        exchange.bytes_out = tunnel.from_upstream.received_bytes
+        tunnel.close()
+    exchange.upstream = None
+    upstream.end()  # not aborted, even if the call is incomplete: what is on its way gets there
+    return b""
+
+
+async def _is_valid(keys: KeyRing, key_id: str) -> bool:
+    """Whether the key is neither revoked nor expired. While that can't be told it is what it was before."""
+    found = keys.find(key_id)
+    try:
+        return (await found if isinstance(found, Signal) else found) is not None
+    except GatewayError:
+        return True
+
+
+def render_switch(exchange: Exchange, answer: ResponseHead) -> bytes:
+    """The 101 for the client: what the upstream said, but for this hop's own fields."""
+    parts = [b"HTTP/1.1 ", answer.status_line, b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"]
+    parts.extend(b"%b\r\n" % line for line in answer.lines)
+    if exchange.decision is not None:
+        parts.append(exchange.decision.headers)
+    parts.append(b"X-Request-Id: %b\r\n\r\n" % exchange.request_id)
+    return b"".join(parts)
 
 
 def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:

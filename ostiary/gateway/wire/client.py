@@ -34,11 +34,16 @@ if TYPE_CHECKING:
 
     from ostiary.gateway.snapshot import Snapshot
 
+    from .tunnel import Tunnel
     from .upstream import UpstreamConnection
 
 logger: Final = logging.getLogger("ostiary.gateway.wire")
 
 WRITE_HIGH_BYTES: Final = 256 * 1024
+# A FIN in the middle of an answer of unknown length: does the client only half-close, or has it left? Both look the same
+# until the next byte of the answer meets a reset. An event stream may have none for hours, and the upstream would work for
+# nobody: one that is silent for so long after the FIN is given up. A client that half-closes does so with its request.
+HALF_CLOSED_PAUSE_SECONDS: Final = 0.25
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -90,6 +95,7 @@ class ClientConnection:
         "_lost",
         "_path",
         "_reading",
+        "_relayed_bytes",
         "_stalled_bytes",
         "_turning",
         "deadline",
@@ -101,6 +107,7 @@ class ClientConnection:
         "source",
         "state",
         "transport",
+        "tunnel",
     )
 
     transport: asyncio.Transport
@@ -115,6 +122,7 @@ class ClientConnection:
         self.keep_alive = True
         self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
         self.source: UpstreamConnection | None = None  # the upstream that is answering
+        self.tunnel: Tunnel | None = None  # what has the connection, in the state TUNNEL
         self._ahead = b""
         self._body: RequestBody | None = None
         self._checked_bytes = 0
@@ -124,6 +132,7 @@ class ClientConnection:
         self._eof = False
         self._lost = False
         self._reading = True
+        self._relayed_bytes = -1
         self._turning = False
         self._stalled_bytes = 0
         self._linger_bytes = 0
@@ -155,10 +164,18 @@ class ClientConnection:
         """The client will send no more; it may still want its answer (RFC 9112 §9.6)."""
         self._eof = True
         if self.state in (_WAITING, _ANSWERING):
+            if self.state is _ANSWERING and self.source is not None and not self.stalled:
+                self._await_more(self.source)
             return not self.secure
         if self.state in (_BODY, _EARLY):
             self._abandon()
         return False
+
+    def _await_more(self, source: UpstreamConnection) -> None:
+        """Looks again soon whether more of the answer has come."""
+        if source.head is not None and source.head.framing is not Framing.LENGTH:
+            self._relayed_bytes = source.bytes_relayed
+            self.deadline = self._path.deadlines.after(HALF_CLOSED_PAUSE_SECONDS)
 
     def _abandon(self) -> None:
         """Ends the exchange under way: nobody is there for its answer."""
@@ -205,6 +222,11 @@ class ClientConnection:
         elif state is _IDLE:
             self.deadline = NEVER
             self.transport.close()
+        elif state is _ANSWERING and self._eof and self.source is not None:
+            if self.source.bytes_relayed == self._relayed_bytes:
+                self.abort()
+            else:
+                self._await_more(self.source)
         elif state is _LINGERING:
             self.abort()
         else:
@@ -372,6 +394,11 @@ class ClientConnection:
             self._advance(_ANSWER_BEGUN)
         self.transport.write(data)
 
+    def write_interim(self, head: bytes) -> None:
+        """An answer below 200, before the answer. A client that takes nothing is not sent hints: they would pile up."""
+        if self.state in (_WAITING, _BODY) and not (self.stalled or self._lost or self.transport.is_closing()):
+            self.transport.write(head)
+
     def finish(self, data: bytes) -> None:
         """The last part of an answer; afterwards the next request's turn comes, or the connection ends."""
         self._exchange = None
@@ -431,6 +458,33 @@ class ClientConnection:
         self.keep_alive = False
         self.transport.write(self._path.refuse(self, error))
         self._end()
+
+    # --- an upgrade (tunnel.py)
+
+    def enter(self, tunnel: Tunnel, head: bytes) -> bytes:
+        """Answers with `head`, a 101; the connection is the tunnel's until `leave`. What the client has sent after its
+        request is the result."""
+        self._advance(Event.SWITCHED)
+        self.tunnel = tunnel
+        self.keep_alive = False
+        self.deadline = NEVER
+        self.transport.write(head)
+        self._resume()
+        waiting, self._ahead = self._ahead, b""
+        return waiting
+
+    def leave(self, *, half_closed: bool) -> None:
+        """The tunnel is over. `half_closed` says whether the client has sent its FIN."""
+        self.tunnel = None
+        self._eof = half_closed
+
+    @property
+    def half_closed(self) -> bool:
+        return self._eof
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return self._path.deadlines
 
     # --- backpressure from this client
 

@@ -78,8 +78,9 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"proxy-authorization": RequestHeader.DROP,
     b"te": RequestHeader.DROP,
     b"trailer": RequestHeader.DROP,
-    b"upgrade": RequestHeader.DROP,
     b"http2-settings": RequestHeader.DROP,
+    # Hop-by-hop as well, but a route may ask for what stands in it (upgrade.py).
+    b"upgrade": RequestHeader.LIST,
     # Set by the gateway alone.
     b"x-forwarded-proto": RequestHeader.DROP,
     b"x-forwarded-host": RequestHeader.DROP,

@@ -10,10 +10,13 @@ and its answer leaves. Their progress together is one state; `client.py` reports
     WAITING     whole        none       ahead      the upstream's time
     EARLY       head whole   begun      yes        body_idle_seconds
     ANSWERING   whole        begun      ahead      write_idle_seconds
+    TUNNEL      whole        a 101      no         the tunnel's idle time (tunnel.py has the connection)
     LINGERING   given up     whole      discards   LINGER_SECONDS
     CLOSED
 
 "ahead": what arrives is the next request. It is kept, up to `READ_AHEAD_BYTES_MAX`, and not parsed.
+
+A tunnel has a table of its own at the end: which of its two ends have sent all they had.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class State(IntEnum):
     WAITING = auto()
     EARLY = auto()
     ANSWERING = auto()
+    TUNNEL = auto()
     LINGERING = auto()
     CLOSED = auto()
 
@@ -41,6 +45,7 @@ class Event(IntEnum):
     ANSWER_BEGUN = auto()  # head of the final answer written
     ANSWER_WHOLE = auto()  # last byte written; the connection goes on
     ANSWER_LAST = auto()  # last byte written; the connection does not go on
+    SWITCHED = auto()  # a 101 written, which the request had asked for
     CLOSED = auto()
 
 
@@ -64,6 +69,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     },
     State.WAITING: {
         Event.ANSWER_BEGUN: State.ANSWERING,
+        Event.SWITCHED: State.TUNNEL,
         Event.ANSWER_WHOLE: State.IDLE,
         Event.ANSWER_LAST: State.LINGERING,
     },
@@ -75,11 +81,47 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWER_WHOLE: State.IDLE,
         Event.ANSWER_LAST: State.LINGERING,
     },
+    State.TUNNEL: {
+        Event.ANSWER_LAST: State.LINGERING,
+    },
     State.LINGERING: {},
     State.CLOSED: {},
 }
 for _row in TRANSITIONS.values():
     _row[Event.CLOSED] = State.CLOSED
+
+
+class TunnelState(IntEnum):
+    OPEN = auto()
+    CLIENT_ENDED = auto()  # the client has sent all it had; the upstream may go on
+    UPSTREAM_ENDED = auto()
+    WHOLE = auto()  # both have
+    BROKEN = auto()  # one was lost, both were silent for too long, or the gateway stops
+
+
+class TunnelEvent(IntEnum):
+    CLIENT_ENDS = auto()
+    UPSTREAM_ENDS = auto()
+    BREAKS = auto()
+
+
+TUNNEL_TRANSITIONS: Final[dict[TunnelState, dict[TunnelEvent, TunnelState]]] = {
+    TunnelState.OPEN: {
+        TunnelEvent.CLIENT_ENDS: TunnelState.CLIENT_ENDED,
+        TunnelEvent.UPSTREAM_ENDS: TunnelState.UPSTREAM_ENDED,
+        TunnelEvent.BREAKS: TunnelState.BROKEN,
+    },
+    TunnelState.CLIENT_ENDED: {
+        TunnelEvent.UPSTREAM_ENDS: TunnelState.WHOLE,
+        TunnelEvent.BREAKS: TunnelState.BROKEN,
+    },
+    TunnelState.UPSTREAM_ENDED: {
+        TunnelEvent.CLIENT_ENDS: TunnelState.WHOLE,
+        TunnelEvent.BREAKS: TunnelState.BROKEN,
+    },
+    TunnelState.WHOLE: {},
+    TunnelState.BROKEN: {},
+}
 
 # Past this many bytes of pipelined requests the client is not read until its turn comes (row 27).
 READ_AHEAD_BYTES_MAX: Final = 64 * 1024

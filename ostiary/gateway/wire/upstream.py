@@ -15,6 +15,7 @@ from .deadlines import NEVER, Deadlines
 from .request_body import RequestBody
 from .request_head import Framing
 from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_response_head
+from .upgrade import granted_upgrade
 
 if TYPE_CHECKING:
     from .client import ClientConnection
@@ -25,7 +26,7 @@ _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
 _UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
-INTERIM_ANSWERS_MAX: Final = 32  # 1xx before the answer (row 100)
+INTERIM_ANSWERS_MAX: Final = 32  # 1xx before the answer: a hint or two is usual, a stream of them an attack
 WRITE_HIGH_BYTES: Final = 256 * 1024
 
 
@@ -53,8 +54,9 @@ class UpstreamSilent(UpstreamFailure):
 class UpstreamConnection:
     """An asyncio protocol in all but name (see pool.as_protocol).
 
-    `reused` tells a kept connection from a fresh one. `answer` is set with the head of each final answer, `tail` is the
-    last part of its body, None before it has come."""
+    `reused` tells a kept connection from a fresh one. `answer` is set with the head of the next answer; after one below 200
+    there is a new `answer` for the next, but after a 101: `switched_to` is then the protocol that it grants. `tail` is the
+    last part of the final answer's body, None before it has come."""
 
     __slots__ = (
         "_body",
@@ -83,6 +85,7 @@ class UpstreamConnection:
         "deadline",
         "head",
         "reused",
+        "switched_to",
         "tail",
         "transport",
     )
@@ -101,6 +104,7 @@ class UpstreamConnection:
         self.head: ResponseHead | None = None
         self.tail: bytes | None = None  # the last part of the answer, once it has come
         self.bytes_relayed = 0
+        self.switched_to = b""
         self._rest: Signal[bytes] | None = None
         self._broken: UpstreamFailure | None = None
         self._partial = b""
@@ -147,8 +151,9 @@ class UpstreamConnection:
         if self._lost or self.transport.is_closing():
             return
         self.transport.write(encode_chunk(piece) if self._sending_chunked else piece)
-        if self.head is None:
-            # The client's pace is not the upstream's: its time for the first byte begins with the end of the request.
+        if self.tail is None:
+            # The client's pace is not the upstream's: its time for the first byte begins with the end of the request, and an
+            # answer that has begun early may wait for more of the upload.
             self.deadline = self._deadlines.after(self._idle_seconds)
 
     def end_body(self) -> None:
@@ -186,14 +191,35 @@ class UpstreamConnection:
             except ResponseError as error:
                 self._fail(UpstreamGarbled(str(error), answered=True))
                 return
-            data = data[end + 4 :]
             if head.status >= 200:
                 break
-            self._interim += 1
-            if head.status == 101 or self._interim > INTERIM_ANSWERS_MAX:
-                self._fail(UpstreamGarbled("an interim answer that was not asked for", answered=True))
+            if head.status == 101:
+                self._switch(head, data[:end], data[end + 4 :])
                 return
-        self._begin_answer(head, data)
+            self._interim += 1
+            if self._interim > INTERIM_ANSWERS_MAX:
+                self._fail(UpstreamGarbled("too many interim answers", answered=True))
+                return
+            if head.status != 100:  # the client was told to go on by the gateway itself (RFC 9110 §15.2)
+                answer, self.answer = self.answer, Signal()
+                answer.set(head)
+            data = data[end + 4 :]
+        self._begin_answer(head, data[end + 4 :])
+
+    def _switch(self, head: ResponseHead, raw: bytes, rest: bytes) -> None:
+        """No HTTP comes after this. Whether it was asked for is the request path's to know."""
+        self.head = head
+        head.reusable = False
+        self.deadline = NEVER
+        self.switched_to = granted_upgrade(raw)
+        if rest:
+            self._ready.append(rest)
+        self.answer.set(head)
+
+    def enter(self) -> bytes:
+        """The connection is a tunnel's from now on. What has come after the 101 is the result."""
+        ready, self._ready = b"".join(self._ready), []
+        return ready
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
         self.head = head
@@ -347,8 +373,11 @@ class UpstreamConnection:
             self.release()
         if not reusable:
             self._pool.discard(self)
-            if not self._lost:
+            if not self._request_whole:
+                self._break()  # it has answered without the rest of the upload: that is not sent any more
+            elif not self._lost:
                 self.transport.close()
+                self.deadline = self._deadlines.after(self._idle_seconds)  # for what is still to be written
             return
         self.answer = Signal()
         self.head = self.tail = self._rest = self._decoder = None
@@ -360,7 +389,11 @@ class UpstreamConnection:
     def on_deadline(self) -> None:
         if not self.busy:
             self._pool.discard(self)
-            self.transport.close()
+            if self.transport.is_closing():
+                self._break()  # it does not take what was left to be written
+            else:
+                self.transport.close()
+                self.deadline = NEVER
         elif self._held:  # the client is slow, not the upstream
             self.deadline = self._deadlines.after(self._idle_seconds)
         else:
