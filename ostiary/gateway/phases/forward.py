@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Retries
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.wire.pool import ConnectFailed, TargetPool
+from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut
+from ostiary.gateway.wire.pool import TargetPool
 from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.upstream import (
     UpstreamConnection,
@@ -130,7 +131,8 @@ async def _connect(
         others = group is not None and group.choose("", tried) is not None
         if others and number < max(retries.attempts, 2) and "connect" in retries.on:
             return None
-        raise GatewayError(ErrorCode.UPSTREAM_UNREACHABLE, f"upstream {name}: {error}") from error
+        code = ErrorCode.UPSTREAM_TIMEOUT if isinstance(error, ConnectTimedOut) else ErrorCode.UPSTREAM_UNREACHABLE
+        raise GatewayError(code, f"upstream {name}: {error}") from error
 
 
 def _error_of(failure: UpstreamFailure, name: str) -> GatewayError:
