@@ -33,6 +33,15 @@ class ConnectTimedOut(ConnectFailed):
     """Nobody answered in time; the text names the step."""
 
 
+def refused_in_handshake(error: Exception | None) -> ConnectFailed | None:
+    """With TLS 1.3 a server judges our certificate when we take the handshake for finished, and a request may be written: the
+    refusal ends the connection, and nobody has read that request."""
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    if reason is None or "ALERT" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return None
+    return ConnectFailed(f"it refused the gateway's certificate, or the lack of one: {reason}")
+
+
 class Dialer:
     """`tls` is None for targets that speak plain HTTP."""
 
