@@ -281,5 +281,5 @@ async def test_an_answer_that_only_tls_could_end_is_not_ended_by_anybody_else(
                 except ConnectionResetError:
                     pass
             assert b"Transfer-Encoding: chunked\r\n" in head
-            assert b"0\r\n\r\n" not in rest
+            assert b"\r\n0\r\n\r\n" not in rest
             writer.close()

@@ -53,8 +53,8 @@ def _tls(values: Values) -> TargetTls | Refused:
     ca, cert, key = values[_CA], values[_CERT], values[_KEY]
     if ca is not None and not _has_certificate(ca.content):
         return values.problem(_CA, *_NO_CERTIFICATE)
-    if (cert is None) is not (key is None):
-        lone, other = (_CERT, "key") if key is None else (_KEY, "cert")
+    if values.given(_CERT) is not values.given(_KEY):
+        lone, other = (_CERT, "key") if values.given(_CERT) else (_KEY, "cert")
         return values.problem(lone, f"means nothing without {other}", f"add {other}, or remove it")
     if cert is not None and key is not None:
         if not _has_certificate(cert.content):

@@ -197,6 +197,9 @@ class UpstreamConnection:
         self._begin_answer(head, data)
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
+        if rest and head.framing is _NO_BODY and (head.status == 204 or head.status == 304):
+            self._fail(UpstreamGarbled("a body where there can be none", answered=True))
+            return
         self.head = head
         if head.framing is _LENGTH:
             self._left = head.length
@@ -213,7 +216,10 @@ class UpstreamConnection:
     def _read_body(self, data: bytes) -> None:
         head = self.head
         assert head is not None  # noqa: S101  by the caller
-        if head.framing is _LENGTH:
+        if self.tail is not None:  # the answer has ended; its last part may still be waiting for the request path
+            head.reusable = False
+            self._break()
+        elif head.framing is _LENGTH:
             left = self._left
             if len(data) >= left:
                 self._left = 0
@@ -234,9 +240,6 @@ class UpstreamConnection:
                 self._relay(piece)
         elif head.framing is _UNTIL_CLOSE:
             self._relay(data)
-        elif data:  # after the end of an answer
-            head.reusable = False
-            self._break()
 
     def _relay(self, piece: bytes) -> None:
         self.deadline = self._deadlines.after(self._idle_seconds)
