@@ -273,6 +273,9 @@ REFUSED = [
     b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
     b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nhello" + OK,
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n" + OK,
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
 ]
 WHOLE_ALONE = [  # what is refused by more than its head, or is too long for pieces
