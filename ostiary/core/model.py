@@ -136,20 +136,48 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetTls:
+    """How the TLS of an upstream's targets is checked, beyond the defaults: authorities of its own, another name than the
+    target's host, a certificate to show. Files, and what stood in them when the configuration was read: a file that changes
+    since changes nothing. The key is never shown."""
+
+    ca: str | None = None
+    ca_pem: bytes | None = field(default=None, repr=False)
+    server_name: str | None = None
+    cert: str | None = None
+    cert_pem: bytes | None = field(default=None, repr=False)
+    key: str | None = None
+    key_pem: bytes | None = field(default=None, repr=False)
+
+
+UNIX = "unix"  # the scheme of targets that are reached over a unix socket
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """One server of an upstream."""
+    """One server of an upstream. That of the scheme `unix` has the socket's path as its host, and port 0. `tls` is its
+    upstream's."""
 
     scheme: str
     host: str
     port: int
     weight: int = 1
+    tls: TargetTls | None = None
 
     @property
     def authority(self) -> str:
-        """`host[:port]` for the Host header; IPv6 in brackets, the scheme's default port left out (RFC 9110 §7.2)."""
+        """`host[:port]` for the Host header; IPv6 in brackets, the scheme's default port left out (RFC 9110 §7.2). A unix
+        socket has no name that a server could know: it is `localhost`, as nginx and curl have it."""
+        if self.scheme == UNIX:
+            return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
         return host if self.port == default else f"{host}:{self.port}"
+
+    @property
+    def label(self) -> str:
+        """What tells it from others, in logs, metrics and `/status`."""
+        return f"unix:{self.host}" if self.scheme == UNIX else self.authority
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Active health checks: each worker asks each target of an upstream that has `health`, and takes it out of the choice while
-it fails. Off the hot path, so by aiohttp; which is imported with the first check, because most workers have none and it
-would be a quarter of their start."""
+it fails. A check connects as a call does (name, addresses, unix socket, TLS), each time anew: that it can is half of what is
+to be known."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Final, cast
 
 from ostiary.core.model import Health
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.upstreams import UpstreamGroup
+from ostiary.gateway.wire.dialing import ConnectFailed
 from ostiary.gateway.wire.pool import TargetPool
-
-if TYPE_CHECKING:
-    import aiohttp
+from ostiary.gateway.wire.request_head import Framing
+from ostiary.gateway.wire.response_head import HEAD_BYTES_MAX, ResponseError, parse_response_head
+from ostiary.gateway.wire.upstream import INTERIM_ANSWERS_MAX
 
 logger = logging.getLogger("ostiary.gateway.health")
+
+CHECK_SECONDS_MAX: Final = 5.0  # of one check; less if they come more often
+BODY_BYTES_MAX: Final = 64 * 1024  # of an answer to a check is read; the status is what counts
 
 
 class HealthChecks:
@@ -28,7 +31,6 @@ class HealthChecks:
     def __init__(self, *, metrics: Metrics) -> None:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
-        self._session: aiohttp.ClientSession | None = None
 
     def follow(self, groups: Iterable[UpstreamGroup]) -> None:
         for task in self._tasks:
@@ -37,7 +39,7 @@ class HealthChecks:
         for group in groups:
             health = group.upstream.health
             for pool in group.pools:
-                slot = self._metrics.gauge("upstream_healthy", upstream=group.name, target=pool.target.authority)
+                slot = self._metrics.gauge("upstream_healthy", upstream=group.name, target=pool.target.label)
                 self._metrics.values[slot] = 1.0
                 pool.healthy = True
                 if health is not None:
@@ -50,27 +52,13 @@ class HealthChecks:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        if self._session is not None:
-            await self._session.close()
 
     async def _check(self, name: str, pool: TargetPool, health: Health, slot: int) -> None:
-        # In a thread: a reload that brings the first check must not hold up the requests under way for 0.1 s.
-        await asyncio.to_thread(import_module, "aiohttp")
-        import aiohttp
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(auto_decompress=False)
-        session = self._session
         target = pool.target
-        url = f"{target.scheme}://{target.authority}{health.path}"
-        timeout = aiohttp.ClientTimeout(total=min(health.every_seconds, 5.0))
+        seconds = min(health.every_seconds, CHECK_SECONDS_MAX)
         good = bad = 0
         while True:
-            try:
-                async with session.get(url, timeout=timeout, allow_redirects=False) as answer:
-                    well = 200 <= answer.status < 400
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                well = False
+            well = await is_well(pool, health.path, seconds=seconds)
             good, bad = (good + 1, 0) if well else (0, bad + 1)
             run, needed = (bad, health.unhealthy_after) if pool.healthy else (good, health.healthy_after)
             if run >= needed:
@@ -78,6 +66,49 @@ class HealthChecks:
                 self._metrics.values[slot] = float(well)
                 logger.warning(
                     "upstream_target_healthy" if well else "upstream_target_unhealthy",
-                    extra={"fields": {"upstream": name, "target": target.authority}},
+                    extra={"fields": {"upstream": name, "target": target.label}},
                 )
             await asyncio.sleep(health.every_seconds)
+
+
+async def is_well(pool: TargetPool, path: str, *, seconds: float) -> bool:
+    """Whether the target answers GET `path` with 2xx or 3xx within `seconds`."""
+    asking = _Asking()
+    try:
+        async with asyncio.timeout(seconds):
+            await pool.dialer.connect(lambda: asking, seconds=seconds)
+            return await asking.ask(path, pool.target.authority)
+    except (ConnectFailed, ResponseError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+        return False
+    finally:
+        asking.close()
+
+
+class _Asking(asyncio.StreamReaderProtocol):
+    """One connection, for one check."""
+
+    def __init__(self) -> None:
+        self._reader = asyncio.StreamReader(limit=HEAD_BYTES_MAX)
+        self._way: asyncio.Transport | None = None
+        super().__init__(self._reader)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._way = cast(asyncio.Transport, transport)
+
+    async def ask(self, path: str, host: str) -> bool:
+        """Raises ResponseError, and what StreamReader raises."""
+        assert self._way is not None  # noqa: S101  the dialer has connected it
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ostiary-health\r\nConnection: close\r\n\r\n"
+        self._way.write(request.encode("ascii"))
+        for _ in range(INTERIM_ANSWERS_MAX + 1):
+            head = parse_response_head((await self._reader.readuntil(b"\r\n\r\n"))[:-4], b"GET")
+            if head.status >= 200:
+                break
+        if 0 < head.length <= BODY_BYTES_MAX and head.framing is Framing.LENGTH:
+            await self._reader.readexactly(head.length)  # else the target would see its answer refused
+        return 200 <= head.status < 400
+
+    def close(self) -> None:
+        if self._way is not None:
+            self._way.abort()

@@ -20,13 +20,16 @@ from ostiary.gateway.phases.fail import render
 from ostiary.gateway.phases.record import Recorder
 from ostiary.gateway.pipeline import Pipeline
 from ostiary.gateway.snapshot import Snapshot
+from ostiary.gateway.target_tls import TargetContexts
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
+from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
+from ostiary.gateway.wire.resolver import Resolver
 
 logger = logging.getLogger("ostiary.gateway")
 
@@ -56,6 +59,8 @@ class Gateway:
         self._keys = keys
         self._meters: dict[str, RouteMeters] = {}
         self._pools: dict[tuple[Target, float], TargetPool] = {}
+        self._resolver = Resolver()
+        self._target_contexts = TargetContexts()
         self.deadlines = Deadlines(every_sweep=self._every_sweep)
         self.limits = configuration.gateway.client_limits
         self.connections: set[ClientConnection] = set()
@@ -84,7 +89,10 @@ class Gateway:
         key = (target, connect_seconds)
         pool = self._pools.get(key)
         if pool is None:
-            pool = TargetPool(target, connect_seconds=connect_seconds, deadlines=self.deadlines)
+            dialer = Dialer(
+                target, seconds=connect_seconds, resolver=self._resolver, tls=self._target_contexts.of(target)
+            )
+            pool = TargetPool(target, dialer=dialer, deadlines=self.deadlines)
             self._pools[key] = pool
         return pool
 
@@ -107,6 +115,7 @@ class Gateway:
         }
         for key in self._pools.keys() - used:
             self._pools.pop(key).close()
+        self._target_contexts.keep({target.tls for target, _ in used if target.scheme == "https"})
         self._health.follow(self.snapshot.groups.values())
 
     # --- life
@@ -152,7 +161,7 @@ class Gateway:
             "draining": self.draining,
             "upstreams": {
                 name: [
-                    {"target": pool.target.authority, "healthy": pool.healthy, "in_flight": pool.in_flight}
+                    {"target": pool.target.label, "healthy": pool.healthy, "in_flight": pool.in_flight}
                     for pool in group.pools
                 ]
                 for name, group in self.snapshot.groups.items()

@@ -11,7 +11,9 @@ import pytest
 from ostiary.core.model import Balance, Target, Upstream
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.wire.deadlines import Deadlines
+from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.pool import TargetPool
+from ostiary.gateway.wire.resolver import Resolver
 from tests.support.gateway import configuration, route, running_gateway, talk
 from tests.support.origin import Seen, answer_ok, running_origin
 
@@ -22,7 +24,11 @@ async def group_of(balance: Balance, weights: Sequence[int]) -> UpstreamGroup:
     """Targets on ports 9001, 9002 ...; nothing is connected, choosing is arithmetic."""
     targets = tuple(Target("http", "10.0.0.1", 9001 + number, weight) for number, weight in enumerate(weights))
     deadlines = Deadlines(every_sweep=lambda: None)
-    pools = tuple(TargetPool(target, connect_seconds=1.0, deadlines=deadlines) for target in targets)
+    resolver = Resolver()
+    pools = tuple(
+        TargetPool(target, dialer=Dialer(target, seconds=1.0, resolver=resolver), deadlines=deadlines)
+        for target in targets
+    )
     return UpstreamGroup(Upstream("planner", targets, balance=balance), pools)
 
 

@@ -11,8 +11,10 @@ from ostiary.core.config.document import Sequence
 from ostiary.core.config.fields import Kind, Schema
 from ostiary.core.config.kinds import read_text
 from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.model import UNIX
 from ostiary.core.paths import TemplateError, parse_template
 
+_SOCKET_PATH_BYTES_MAX: Final = 103  # macOS; 107 on Linux (unix(7))
 # A label may have underscores here: names of containers and of services in clusters do.
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*")
 
@@ -28,17 +30,18 @@ def _split(text: str) -> SplitResult | None:
 
 
 class Origin(Kind[tuple[str, str, int]]):
-    """Scheme, host and port of a server: `http://host:port`. Calls keep their own path, so none is written here."""
+    """Scheme, host and port of a server: `http://host:port`. Calls keep their own path, so none is written here. A server
+    on a unix socket is `unix:/path`; its host is that path."""
 
     def read(self, place: Place, reading: Reading) -> tuple[str, str, int] | Refused:
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text
+        if text.value.lower().startswith(("unix:", "http+unix:")):
+            return self._socket(text.value, place, reading)
         url = _split(text.value)
         if url is None:
             return reading.problem(place, f"must be {self.words}", "write http://host:port")
-        if url.scheme in ("unix", "http+unix"):
-            return reading.problem(place, "unix sockets are not supported yet by this version of Ostiary")
         if url.scheme not in ("http", "https") or not url.hostname:
             return reading.problem(place, f"must be {self.words}", "write http://host:port")
         if "@" in url.netloc:
@@ -59,12 +62,22 @@ class Origin(Kind[tuple[str, str, int]]):
             return reading.problem(place, "a target can't have port 0")
         return url.scheme, host, port
 
+    def _socket(self, text: str, place: Place, reading: Reading) -> tuple[str, str, int] | Refused:
+        path = text.removeprefix("unix:")
+        if path == text or not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+            return reading.problem(place, "must be unix: and the absolute path of a socket", "write unix:/run/app.sock")
+        if len(path.encode()) > _SOCKET_PATH_BYTES_MAX:
+            return reading.problem(
+                place, f"the path of a unix socket has at most {_SOCKET_PATH_BYTES_MAX} bytes", "give it a shorter one"
+            )
+        return UNIX, path, 0
+
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": r"^https?://[^/?#@]+/?$|\$\{"}
+        return {"type": "string", "pattern": r"^https?://[^/?#@]+/?$|^unix:/[^/]|\$\{"}
 
     @property
     def words(self) -> str:
-        return "the URL of a server, `http://host:port` or `https://host:port`"
+        return "the URL of a server, `http://host:port`, `https://host:port` or `unix:/run/app.sock`"
 
 
 class StoreUrl(Kind[str]):
@@ -113,6 +126,26 @@ class ListenHost(Kind[str]):
     @property
     def words(self) -> str:
         return "an IP address or host name of this machine (`0.0.0.0` for all, `::` for IPv6)"
+
+
+class ServerName(Kind[str]):
+    """The name that a server's certificate is for, and that is asked for in the handshake (SNI)."""
+
+    def read(self, place: Place, reading: Reading) -> str | Refused:
+        text = read_text(place, reading, self.words)
+        if isinstance(text, Refused):
+            return text
+        name = text.value.lower()
+        if not _is_host(name):
+            return reading.problem(place, f"must be {self.words}, not {place.shown}")
+        return name
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+    @property
+    def words(self) -> str:
+        return "a DNS name or an IP address"
 
 
 class RouteHost(Kind[str]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
@@ -188,8 +189,10 @@ def _targets(upstream: Upstream) -> str:
 
 def _upstream(upstream: Upstream) -> Parts:
     timeouts, retries, health = upstream.timeouts, upstream.retries, upstream.health
+    tls = upstream.targets[0].tls
     return {
-        "targets": Part(set(upstream.targets), _targets(upstream)),
+        "targets": Part({replace(target, tls=None) for target in upstream.targets}, _targets(upstream)),
+        "tls": Part(tls, words.target_tls(tls)),
         "balance": Part(upstream.balance, upstream.balance),
         "timeouts.connect": _duration(timeouts.connect_seconds),
         "timeouts.first_byte": _duration(timeouts.first_byte_seconds),

@@ -157,6 +157,8 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
         else:
             targets = words.listed(words.target(target) for target in configuration.upstreams[name].targets)
             facts[f"upstream of {environment} keys"] = f"{name} ({targets})"
+            if (tls := configuration.upstreams[name].targets[0].tls) is not None:
+                facts[f"TLS of {name}"] = words.target_tls(tls)
     facts["paths"] = route.paths
     facts["largest body"] = words.size(route.body_bytes_max)
     if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:

@@ -172,6 +172,26 @@ class Reading:
         """A path as the file means it: relative to the folder of the file."""
         return self._directory / name
 
+    def followed_file(self, place: Place, name: str, *, bytes_max: int) -> bytes | Refused:
+        """The content of a file whose change is a change of the configuration."""
+        path = self.path(name)
+        what = f"the file {place.shown}"
+        try:
+            if not path.is_file():  # a pipe would wait for its writer for ever
+                written = isinstance(place.node, Scalar) and "${" not in place.node.text
+                return self.problem(
+                    place, f"{what} does not exist", f"it was looked for at {path}" if written else None
+                )
+            with path.open("rb") as file:
+                content = file.read(bytes_max + 1)
+        except OSError as error:
+            return self.problem(place, f"{what} can't be read: {error.strerror}")
+        except ValueError:
+            return self.problem(place, f"{what} has a name that no file can have")
+        if len(content) > bytes_max:
+            return self.problem(place, f"{what} is larger than {bytes_max >> 10} KiB")
+        return content
+
     def secret_file(self, place: Place, name: str) -> str | Refused:
         """The text of a secret's file without one closing newline."""
         path = self.path(name)

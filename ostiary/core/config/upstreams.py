@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
+from ostiary.core.config import words
 from ostiary.core.config.addresses import Origin
 from ostiary.core.config.fields import (
     Kind,
@@ -21,6 +23,7 @@ from ostiary.core.config.fields import (
 from ostiary.core.config.kinds import Choice, Duration, Integer, TextKind, or_reference
 from ostiary.core.config.plans import NAME
 from ostiary.core.config.reading import REFUSED, Place, Reading, Refused
+from ostiary.core.config.target_tls import TLS
 from ostiary.core.model import Balance, Health, Retries, Target, Timeouts, Upstream
 
 
@@ -53,7 +56,12 @@ class RetryCause(Kind[str]):
         return "`connect`, `reset` or a status from 500 to 599"
 
 
-_URL = required("url", Origin(), "Where the server is. Calls keep their own path and query.")
+_URL = required(
+    "url",
+    Origin(),
+    "Where the server is. Calls keep their own path and query. A name is looked up for every new connection, and all its "
+    "addresses are tried. Behind a unix socket `Host` is `localhost`.",
+)
 _WEIGHT = defaulted("weight", Integer(1, 1000), "Its share of the calls, against the other targets.", 1)
 
 
@@ -128,6 +136,7 @@ _BALANCE = defaulted("balance", Choice(Balance), "How a target is chosen.", "rou
 _TIMEOUTS = defaulted("timeouts", TIMEOUTS, "How long a target may take.", {})
 _RETRIES = defaulted("retries", RETRIES, "When a call is sent to another target.", {})
 _HEALTH = optional("health", HEALTH, "Active checks; none if not given.")
+_TLS = optional("tls", TLS, "How `https` targets are checked, beyond the system's authorities and their own names.")
 
 
 def _upstream(values: Values) -> Upstream | Refused:
@@ -137,6 +146,13 @@ def _upstream(values: Values) -> Upstream | Refused:
     servers = {(target.scheme, target.host, target.port) for target in targets}
     if len(servers) < len(targets):
         values.problem(_TARGETS, "two targets are the same server", "leave one, and give it the weight of both")
+    if (tls := values[_TLS]) is not None:
+        if plain := [target for target in targets if target.scheme != "https"]:
+            shown = words.target(replace(plain[0], weight=1))
+            return values.problem(
+                _TLS, f"is for https targets alone, and {shown} is none", "write https://, or remove it"
+            )
+        targets = tuple(replace(target, tls=tls) for target in targets)
     return Upstream(
         name=values.place.name,
         targets=targets,
@@ -148,6 +164,6 @@ def _upstream(values: Values) -> Upstream | Refused:
 
 
 UPSTREAM: Record[Upstream] = Record(
-    "Upstream", "A service behind the gateway.", (_TARGETS, _BALANCE, _TIMEOUTS, _RETRIES, _HEALTH), _upstream
+    "Upstream", "A service behind the gateway.", (_TARGETS, _BALANCE, _TIMEOUTS, _RETRIES, _HEALTH, _TLS), _upstream
 )
 UPSTREAMS = MapOf(NAME, Placed(UPSTREAM), high=100_000, defines="upstream")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
-from ostiary.core.model import Environment, Plan, Quota, Rate, RouteLimit, Target, Window
+from ostiary.core.model import UNIX, Environment, Plan, Quota, Rate, RouteLimit, Target, TargetTls, Window
 
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -59,7 +60,21 @@ def plan(value: Plan) -> str:
 
 
 def target(value: Target) -> str:
-    return f"{value.scheme}://{value.authority}" + (f" (weight {value.weight})" if value.weight != 1 else "")
+    where = value.label if value.scheme == UNIX else f"{value.scheme}://{value.authority}"
+    return where + (f" (weight {value.weight})" if value.weight != 1 else "")
+
+
+def target_tls(value: TargetTls | None) -> str:
+    """By file and content, so that a renewal under the same name shows."""
+    if value is None:
+        return "the system's authorities"
+    parts = []
+    for what, file, pem in (("ca", value.ca, value.ca_pem), ("cert", value.cert, value.cert_pem)):
+        if file is not None and pem is not None:
+            parts.append(f"{what} {file} ({sha256(pem).hexdigest()[:8]})")
+    if value.server_name is not None:
+        parts.append(f"server_name {value.server_name}")
+    return listed(parts, nothing="the system's authorities")
 
 
 def upstreams(value: Mapping[Environment, str]) -> str:

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Retries
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.wire.pool import ConnectFailed, TargetPool
+from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut
+from ostiary.gateway.wire.pool import TargetPool
 from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.upstream import (
     UpstreamConnection,
@@ -91,6 +92,11 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             status = answer.status
         except UpstreamFailure as error:
             failure = error
+        except ConnectFailed as error:  # the end of its handshake came after the request
+            connection.abort()
+            exchange.upstream = None
+            _unconnected(exchange, group.name, pool, tried, number, error)
+            continue
         attempt = Try(
             number=number,
             reused=connection.reused,
@@ -137,13 +143,22 @@ async def _connect(
     try:
         return await pool.connect()
     except ConnectFailed as error:
-        tried.append(pool)
-        group = exchange.admission.group if exchange.admission is not None else None
-        retries = group.upstream.retries if group is not None else Retries()
-        others = group is not None and group.choose("", tried) is not None
-        if others and number < max(retries.attempts, 2) and "connect" in retries.on:
-            return None
-        raise GatewayError(ErrorCode.UPSTREAM_UNREACHABLE, f"upstream {name}: {error}") from error
+        _unconnected(exchange, name, pool, tried, number, error)
+        return None
+
+
+def _unconnected(
+    exchange: Exchange, name: str, pool: TargetPool, tried: list[TargetPool], number: int, error: ConnectFailed
+) -> None:
+    """Returns when another target may be asked. Raises UPSTREAM_UNREACHABLE or UPSTREAM_TIMEOUT."""
+    tried.append(pool)
+    group = exchange.admission.group if exchange.admission is not None else None
+    retries = group.upstream.retries if group is not None else Retries()
+    others = group is not None and group.choose("", tried) is not None
+    if others and number < max(retries.attempts, 2) and "connect" in retries.on:
+        return
+    code = ErrorCode.UPSTREAM_TIMEOUT if isinstance(error, ConnectTimedOut) else ErrorCode.UPSTREAM_UNREACHABLE
+    raise GatewayError(code, f"upstream {name}: {error}") from error
 
 
 def _error_of(failure: UpstreamFailure, name: str) -> GatewayError:

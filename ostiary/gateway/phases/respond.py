@@ -14,12 +14,12 @@ from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.states import State, TunnelState
 from ostiary.gateway.wire.tunnel import Tunnel
 from ostiary.gateway.wire.upgrade import WEBSOCKET
-from ostiary.gateway.wire.upstream import UpstreamFailure
+from ostiary.gateway.wire.upstream import UpstreamFailure, UpstreamSilent
 
 
 async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:
-    """Sets `answer_status`. The result is what is still to be written. Raises UPSTREAM_PROTOCOL_ERROR when the answer breaks
-    off; a client that has its head already must then see that the rest is missing."""
+    """Sets `answer_status`. The result is what is still to be written. Raises UPSTREAM_PROTOCOL_ERROR or
+    UPSTREAM_TIMEOUT when the answer breaks off; a client that has its head already must then see that the rest is missing."""
     client, upstream = exchange.client, exchange.upstream
     assert upstream is not None  # noqa: S101  forward has set it
     if answer.status == 101:
@@ -36,7 +36,9 @@ async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
         try:
             last = await upstream.rest()
         except UpstreamFailure as failure:
-            raise GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, f"answer broke off: {failure.reason}") from failure
+            silent = isinstance(failure, UpstreamSilent)
+            code = ErrorCode.UPSTREAM_TIMEOUT if silent else ErrorCode.UPSTREAM_PROTOCOL_ERROR
+            raise GatewayError(code, f"answer broke off: {failure.reason}") from failure
         finally:
             exchange.bytes_out = upstream.bytes_relayed
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from typing import Final, cast
 
@@ -11,6 +10,7 @@ from ostiary.core.model import Target
 from ostiary.gateway.signal import Signal, in_task
 
 from .deadlines import Deadlines
+from .dialing import ConnectFailed, Dialer
 from .upstream import UpstreamConnection
 
 # Below the time after which usual servers (gunicorn 2 s apart) close an idle connection: nginx 75 s, Apache 5 s, Node 5 s,
@@ -26,26 +26,21 @@ def as_protocol(connection: object) -> asyncio.Protocol:
     return cast(asyncio.Protocol, connection)
 
 
-class ConnectFailed(Exception):
-    """No connection to the target: refused, unknown name, certificate not good, or not in time. Nothing was sent."""
-
-
 class TargetPool:
     """`in_flight` counts requests under way, for balancing. The connection used last is used first: a burst's connections
     then fall idle together and are closed."""
 
-    def __init__(self, target: Target, *, connect_seconds: float, deadlines: Deadlines) -> None:
+    def __init__(self, target: Target, *, dialer: Dialer, deadlines: Deadlines) -> None:
         self.target = target
         self.authority = target.authority.encode()
         self.healthy = True
         self.in_flight = 0
-        self._connect_seconds = connect_seconds
+        self.dialer = dialer
         self._deadlines = deadlines
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
         self._closed = False
-        self._tls = ssl.create_default_context() if target.scheme == "https" else None
 
     @property
     def full(self) -> bool:
@@ -79,23 +74,10 @@ class TargetPool:
         return signal
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        target = self.target
         connection = UpstreamConnection(self, self._deadlines)
         self._connecting += 1
         try:
-            async with asyncio.timeout(self._connect_seconds):
-                await loop.create_connection(
-                    lambda: as_protocol(connection),
-                    target.host,
-                    target.port,
-                    ssl=self._tls,
-                    server_hostname=target.host if self._tls else None,
-                )
-        except TimeoutError as error:
-            raise ConnectFailed(f"no connection within {self._connect_seconds:g} s") from error
-        except (OSError, ssl.SSLError, UnicodeError) as error:
-            raise ConnectFailed(f"{type(error).__name__}: {error}") from error
+            await self.dialer.connect(lambda: as_protocol(connection))
         finally:
             self._connecting -= 1
         self._all.add(connection)

@@ -141,6 +141,7 @@ def _apply_connection(head: ResponseHead, options: bytes, minor: int) -> None:
     names -= {b"close", b"keep-alive"}
     if names:
         head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in names]
+        head.dated = head.dated and b"date" not in names
 
 
 def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encoding: bytes | None, minor: int) -> None:
@@ -153,6 +154,8 @@ def _set_framing(head: ResponseHead, method: bytes, length: bytes | None, encodi
     if encoding is not None and (length is not None or encoding.lower() != b"chunked" or minor == 0):
         raise ResponseError("ambiguous framing")
     status = head.status
+    if (status == 204 or status < 200) and (encoding is not None or head.length > 0):
+        raise ResponseError("a body announced where there can be none")  # RFC 9110 §8.6, RFC 9112 §6.1
     if method == b"HEAD" or status == 204 or status == 304 or status < 200:
         head.framing = Framing.NONE
     elif encoding is not None:

@@ -12,6 +12,7 @@ from ostiary.gateway.signal import Signal
 
 from .chunked import LAST_CHUNK, ChunkedDecoder, ChunkedError, encode_chunk
 from .deadlines import NEVER, Deadlines
+from .dialing import refused_in_handshake
 from .request_body import RequestBody
 from .request_head import Framing
 from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_response_head
@@ -129,7 +130,7 @@ class UpstreamConnection:
         idle_seconds: float,
     ) -> Signal[ResponseHead]:
         """Writes a request (`head` with whatever body it has gathered); `body` streams after it. The signal gets the head of
-        the answer, or fails with UpstreamFailure."""
+        the answer, or fails with UpstreamFailure; with ConnectFailed when the connection was none yet."""
         self.busy = True
         self._pool.in_flight += 1
         if self._lost or self.transport.is_closing():
@@ -222,6 +223,9 @@ class UpstreamConnection:
         return ready
 
     def _begin_answer(self, head: ResponseHead, rest: bytes) -> None:
+        if rest and head.framing is _NO_BODY and (head.status == 204 or head.status == 304):
+            self._fail(UpstreamGarbled("a body where there can be none", answered=True))
+            return
         self.head = head
         if head.framing is _LENGTH:
             self._left = head.length
@@ -238,7 +242,10 @@ class UpstreamConnection:
     def _read_body(self, data: bytes) -> None:
         head = self.head
         assert head is not None  # noqa: S101  by the caller
-        if head.framing is _LENGTH:
+        if self.tail is not None:  # the answer has ended; its last part may still be waiting for the request path
+            head.reusable = False
+            self._break()
+        elif head.framing is _LENGTH:
             left = self._left
             if len(data) >= left:
                 self._left = 0
@@ -259,9 +266,6 @@ class UpstreamConnection:
                 self._relay(piece)
         elif head.framing is _UNTIL_CLOSE:
             self._relay(data)
-        elif data:  # after the end of an answer
-            head.reusable = False
-            self._break()
 
     def _relay(self, piece: bytes) -> None:
         self.deadline = self._deadlines.after(self._idle_seconds)
@@ -332,8 +336,21 @@ class UpstreamConnection:
         self._lost = True
         self._deadlines.forget(self)
         self._pool.discard(self)
-        if self.busy:
-            self._fail(UpstreamReset("the upstream closed the connection", answered=self._first_byte))
+        if not self.busy:
+            return
+        if exc is not None and not self.reused and not self._first_byte and self._body is None:
+            refused = refused_in_handshake(exc)
+            if refused is not None:
+                self.answer.fail(refused)
+        self._fail(UpstreamReset(self._ended(exc), answered=self._first_byte))
+
+    def _ended(self, exc: Exception | None) -> str:
+        how = "closed" if exc is None else "reset"
+        if self.head is not None:
+            return f"the upstream {how} the connection within the body of its answer"
+        return f"the upstream {how} the connection " + (
+            "within the head of its answer" if self._first_byte else "unasked"
+        )
 
     def _fail(self, error: UpstreamFailure) -> None:
         self.deadline = NEVER
@@ -397,7 +414,14 @@ class UpstreamConnection:
         elif self._held:  # the client is slow, not the upstream
             self.deadline = self._deadlines.after(self._idle_seconds)
         else:
-            self._fail(UpstreamSilent("no byte in time", answered=self._first_byte))
+            self._fail(UpstreamSilent(self._silence(), answered=self._first_byte))
+
+    def _silence(self) -> str:
+        if self.head is not None:
+            return f"no more of the body of the answer within {self._idle_seconds:g} s"
+        if not self._request_whole:
+            return f"the upload stood still for {self._idle_seconds:g} s"
+        return f"no head of an answer within {self._first_byte_seconds:g} s"
 
     # --- backpressure
 
