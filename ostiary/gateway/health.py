@@ -6,54 +6,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ostiary.core.model import Health
-from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.upstreams import UpstreamGroup
-from ostiary.gateway.wire.pool import TargetPool
+from ostiary.core.model import Health, Target
+from ostiary.gateway.upstreams import Member, UpstreamGroup
 
 if TYPE_CHECKING:
     import aiohttp
 
-logger = logging.getLogger("ostiary.gateway.health")
-
 
 class HealthChecks:
-    """`follow` starts the checks of a configuration and ends those of the one before."""
+    """`follow` begins the checks that a configuration asks for and ends those it does not. A check that stays the same goes
+    on: what it has learnt holds after a reload too."""
 
-    def __init__(self, *, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, Target, Health], asyncio.Task[None]] = {}
+        self._subjects: dict[tuple[str, Target, Health], tuple[UpstreamGroup, Member]] = {}
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, groups: Iterable[UpstreamGroup]) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = []
+        self._subjects = {}
         for group in groups:
-            health = group.upstream.health
-            for pool in group.pools:
-                slot = self._metrics.gauge("upstream_healthy", upstream=group.name, target=pool.target.authority)
-                self._metrics.values[slot] = 1.0
-                pool.healthy = True
-                if health is not None:
-                    check = self._check(group.name, pool, health, slot)
-                    self._tasks.append(asyncio.get_running_loop().create_task(check))
+            for member in group.members:
+                if group.upstream.health is None:
+                    member.health.checked(passes=True)
+                else:
+                    self._subjects[group.name, member.pool.target, group.upstream.health] = (group, member)
+            group.publish()
+        for key in self._tasks.keys() - self._subjects.keys():
+            self._tasks.pop(key).cancel()
+        for key in self._subjects.keys() - self._tasks.keys():
+            self._tasks[key] = asyncio.get_running_loop().create_task(self._check(key))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        for task in self._tasks:
+        for task in self._tasks.values():
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         if self._session is not None:
             await self._session.close()
 
-    async def _check(self, name: str, pool: TargetPool, health: Health, slot: int) -> None:
+    async def _check(self, key: tuple[str, Target, Health]) -> None:
         # In a thread: a reload that brings the first check must not hold up the requests under way for 0.1 s.
         await asyncio.to_thread(import_module, "aiohttp")
         import aiohttp
@@ -61,7 +57,7 @@ class HealthChecks:
         if self._session is None:
             self._session = aiohttp.ClientSession(auto_decompress=False)
         session = self._session
-        target = pool.target
+        _, target, health = key
         url = f"{target.scheme}://{target.authority}{health.path}"
         timeout = aiohttp.ClientTimeout(total=min(health.every_seconds, 5.0))
         good = bad = 0
@@ -72,12 +68,10 @@ class HealthChecks:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 well = False
             good, bad = (good + 1, 0) if well else (0, bad + 1)
-            run, needed = (bad, health.unhealthy_after) if pool.healthy else (good, health.healthy_after)
-            if run >= needed:
-                pool.healthy = well
-                self._metrics.values[slot] = float(well)
-                logger.warning(
-                    "upstream_target_healthy" if well else "upstream_target_unhealthy",
-                    extra={"fields": {"upstream": name, "target": target.authority}},
-                )
+            group, member = self._subjects[key]  # of the configuration in force: a reload makes groups anew
+            passes = member.health.passes_checks
+            run, needed = (bad, health.unhealthy_after) if passes else (good, health.healthy_after)
+            if passes != well and run >= needed:
+                member.health.checked(well)
+                group.meters.checked(member.number, passes=well, healthy=not member.health.out)
             await asyncio.sleep(health.every_seconds)

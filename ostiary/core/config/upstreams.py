@@ -1,57 +1,15 @@
-"""The section `upstreams`: the services behind the gateway."""
+"""The section `upstreams`: the services behind the gateway. How they survive bad targets is in `resilience`."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Final
-
 from ostiary.core.config.addresses import Origin
-from ostiary.core.config.fields import (
-    Kind,
-    ListOf,
-    MapOf,
-    Placed,
-    Record,
-    Schema,
-    Values,
-    defaulted,
-    optional,
-    required,
-)
-from ostiary.core.config.kinds import Choice, Duration, Integer, TextKind, or_reference
+from ostiary.core.config.fields import ListOf, MapOf, Placed, Record, Values, defaulted, optional, required
+from ostiary.core.config.hash_by import HASH_BY
+from ostiary.core.config.kinds import Choice, Duration, Integer, Percent, TextKind
 from ostiary.core.config.plans import NAME
-from ostiary.core.config.reading import REFUSED, Place, Reading, Refused
-from ostiary.core.model import Balance, Health, Retries, Target, Timeouts, Upstream
-
-
-class _Fault(StrEnum):
-    CONNECT = "connect"
-    RESET = "reset"
-
-
-class RetryCause(Kind[str]):
-    """`connect`, `reset`, or a status from 500 to 599, as a number."""
-
-    _STATUS: Final = Integer(500, 599)
-    _FAULT: Final = Choice(_Fault)
-
-    def read(self, place: Place, reading: Reading) -> str | Refused:
-        text = reading.text(place)
-        if isinstance(text, Refused):
-            return text
-        if text.value[:1].isdigit():
-            status = self._STATUS.read(place, reading)
-            return status if isinstance(status, Refused) else str(status)
-        fault = self._FAULT.read(place, reading)
-        return fault if isinstance(fault, Refused) else fault.value
-
-    def schema(self) -> Schema:
-        return or_reference({"anyOf": [self._FAULT.schema(), self._STATUS.schema()]})
-
-    @property
-    def words(self) -> str:
-        return "`connect`, `reset` or a status from 500 to 599"
-
+from ostiary.core.config.reading import REFUSED, Refused
+from ostiary.core.config.resilience import BREAKER, CONNECTIONS, EJECTION, RETRIES
+from ostiary.core.model import Balance, HashBy, Health, Target, Timeouts, Upstream
 
 _URL = required("url", Origin(), "Where the server is. Calls keep their own path and query.")
 _WEIGHT = defaulted("weight", Integer(1, 1000), "Its share of the calls, against the other targets.", 1)
@@ -67,31 +25,21 @@ TARGET: Record[Target] = Record("Target", "One server of an upstream.", (_URL, _
 _CONNECT = defaulted("connect", Duration("1ms", "5m"), "Time to connect.", "2s")
 _FIRST_BYTE = defaulted("first_byte", Duration("1ms", "1h"), "Time from the request's end to the answer's head.", "15s")
 _IDLE = defaulted("idle", Duration("1ms", "1h"), "Longest pause within a body, either way.", "30s")
+_WHOLE = optional(
+    "whole",
+    Duration("1ms", "24h"),
+    "Time from the first try to the last byte of the answer, further tries included; no bound if not given.",
+)
 TIMEOUTS: Record[Timeouts] = Record(
     "Timeouts",
     "How long a target may take.",
-    (_CONNECT, _FIRST_BYTE, _IDLE),
+    (_CONNECT, _FIRST_BYTE, _IDLE, _WHOLE),
     lambda values: Timeouts(
-        connect_seconds=values[_CONNECT], first_byte_seconds=values[_FIRST_BYTE], idle_seconds=values[_IDLE]
+        connect_seconds=values[_CONNECT],
+        first_byte_seconds=values[_FIRST_BYTE],
+        idle_seconds=values[_IDLE],
+        whole_seconds=values[_WHOLE],
     ),
-)
-
-_ATTEMPTS = defaulted("attempts", Integer(1, 10), "All tries, the first included; 1 for no retry.", 2)
-_ON = optional(
-    "on", ListOf(RetryCause(), low=1, high=102), "What is tried again, where that is safe; `[connect]` if not given."
-)
-
-
-def _retries(values: Values) -> Retries:
-    causes = values[_ON]
-    return Retries(attempts=values[_ATTEMPTS], on=Retries().on if causes is None else frozenset(causes))
-
-
-RETRIES: Record[Retries] = Record(
-    "Retries",
-    "When a call is sent to another target. A call that may have had an effect is never sent twice.",
-    (_ATTEMPTS, _ON),
-    _retries,
 )
 
 _PATH = required(
@@ -116,9 +64,21 @@ HEALTH: Record[Health] = Record(
 
 _TARGETS = required("targets", ListOf(TARGET, low=1, high=1000), "Its servers.")
 _BALANCE = defaulted("balance", Choice(Balance), "How a target is chosen.", "round_robin")
+_HASH_BY = optional(
+    "hash_by", HASH_BY, "What `consistent_hash` goes by: calls with the same go to the same target; `key` if not given."
+)
 _TIMEOUTS = defaulted("timeouts", TIMEOUTS, "How long a target may take.", {})
 _RETRIES = defaulted("retries", RETRIES, "When a call is sent to another target.", {})
 _HEALTH = optional("health", HEALTH, "Active checks; none if not given.")
+_EJECTION = defaulted("ejection", EJECTION, "Passive checks: targets whose calls fail are left out for a while.", {})
+_BREAKER = optional("breaker", BREAKER, "Stops calls to an upstream that fails; none if not given.")
+_CONNECTIONS = defaulted("connections", CONNECTIONS, "Connections of one worker to one target.", {})
+_PANIC = defaulted(
+    "panic_threshold",
+    Percent(0, 100),
+    "When more than this share of the targets' weight is out, all are used: the rest would fall under the load of all.",
+    "50%",
+)
 
 
 def _upstream(values: Values) -> Upstream | Refused:
@@ -128,17 +88,33 @@ def _upstream(values: Values) -> Upstream | Refused:
     servers = {(target.scheme, target.host, target.port) for target in targets}
     if len(servers) < len(targets):
         values.problem(_TARGETS, "two targets are the same server", "leave one, and give it the weight of both")
+    balance, hash_by = values[_BALANCE], values[_HASH_BY]
+    if hash_by is not None and balance is not Balance.CONSISTENT_HASH:
+        values.problem(
+            _HASH_BY, f"means nothing with balance: {balance}", "write balance: consistent_hash, or remove hash_by"
+        )
     return Upstream(
         name=values.place.name,
         targets=targets,
-        balance=values[_BALANCE],
+        balance=balance,
         timeouts=values[_TIMEOUTS],
         retries=values[_RETRIES],
         health=values[_HEALTH],
+        hash_by=hash_by or HashBy(),
+        ejection=values[_EJECTION],
+        breaker=values[_BREAKER],
+        connections=values[_CONNECTIONS],
+        panic_share=values[_PANIC],
     )
 
 
 UPSTREAM: Record[Upstream] = Record(
-    "Upstream", "A service behind the gateway.", (_TARGETS, _BALANCE, _TIMEOUTS, _RETRIES, _HEALTH), _upstream
+    "Upstream",
+    "A service behind the gateway.",
+    (
+        *(_TARGETS, _BALANCE, _HASH_BY, _TIMEOUTS, _RETRIES, _HEALTH),
+        *(_EJECTION, _PANIC, _BREAKER, _CONNECTIONS),
+    ),
+    _upstream,
 )
 UPSTREAMS = MapOf(NAME, Placed(UPSTREAM), high=100_000, defines="upstream")
