@@ -108,6 +108,10 @@ class Gateway:
             meters=meters,
         )
 
+    def group(self, upstream: str) -> UpstreamGroup:
+        """Of the configuration in force. Raises KeyError."""
+        return self._snapshot.groups[upstream]
+
     def _compile(self, configuration: Configuration) -> Snapshot:
         return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
 

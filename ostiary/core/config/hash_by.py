@@ -7,7 +7,7 @@ from typing import Final
 
 from ostiary.core.config.fields import Kind, NameOrRecord, Record, Schema, Values, optional
 from ostiary.core.config.kinds import Choice, TextKind
-from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.reading import REFUSED, Place, Reading, Refused
 from ostiary.core.model import HashBy, HashSource
 
 # A caller's credentials differ from call to call (signatures, nonces), and none of them should be worth a look-up.
@@ -67,11 +67,11 @@ _PATH_PARAMETER = optional(
 
 def _hash_by(values: Values) -> HashBy | Refused:
     header, parameter = values[_HEADER], values[_PATH_PARAMETER]
-    if (header is None) == (parameter is None):
+    if values.given(_HEADER) == values.given(_PATH_PARAMETER):
         return values.reading.problem(values.place, "must name one thing to hash by", "header or path_parameter")
     if header is not None:
         return HashBy(HashSource.HEADER, header)
-    return HashBy(HashSource.PATH_PARAMETER, parameter or "")
+    return REFUSED if parameter is None else HashBy(HashSource.PATH_PARAMETER, parameter)
 
 
 HASH_BY: NameOrRecord[HashBy] = NameOrRecord(

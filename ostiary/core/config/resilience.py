@@ -66,7 +66,7 @@ _ON = optional(
 _BUDGET = defaulted(
     "budget",
     Percent(0, 100),
-    "Further tries of all calls of a worker together, as a share of the calls of the last 10 s; 10 are always allowed.",
+    "Further tries of all calls of a worker together, as a share of the calls of the last 10 s; at least 10, but for 0%.",
     "10%",
 )
 

@@ -42,7 +42,7 @@ def may_retry(retries: Retries, attempt: Try, *, idempotent: bool, repeatable: b
     if not idempotent or not repeatable:
         return False
     if attempt.stale:
-        return True
+        return True  # happens at most once: the next try takes a fresh connection
     if attempt.number >= retries.attempts:
         return False
     return attempt.cause in retries.on and not (attempt.cause == "reset" and attempt.answered)
@@ -121,6 +121,8 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             connection.abort()
             exchange.upstream = None
             exchange.upstream_answered = 0.0
+        if attempt.stale:
+            number -= 1  # no attempt of the target's: it may not have seen it
         fresh = attempt.stale
         member, began = following, now
 

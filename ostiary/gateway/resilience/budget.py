@@ -13,12 +13,14 @@ FLOOR: Final = 10
 
 
 class RetryBudget:
-    """At most `share` of the calls of the last ten seconds, or `FLOOR`, whichever is more. Of one upstream and worker."""
+    """Of one upstream and worker: at most `share` of the calls of the last ten seconds, or `FLOOR`, whichever is more. A
+    share of 0 is none at all."""
 
-    __slots__ = ("_counts", "_share")
+    __slots__ = ("_counts", "_floor", "_share")
 
     def __init__(self, share: float) -> None:
         self._share = share
+        self._floor = FLOOR if share else 0
         self._counts = RollingCounts(WINDOW_SECONDS)
 
     def call(self, now: float) -> None:
@@ -29,7 +31,7 @@ class RetryBudget:
         """Whether there is room for one further try; it is taken if there is."""
         counts = self._counts
         counts.roll(now)
-        if counts.marked >= FLOOR and counts.marked + 1 > self._share * counts.total:
+        if counts.marked >= self._floor and counts.marked + 1 > self._share * counts.total:
             return False
         counts.mark(now)
         return True
