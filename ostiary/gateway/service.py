@@ -108,10 +108,6 @@ class Gateway:
             meters=meters,
         )
 
-    def group(self, upstream: str) -> UpstreamGroup:
-        """Of the configuration in force. Raises KeyError."""
-        return self._snapshot.groups[upstream]
-
     def _compile(self, configuration: Configuration) -> Snapshot:
         return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
 

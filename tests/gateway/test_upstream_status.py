@@ -23,7 +23,7 @@ async def test_a_status_of_many_targets_fits_and_shows_those_that_are_out() -> N
         for each in upstreams
     ]
     async with running_gateway(configuration(upstreams, routes)) as running:
-        last = running.gateway.group(upstreams[-1].name).members[0]
+        last = running.gateway.snapshot.groups[upstreams[-1].name].members[0]
         last.health.checked(passes=False)
         status = running.gateway.status()
         assert len(json.dumps(status)) < MESSAGE_BYTES_MAX / 2
