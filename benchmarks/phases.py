@@ -246,8 +246,9 @@ def memory_path(directory: Path) -> MemoryPath:
     plain = configuration("ostiary-plain.yaml", directory)
     gateway = Gateway(configuration=plain, metrics=Metrics.in_memory(), spool=None, keys=keys, limiter=limiter)
     request = unchanging_request(TARGET)
-    (pool,) = gateway.snapshot.groups["api"].pools
-    return MemoryPath(gateway, pool, request=request, answer=ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES)
+    (member,) = gateway.snapshot.groups["api"].members
+    answer = ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES
+    return MemoryPath(gateway, member.pool, request=request, answer=answer)
 
 
 def configuration(template: str, directory: Path) -> Configuration:

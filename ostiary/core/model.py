@@ -65,6 +65,15 @@ class Balance(StrEnum):
     CONSISTENT_HASH = "consistent_hash"
 
 
+class HashSource(StrEnum):
+    """What of a call consistent hashing goes by."""
+
+    KEY = "key"
+    IP = "ip"
+    HEADER = "header"
+    PATH_PARAMETER = "path_parameter"
+
+
 class Period(StrEnum):
     """Calendar periods of a quota, in UTC."""
 
@@ -186,14 +195,17 @@ class Timeouts:
     first_byte_seconds: float = 15.0
     idle_seconds: float = 30.0
     upgrade_idle_seconds: float = 300.0
+    whole_seconds: float | None = None  # from the first try to the last byte of the answer
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """`attempts` counts all tries, the first included. `on`: connect, reset, or a 5xx status as text."""
+    """`attempts` counts all tries, the first included. `on`: connect, reset, or a 5xx status as text. `budget_share` bounds
+    the further tries of all calls together, as a share of these calls."""
 
     attempts: int = 2
     on: frozenset[str] = frozenset({"connect"})
+    budget_share: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +219,66 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class HashBy:
+    """What consistent hashing goes by; `name` is that of the header or the path parameter. A key falls back to the address,
+    the others to the key."""
+
+    source: HashSource = HashSource.KEY
+    name: str = ""
+
+
+# What went wrong with a target, as `ejection.on` and `breaker.on` name it; a status from 500 to 599 is the others.
+TARGET_FAULTS = frozenset({"connect", "reset", "timeout", "protocol"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """Passive checks: `after` failures in a row take a target out for `seconds`, doubled each time it fails again, up to
+    `seconds_max`. Statuses are not counted unless named: one may be the service's own word on one call."""
+
+    after: int = 5
+    seconds: float = 10.0
+    seconds_max: float = 300.0
+    on: frozenset[str] = TARGET_FAULTS
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Opens when `errors_share` of at least `calls` calls within `window_seconds` failed; after `open_seconds` it lets
+    `trials` calls through, and closes when all of them went well."""
+
+    errors_share: float = 0.5
+    calls: int = 20
+    window_seconds: float = 10.0
+    open_seconds: float = 5.0
+    trials: int = 3
+    on: frozenset[str] = TARGET_FAULTS | {"502", "503", "504"}
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Of one worker to one target. When all of them are in use, up to `waiting` calls wait for one, for `wait_seconds`."""
+
+    at_most: int = 4096
+    waiting: int = 256
+    wait_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
+    """While more than `panic_share` of the targets' weight is out, all of them are used."""
+
     name: str
     targets: tuple[Target, ...]
     balance: Balance = Balance.ROUND_ROBIN
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     health: Health | None = None
+    hash_by: HashBy = HashBy()
+    ejection: Ejection | None = Ejection()
+    breaker: Breaker | None = None
+    connections: Connections = Connections()
+    panic_share: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

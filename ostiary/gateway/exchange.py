@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ostiary.gateway.limits import Decision
     from ostiary.gateway.snapshot import Admission, CompiledRoute, Snapshot
     from ostiary.gateway.wire.client import ClientConnection
+    from ostiary.gateway.wire.deadlines import Alarm
     from ostiary.gateway.wire.request_body import RequestBody
     from ostiary.gateway.wire.request_head import RequestHead
     from ostiary.gateway.wire.upstream import UpstreamConnection
@@ -49,6 +50,7 @@ class Exchange:
     upstream_head: bytes
     # forward
     upstream: UpstreamConnection | None = None
+    alarm: Alarm | None = None  # ends a call that takes too long as a whole
     upstream_started: float = 0.0
     upstream_answered: float = 0.0
     # respond

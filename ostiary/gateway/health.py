@@ -6,68 +6,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterable
 from typing import Final, cast
 
-from ostiary.core.model import Health
-from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.upstreams import UpstreamGroup
+from ostiary.core.model import Health, Target
+from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.dialing import ConnectFailed
 from ostiary.gateway.wire.pool import TargetPool
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import HEAD_BYTES_MAX, ResponseError, parse_response_head
 from ostiary.gateway.wire.upstream import INTERIM_ANSWERS_MAX
 
-logger = logging.getLogger("ostiary.gateway.health")
-
 CHECK_SECONDS_MAX: Final = 5.0  # of one check; less if they come more often
 BODY_BYTES_MAX: Final = 64 * 1024  # of an answer to a check is read; the status is what counts
 
 
 class HealthChecks:
-    """`follow` starts the checks of a configuration and ends those of the one before."""
+    """`follow` begins the checks that a configuration asks for and ends those it does not. A check that stays the same goes
+    on: what it has learnt holds after a reload too."""
 
-    def __init__(self, *, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, Target, Health], asyncio.Task[None]] = {}
+        self._subjects: dict[tuple[str, Target, Health], tuple[UpstreamGroup, Member]] = {}
 
     def follow(self, groups: Iterable[UpstreamGroup]) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = []
+        self._subjects = {}
         for group in groups:
-            health = group.upstream.health
-            for pool in group.pools:
-                slot = self._metrics.gauge("upstream_healthy", upstream=group.name, target=pool.target.label)
-                self._metrics.values[slot] = 1.0
-                pool.healthy = True
-                if health is not None:
-                    check = self._check(group.name, pool, health, slot)
-                    self._tasks.append(asyncio.get_running_loop().create_task(check))
+            for member in group.members:
+                if group.upstream.health is None:
+                    member.health.checked(passes=True)
+                else:
+                    self._subjects[group.name, member.pool.target, group.upstream.health] = (group, member)
+            group.publish()
+        for key in self._tasks.keys() - self._subjects.keys():
+            self._tasks.pop(key).cancel()
+        for key in self._subjects.keys() - self._tasks.keys():
+            self._tasks[key] = asyncio.get_running_loop().create_task(self._check(key))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        for task in self._tasks:
+        for task in self._tasks.values():
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _check(self, name: str, pool: TargetPool, health: Health, slot: int) -> None:
-        target = pool.target
+    async def _check(self, key: tuple[str, Target, Health]) -> None:
+        health = key[2]
         seconds = min(health.every_seconds, CHECK_SECONDS_MAX)
         good = bad = 0
         while True:
-            well = await is_well(pool, health.path, seconds=seconds)
+            well = await is_well(self._subjects[key][1].pool, health.path, seconds=seconds)
             good, bad = (good + 1, 0) if well else (0, bad + 1)
-            run, needed = (bad, health.unhealthy_after) if pool.healthy else (good, health.healthy_after)
-            if run >= needed:
-                pool.healthy = well
-                self._metrics.values[slot] = float(well)
-                logger.warning(
-                    "upstream_target_healthy" if well else "upstream_target_unhealthy",
-                    extra={"fields": {"upstream": name, "target": target.label}},
-                )
+            group, member = self._subjects[key]  # of the configuration in force: a reload makes groups anew
+            passes = member.health.passes_checks
+            run, needed = (bad, health.unhealthy_after) if passes else (good, health.healthy_after)
+            if passes != well and run >= needed:
+                member.health.checked(well)
+                group.meters.checked(member.number, passes=well, healthy=not member.health.out)
             await asyncio.sleep(health.every_seconds)
 
 

@@ -74,5 +74,7 @@ class Pipeline:
                 upstream.end()
             else:
                 upstream.abort()
+        if exchange.alarm is not None:
+            exchange.alarm.end()
         if decision is not None and decision.lease is not None:
             self._limiter.release(decision.lease)

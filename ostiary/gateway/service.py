@@ -10,7 +10,7 @@ import socket
 import time
 
 from ostiary.core.errors import GatewayError
-from ostiary.core.model import Configuration, Target, Upstream
+from ostiary.core.model import Configuration, Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
@@ -19,10 +19,13 @@ from ostiary.gateway.phases.admit import RequestIds
 from ostiary.gateway.phases.fail import render
 from ostiary.gateway.phases.record import Recorder
 from ostiary.gateway.pipeline import Pipeline
+from ostiary.gateway.resilience.memory import UpstreamMemory
 from ostiary.gateway.snapshot import Snapshot
 from ostiary.gateway.target_tls import TargetContexts
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
+from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.client import ClientConnection
@@ -58,7 +61,8 @@ class Gateway:
         self._metrics = metrics
         self._keys = keys
         self._meters: dict[str, RouteMeters] = {}
-        self._pools: dict[tuple[Target, float], TargetPool] = {}
+        self._pools: dict[tuple[Target, float, Connections], TargetPool] = {}
+        self._memory: dict[str, UpstreamMemory] = {}
         self._resolver = Resolver()
         self._target_contexts = TargetContexts()
         self.deadlines = Deadlines(every_sweep=self._every_sweep)
@@ -70,7 +74,7 @@ class Gateway:
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self.snapshot = self._compile(configuration)
-        self._health = HealthChecks(metrics=metrics)
+        self._health = HealthChecks()
         self._server: asyncio.Server | None = None
         self.handle = Pipeline(
             keys=keys, limiter=limiter, recorder=self._recorder, ids=self._ids, clock=self.clock
@@ -84,21 +88,36 @@ class Gateway:
             meters = self._meters[route] = RouteMeters(self._metrics, route)
         return meters
 
-    def _pool_of(self, target: Target, connect_seconds: float) -> TargetPool:
+    def _pool_of(self, target: Target, upstream: Upstream) -> TargetPool:
         """Targets that stay over a reload keep their connections."""
-        key = (target, connect_seconds)
+        key = _pool_key(target, upstream)
         pool = self._pools.get(key)
         if pool is None:
             dialer = Dialer(
-                target, seconds=connect_seconds, resolver=self._resolver, tls=self._target_contexts.of(target)
+                target,
+                seconds=upstream.timeouts.connect_seconds,
+                resolver=self._resolver,
+                tls=self._target_contexts.of(target),
             )
-            pool = TargetPool(target, dialer=dialer, deadlines=self.deadlines)
-            self._pools[key] = pool
+            pool = self._pools[key] = TargetPool(
+                target, dialer=dialer, deadlines=self.deadlines, connections=upstream.connections
+            )
         return pool
 
     def _group_of(self, upstream: Upstream) -> UpstreamGroup:
-        seconds = upstream.timeouts.connect_seconds
-        return UpstreamGroup(upstream, tuple(self._pool_of(target, seconds) for target in upstream.targets))
+        """Upstreams that stay over a reload keep what was learnt of them."""
+        memory = self._memory.get(upstream.name)
+        if memory is None:
+            memory = self._memory[upstream.name] = UpstreamMemory()
+        targets = upstream.targets
+        meters = UpstreamMeters(self._metrics, upstream.name, [target.label for target in targets])
+        return UpstreamGroup(
+            upstream,
+            [self._pool_of(target, upstream) for target in targets],
+            health=[memory.health_of(target) for target in targets],
+            guard=memory.guard(upstream, meters),
+            meters=meters,
+        )
 
     def _compile(self, configuration: Configuration) -> Snapshot:
         return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
@@ -108,14 +127,15 @@ class Gateway:
         self.snapshot = self._compile(configuration)
         self.limits = configuration.gateway.client_limits
         self._keys.forget_prepared()
-        used = {
-            (target, upstream.timeouts.connect_seconds)
-            for upstream in configuration.upstreams.values()
-            for target in upstream.targets
-        }
+        upstreams = configuration.upstreams
+        used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}
         for key in self._pools.keys() - used:
             self._pools.pop(key).close()
-        self._target_contexts.keep({target.tls for target, _ in used if target.scheme == "https"})
+        self._target_contexts.keep({target.tls for target, *_ in used if target.scheme == "https"})
+        for name in self._memory.keys() - upstreams.keys():
+            del self._memory[name]
+        for name, memory in self._memory.items():
+            memory.keep(upstreams[name])
         self._health.follow(self.snapshot.groups.values())
 
     # --- life
@@ -159,13 +179,8 @@ class Gateway:
         return {
             "connections": len(self.connections),
             "draining": self.draining,
-            "upstreams": {
-                name: [
-                    {"target": pool.target.label, "healthy": pool.healthy, "in_flight": pool.in_flight}
-                    for pool in group.pools
-                ]
-                for name, group in self.snapshot.groups.items()
-            },
+            "upstreams": upstream_status(self.snapshot.groups.values()),
+            "breakers": breaker_status(self.snapshot.groups.values()),
         }
 
     def _every_sweep(self) -> None:
@@ -184,3 +199,7 @@ class Gateway:
         )
         pages = self.snapshot.problem_pages
         return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False)
+
+
+def _pool_key(target: Target, upstream: Upstream) -> tuple[Target, float, Connections]:
+    return target, upstream.timeouts.connect_seconds, upstream.connections

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ostiary.core.errors import ErrorCode
-from ostiary.core.model import Configuration, Environment, Key, Network, Plan, Route, Scheme, Upstream
+from ostiary.core.model import Balance, Configuration, Environment, Key, Network, Plan, Route, Scheme, Upstream
 from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.gateway.affinity import Affinity
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.telemetry.meters import RouteMeters
@@ -19,7 +20,7 @@ from ostiary.gateway.usage import caller_part, route_part
 class Admission:
     """What one caller is on one route. `refused` is why it may not use it at all, whatever the method."""
 
-    __slots__ = ("caller", "group", "identity", "key", "methods", "policy", "refused", "usage_slot")
+    __slots__ = ("affinity", "caller", "group", "identity", "key", "methods", "policy", "refused", "usage_slot")
 
     def __init__(
         self,
@@ -28,8 +29,10 @@ class Admission:
         group: UpstreamGroup | None,
         policy: LimitPolicy,
         usage_slot: int,
+        affinity: Affinity | None,
     ) -> None:
         self.key = key
+        self.affinity = affinity  # None where the choice of a target does not go by the caller
         self.group = group
         self.policy = policy
         self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
@@ -87,6 +90,7 @@ class CompiledRoute:
             group=open_group,
             policy=compile_policy(None, route),
             usage_slot=meters.usage(None, None, None),
+            affinity=_affinity(route, None, open_group),
         )
 
     def admission(self, known: KnownKey) -> Admission:
@@ -96,11 +100,13 @@ class CompiledRoute:
             return prepared
         key = known.key
         plan = self._plans.get(key.plan) if key.plan is not None else None
+        group = self._groups.get(key.environment)
         admission = Admission(
             key=key,
-            group=self._groups.get(key.environment),
+            group=group,
             policy=compile_policy(plan, self.route),
             usage_slot=self.meters.usage(key.app_id, key.plan, key.environment.value),
+            affinity=_affinity(self.route, key, group),
         )
         known.prepared[self.name] = admission
         return admission
@@ -115,6 +121,12 @@ class CompiledRoute:
             if len(admission.methods) < 32:  # methods are the client's choice
                 admission.methods[method] = holds
         return holds
+
+
+def _affinity(route: Route, key: Key | None, group: UpstreamGroup | None) -> Affinity | None:
+    if group is None or group.upstream.balance is not Balance.CONSISTENT_HASH:
+        return None
+    return Affinity(group.upstream.hash_by, route, key)
 
 
 def _challenge(schemes: frozenset[Scheme]) -> str:

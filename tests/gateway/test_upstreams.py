@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from ostiary.core.model import Balance, Target, Upstream
-from ostiary.gateway.upstreams import UpstreamGroup
+from ostiary.gateway.resilience.target_health import TargetHealth
+from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
+from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.pool import TargetPool
@@ -20,7 +23,7 @@ from tests.support.origin import Seen, answer_ok, running_origin
 CALLERS = [f"ak_live_{number:022}" for number in range(6000)]
 
 
-async def group_of(balance: Balance, weights: Sequence[int]) -> UpstreamGroup:
+async def group_of(balance: Balance, weights: Sequence[int], *, panic_share: float = 0.5) -> UpstreamGroup:
     """Targets on ports 9001, 9002 ...; nothing is connected, choosing is arithmetic."""
     targets = tuple(Target("http", "10.0.0.1", 9001 + number, weight) for number, weight in enumerate(weights))
     deadlines = Deadlines(every_sweep=lambda: None)
@@ -29,14 +32,16 @@ async def group_of(balance: Balance, weights: Sequence[int]) -> UpstreamGroup:
         TargetPool(target, dialer=Dialer(target, seconds=1.0, resolver=resolver), deadlines=deadlines)
         for target in targets
     )
-    return UpstreamGroup(Upstream("planner", targets, balance=balance), pools)
+    upstream = Upstream("planner", targets, balance=balance, panic_share=panic_share)
+    meters = UpstreamMeters(Metrics.in_memory(), "planner", [target.label for target in targets])
+    return UpstreamGroup(upstream, pools, health=[TargetHealth() for _ in pools], guard=None, meters=meters)
 
 
-def chosen(group: UpstreamGroup, key: str = "", tried: Sequence[TargetPool] = ()) -> int:
+def chosen(group: UpstreamGroup, key: str = "", tried: Sequence[Member] = (), *, now: float = 0.0) -> int:
     """The number of the target chosen."""
-    pool = group.choose(key, tried)
-    assert pool is not None
-    return group.pools.index(pool)
+    member = group.choose(key, now, tried)
+    assert member is not None
+    return member.number
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (5, 1, 1), (3, 2, 1), (1000, 1)])
@@ -59,9 +64,9 @@ async def test_least_connections_goes_where_the_least_is_under_way_for_its_weigh
     """A slow target would otherwise gather calls until it falls."""
     group = await group_of(Balance.LEAST_CONNECTIONS, (1, 1, 2))
     for number, in_flight in enumerate((3, 1, 3)):
-        group.pools[number].in_flight = in_flight
+        group.members[number].pool.in_flight = in_flight
     assert chosen(group) == 1
-    group.pools[1].in_flight = 2
+    group.members[1].pool.in_flight = 2
     assert chosen(group) == 2  # three calls on a weight of two
 
 
@@ -69,8 +74,8 @@ async def test_least_connections_fills_targets_by_their_weights() -> None:
     """Without calls that end, the calls under way stand in the proportion of the weights."""
     group = await group_of(Balance.LEAST_CONNECTIONS, (1, 2, 3))
     for _ in range(600):
-        group.pools[chosen(group)].in_flight += 1
-    assert [pool.in_flight for pool in group.pools] == [100, 200, 300]
+        group.members[chosen(group)].pool.in_flight += 1
+    assert [member.pool.in_flight for member in group.members] == [100, 200, 300]
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (1, 1, 1, 1, 1), (1, 2), (3, 2, 1), (10, 1)])
@@ -93,7 +98,7 @@ async def test_a_target_that_leaves_moves_its_own_callers_alone() -> None:
     """Otherwise one failure empties the caches of all; its callers are shared out over the rest."""
     group = await group_of(Balance.CONSISTENT_HASH, (1, 1, 1, 1))
     before = [chosen(group, key) for key in CALLERS]
-    group.pools[2].healthy = False
+    group.members[2].health.checked(passes=False)
     after = [chosen(group, key) for key in CALLERS]
     moved = [new for old, new in zip(before, after, strict=True) if old == 2]
     assert all(old == new for old, new in zip(before, after, strict=True) if old != 2)
@@ -106,20 +111,20 @@ async def test_a_target_that_leaves_moves_its_own_callers_alone() -> None:
 async def test_targets_that_are_unhealthy_full_or_tried_are_left_out(balance: Balance) -> None:
     """Row 106: each of the three is a call that would fail."""
     group = await group_of(balance, (1, 1, 1))
-    group.pools[0].healthy = False
+    group.members[0].health.checked(passes=False)
     assert {chosen(group, key) for key in CALLERS[:50]} <= {1, 2}
-    assert {chosen(group, key, [group.pools[1]]) for key in CALLERS[:50]} == {2}
-    assert group.choose("", group.pools[1:]) is None
+    assert {chosen(group, key, [group.members[1]]) for key in CALLERS[:50]} == {2}
+    assert group.choose("", 0.0, group.members[1:]) is None
 
 
 @pytest.mark.parametrize("balance", list(Balance))
 async def test_when_no_target_is_healthy_all_are_asked(balance: Balance) -> None:
     """Row 106: the checks themselves may be what is wrong; refusing everything is no better than trying."""
     group = await group_of(balance, (1, 1, 1))
-    for pool in group.pools:
-        pool.healthy = False
+    for member in group.members:
+        member.health.checked(passes=False)
     assert len({chosen(group, key) for key in CALLERS[:50]}) == (1 if balance is Balance.LEAST_CONNECTIONS else 3)
-    assert chosen(group, "", group.pools[:2]) == 2
+    assert chosen(group, "", group.members[:2]) == 2
 
 
 async def test_least_connections_steers_real_calls_past_a_target_that_hangs() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
-from ostiary.core.model import Environment, Key, Route, Scheme, Stores, Upstream
+from ostiary.core.model import Environment, HashSource, Key, Route, Scheme, Stores, Upstream
+from ostiary.core.paths import Parameter, parse_template
 from ostiary.core.routing import find_conflicts
 
 
@@ -28,6 +29,7 @@ def check_routes(reading: Reading, routes: tuple[At[Route], ...], upstreams: Map
         if name in upstreams:
             reading.warn(upstreams[name].place, "no route uses this upstream")
     _check_targets(reading, routes, upstreams)
+    _check_hashing(reading, routes, upstreams)
 
 
 def _check_environments(reading: Reading, routes: tuple[At[Route], ...]) -> None:
@@ -73,6 +75,23 @@ def _check_targets(reading: Reading, routes: tuple[At[Route], ...], upstreams: M
                     f"serves test keys, and has a server in common with {other!r}, which serves live keys",
                 )
                 break
+
+
+def _check_hashing(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:
+    """An upstream that hashes by a path parameter: every route to it has that parameter."""
+    for route, place in routes:
+        names = {segment.name for segment in parse_template(route.match.path) if isinstance(segment, Parameter)}
+        for name in sorted(set(route.upstreams.values())):
+            if name not in upstreams:
+                continue
+            hash_by = upstreams[name].value.hash_by
+            if hash_by.source is HashSource.PATH_PARAMETER and hash_by.name not in names:
+                reading.problem(
+                    place,
+                    f"sends calls to the upstream {name!r}, which goes by the path parameter {hash_by.name!r}, and its path "
+                    "has none of that name",
+                    suggestion(hash_by.name, sorted(names)) or "give it an upstream of its own",
+                )
 
 
 def check_keys(reading: Reading, keys: tuple[At[Key], ...], routes: tuple[At[Route], ...]) -> None:

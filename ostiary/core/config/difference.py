@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
-from ostiary.core.model import Configuration, Environment, Key, Plan, Route, Scheme, Upstream
+from ostiary.core.model import Balance, Configuration, Environment, Key, Plan, Route, Scheme, Upstream
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def compare(before: Configuration, after: Configuration) -> tuple[Change, ...]:
     return (
         *_settings(before, after),
         *_named("plan", before.plans, after.plans, _plan, words.plan, _plan_meaning),
-        *_named("upstream", before.upstreams, after.upstreams, _upstream, _targets, lambda *_: None),
+        *_named("upstream", before.upstreams, after.upstreams, _upstream, _targets, _upstream_meaning),
         *_routes(before, after),
         *_named("key", before.keys, after.keys, _key, _key_summary, _key_meaning),
     )
@@ -194,14 +194,36 @@ def _upstream(upstream: Upstream) -> Parts:
         "targets": Part({replace(target, tls=None) for target in upstream.targets}, _targets(upstream)),
         "tls": Part(tls, words.target_tls(tls)),
         "balance": Part(upstream.balance, upstream.balance),
+        "hash_by": Part(upstream.hash_by, words.hash_by(upstream.hash_by)),
         "timeouts.connect": _duration(timeouts.connect_seconds),
         "timeouts.first_byte": _duration(timeouts.first_byte_seconds),
         "timeouts.idle": _duration(timeouts.idle_seconds),
         "timeouts.upgrade_idle": _duration(timeouts.upgrade_idle_seconds),
+        "timeouts.whole": Part(
+            timeouts.whole_seconds,
+            "no bound" if timeouts.whole_seconds is None else words.duration(timeouts.whole_seconds),
+        ),
         "retries.attempts": Part(retries.attempts, str(retries.attempts)),
         "retries.on": Part(retries.on, words.listed(sorted(retries.on))),
+        "retries.budget": Part(retries.budget_share, words.percent(retries.budget_share)),
+        "ejection": Part(upstream.ejection, words.ejection(upstream.ejection)),
+        "panic_threshold": Part(upstream.panic_share, words.percent(upstream.panic_share)),
+        "breaker": Part(upstream.breaker, words.breaker(upstream.breaker)),
+        "connections": Part(upstream.connections, words.connections(upstream.connections)),
         "health": Part(health, f"{health.path} every {words.duration(health.every_seconds)}" if health else "none"),
     }
+
+
+def _upstream_meaning(field: str, old: Upstream | None, new: Upstream | None) -> str | None:
+    if old is None or new is None:
+        return None
+    if field in ("balance", "hash_by") and Balance.CONSISTENT_HASH in (old.balance, new.balance):
+        return "most callers go to another target from now on: what targets keep for their callers is cold"
+    if field == "ejection" and new.ejection is None:
+        return "targets whose calls fail keep their share of the calls, unless active checks take them out"
+    if field == "breaker" and new.breaker is not None:
+        return "callers get 503 upstream_unhealthy at once while it is open, in each worker by itself"
+    return None
 
 
 def _key(key: Key) -> Parts:

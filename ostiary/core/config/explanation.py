@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.config import words
-from ostiary.core.model import Configuration, Environment, Key, LimitBy, Match, Route, Scheme
+from ostiary.core.model import Balance, Configuration, Environment, Key, LimitBy, Match, Route, Scheme, Upstream
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
 
 # An answer is for reading: of ten thousand routes, these are the nearest.
@@ -155,9 +155,9 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
         if (name := route.upstreams.get(environment)) is None:
             facts[f"upstream of {environment} keys"] = "none: 403 environment_mismatch"
         else:
-            targets = words.listed(words.target(target) for target in configuration.upstreams[name].targets)
-            facts[f"upstream of {environment} keys"] = f"{name} ({targets})"
-            if (tls := configuration.upstreams[name].targets[0].tls) is not None:
+            upstream = configuration.upstreams[name]
+            facts[f"upstream of {environment} keys"] = f"{name} ({_balance(upstream)})"
+            if (tls := upstream.targets[0].tls) is not None:
                 facts[f"TLS of {name}"] = words.target_tls(tls)
     facts["paths"] = route.paths
     facts["largest body"] = words.size(route.body_bytes_max)
@@ -166,6 +166,16 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
     if route.upgrades:
         facts["upgrades"] = words.listed(sorted(route.upgrades))
     return facts
+
+
+def _balance(upstream: Upstream) -> str:
+    """Its targets and, where there are several, how one of them is chosen."""
+    targets = words.listed(words.target(target) for target in upstream.targets)
+    if len(upstream.targets) == 1:
+        return targets
+    if upstream.balance is Balance.CONSISTENT_HASH:
+        return f"{targets}; consistent_hash by {words.hash_by(upstream.hash_by)}"
+    return f"{targets}; {upstream.balance}"
 
 
 def _caller(configuration: Configuration, route: Route, needed: frozenset[str], headers: Mapping[str, str]) -> str:

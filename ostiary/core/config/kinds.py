@@ -177,6 +177,33 @@ class Duration(Kind[float]):
         return f"a duration from `{self._low}` to `{self._high}`"
 
 
+class Percent(Kind[float]):
+    """A share in percent, `10%` or `2.5%`; the value is a fraction of one."""
+
+    _FORM: Final = r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%"
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low = low
+        self._high = high
+
+    def read(self, place: Place, reading: Reading) -> float | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        match = re.fullmatch(self._FORM, text.value)
+        if match is None or not self._low <= float(match[1]) <= self._high:
+            mend = "write it with a percent sign" if re.fullmatch(r"[0-9.]+", text.value) else None
+            return reading.problem(place, f"must be {self.words}, not {place.shown}", mend)
+        return float(match[1]) / 100
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": rf"^{self._FORM}$|\$\{{"}
+
+    @property
+    def words(self) -> str:
+        return f"a share from `{self._low}%` to `{self._high}%`"
+
+
 class Size(Kind[int]):
     """A number of bytes: `1MiB` is 2^20, `1MB` is 10^6, a plain number is bytes."""
 

@@ -1,60 +1,19 @@
-"""The section `upstreams`: the services behind the gateway."""
+"""The section `upstreams`: the services behind the gateway. How they survive bad targets is in `resilience`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
-from typing import Final
 
 from ostiary.core.config import words
 from ostiary.core.config.addresses import Origin
-from ostiary.core.config.fields import (
-    Kind,
-    ListOf,
-    MapOf,
-    Placed,
-    Record,
-    Schema,
-    Values,
-    defaulted,
-    optional,
-    required,
-)
-from ostiary.core.config.kinds import Choice, Duration, Integer, TextKind, or_reference
+from ostiary.core.config.fields import ListOf, MapOf, Placed, Record, Values, defaulted, optional, required
+from ostiary.core.config.hash_by import HASH_BY
+from ostiary.core.config.kinds import Choice, Duration, Integer, Percent, TextKind
 from ostiary.core.config.plans import NAME
-from ostiary.core.config.reading import REFUSED, Place, Reading, Refused
+from ostiary.core.config.reading import REFUSED, Refused
+from ostiary.core.config.resilience import BREAKER, CONNECTIONS, EJECTION, RETRIES
 from ostiary.core.config.target_tls import TLS
-from ostiary.core.model import Balance, Health, Retries, Target, Timeouts, Upstream
-
-
-class _Fault(StrEnum):
-    CONNECT = "connect"
-    RESET = "reset"
-
-
-class RetryCause(Kind[str]):
-    """`connect`, `reset`, or a status from 500 to 599, as a number."""
-
-    _STATUS: Final = Integer(500, 599)
-    _FAULT: Final = Choice(_Fault)
-
-    def read(self, place: Place, reading: Reading) -> str | Refused:
-        text = reading.text(place)
-        if isinstance(text, Refused):
-            return text
-        if text.value[:1].isdigit():
-            status = self._STATUS.read(place, reading)
-            return status if isinstance(status, Refused) else str(status)
-        fault = self._FAULT.read(place, reading)
-        return fault if isinstance(fault, Refused) else fault.value
-
-    def schema(self) -> Schema:
-        return or_reference({"anyOf": [self._FAULT.schema(), self._STATUS.schema()]})
-
-    @property
-    def words(self) -> str:
-        return "`connect`, `reset` or a status from 500 to 599"
-
+from ostiary.core.model import Balance, HashBy, Health, Target, Timeouts, Upstream
 
 _URL = required(
     "url",
@@ -81,34 +40,22 @@ _UPGRADE_IDLE = defaulted(
     "Longest silence of an upgraded connection, both ways; pings end it. Then it is closed.",
     "5m",
 )
+_WHOLE = optional(
+    "whole",
+    Duration("1ms", "24h"),
+    "Time from the first try to the last byte of the answer, further tries included; no bound if not given.",
+)
 TIMEOUTS: Record[Timeouts] = Record(
     "Timeouts",
     "How long a target may take.",
-    (_CONNECT, _FIRST_BYTE, _IDLE, _UPGRADE_IDLE),
+    (_CONNECT, _FIRST_BYTE, _IDLE, _UPGRADE_IDLE, _WHOLE),
     lambda values: Timeouts(
         connect_seconds=values[_CONNECT],
         first_byte_seconds=values[_FIRST_BYTE],
         idle_seconds=values[_IDLE],
         upgrade_idle_seconds=values[_UPGRADE_IDLE],
+        whole_seconds=values[_WHOLE],
     ),
-)
-
-_ATTEMPTS = defaulted("attempts", Integer(1, 10), "All tries, the first included; 1 for no retry.", 2)
-_ON = optional(
-    "on", ListOf(RetryCause(), low=1, high=102), "What is tried again, where that is safe; `[connect]` if not given."
-)
-
-
-def _retries(values: Values) -> Retries:
-    causes = values[_ON]
-    return Retries(attempts=values[_ATTEMPTS], on=Retries().on if causes is None else frozenset(causes))
-
-
-RETRIES: Record[Retries] = Record(
-    "Retries",
-    "When a call is sent to another target. A call that may have had an effect is never sent twice.",
-    (_ATTEMPTS, _ON),
-    _retries,
 )
 
 _PATH = required(
@@ -133,10 +80,22 @@ HEALTH: Record[Health] = Record(
 
 _TARGETS = required("targets", ListOf(TARGET, low=1, high=1000), "Its servers.")
 _BALANCE = defaulted("balance", Choice(Balance), "How a target is chosen.", "round_robin")
+_HASH_BY = optional(
+    "hash_by", HASH_BY, "What `consistent_hash` goes by: calls with the same go to the same target; `key` if not given."
+)
 _TIMEOUTS = defaulted("timeouts", TIMEOUTS, "How long a target may take.", {})
 _RETRIES = defaulted("retries", RETRIES, "When a call is sent to another target.", {})
 _HEALTH = optional("health", HEALTH, "Active checks; none if not given.")
 _TLS = optional("tls", TLS, "How `https` targets are checked, beyond the system's authorities and their own names.")
+_EJECTION = defaulted("ejection", EJECTION, "Passive checks: targets whose calls fail are left out for a while.", {})
+_BREAKER = optional("breaker", BREAKER, "Stops calls to an upstream that fails; none if not given.")
+_CONNECTIONS = defaulted("connections", CONNECTIONS, "Connections of one worker to one target.", {})
+_PANIC = defaulted(
+    "panic_threshold",
+    Percent(0, 100),
+    "When more than this share of the targets' weight is out, all are used: the rest would fall under the load of all.",
+    "50%",
+)
 
 
 def _upstream(values: Values) -> Upstream | Refused:
@@ -153,17 +112,33 @@ def _upstream(values: Values) -> Upstream | Refused:
                 _TLS, f"is for https targets alone, and {shown} is none", "write https://, or remove it"
             )
         targets = tuple(replace(target, tls=tls) for target in targets)
+    balance, hash_by = values[_BALANCE], values[_HASH_BY]
+    if hash_by is not None and balance is not Balance.CONSISTENT_HASH:
+        values.problem(
+            _HASH_BY, f"means nothing with balance: {balance}", "write balance: consistent_hash, or remove hash_by"
+        )
     return Upstream(
         name=values.place.name,
         targets=targets,
-        balance=values[_BALANCE],
+        balance=balance,
         timeouts=values[_TIMEOUTS],
         retries=values[_RETRIES],
         health=values[_HEALTH],
+        hash_by=hash_by or HashBy(),
+        ejection=values[_EJECTION],
+        breaker=values[_BREAKER],
+        connections=values[_CONNECTIONS],
+        panic_share=values[_PANIC],
     )
 
 
 UPSTREAM: Record[Upstream] = Record(
-    "Upstream", "A service behind the gateway.", (_TARGETS, _BALANCE, _TIMEOUTS, _RETRIES, _HEALTH, _TLS), _upstream
+    "Upstream",
+    "A service behind the gateway.",
+    (
+        *(_TARGETS, _TLS, _BALANCE, _HASH_BY, _TIMEOUTS, _RETRIES, _HEALTH),
+        *(_EJECTION, _PANIC, _BREAKER, _CONNECTIONS),
+    ),
+    _upstream,
 )
 UPSTREAMS = MapOf(NAME, Placed(UPSTREAM), high=100_000, defines="upstream")

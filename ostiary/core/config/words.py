@@ -7,7 +7,21 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
-from ostiary.core.model import UNIX, Environment, Plan, Quota, Rate, RouteLimit, Target, TargetTls, Window
+from ostiary.core.model import (
+    UNIX,
+    Breaker,
+    Connections,
+    Ejection,
+    Environment,
+    HashBy,
+    Plan,
+    Quota,
+    Rate,
+    RouteLimit,
+    Target,
+    TargetTls,
+    Window,
+)
 
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -75,6 +89,34 @@ def target_tls(value: TargetTls | None) -> str:
     if value.server_name is not None:
         parts.append(f"server_name {value.server_name}")
     return listed(parts, nothing="the system's authorities")
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:g}%"
+
+
+def hash_by(value: HashBy) -> str:
+    return f"{value.source} {value.name}" if value.name else str(value.source)
+
+
+def ejection(value: Ejection | None) -> str:
+    if value is None:
+        return "off"
+    span = f"{duration(value.seconds)} to {duration(value.seconds_max)}"
+    return f"for {span} after {value.after} of {listed(sorted(value.on))} in a row"
+
+
+def breaker(value: Breaker | None) -> str:
+    if value is None:
+        return "none"
+    return (
+        f"at {percent(value.errors_share)} of at least {value.calls} calls in {duration(value.window_seconds)} that end in "
+        f"{listed(sorted(value.on))}, for {duration(value.open_seconds)}, then {value.trials} trials"
+    )
+
+
+def connections(value: Connections) -> str:
+    return f"{value.at_most}, and {value.waiting} calls that wait up to {duration(value.wait_seconds)}"
 
 
 def upstreams(value: Mapping[Environment, str]) -> str:

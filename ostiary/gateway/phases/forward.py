@@ -1,5 +1,5 @@
 """forward: ask an upstream. Try again only where that can't do a thing twice: nothing was sent, or the method is idempotent
-and the whole request is still here (RFC 9110 §9.2.2)."""
+and the whole request is still here (RFC 9110 §9.2.2); and only within the upstream's budget of further tries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Final, NamedTuple
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Retries
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.resilience.guard import Guard
+from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut
-from ostiary.gateway.wire.pool import TargetPool
+from ostiary.gateway.wire.pool import NoConnection, TargetPool
 from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.upstream import (
     UpstreamConnection,
@@ -29,54 +31,58 @@ class Try(NamedTuple):
     """What is known when an attempt has failed."""
 
     number: int  # 1 for the first
-    reused: bool  # on a kept connection, which its server may have closed in this very moment
+    cause: str  # `connect`, `reset`, `timeout`, `protocol`, or the status of a whole answer
     answered: bool  # a part of an answer has come
-    reset: bool
-    status: int  # of a whole answer, else 0
+    stale: bool  # on a kept connection, which its server may have closed in this very moment
 
 
 def may_retry(retries: Retries, attempt: Try, *, idempotent: bool, repeatable: bool) -> bool:
-    """Whether to ask again. `repeatable`: no part of a streamed body has been handed on."""
-    if not idempotent or not repeatable:
+    """Whether asking again is safe and wanted. `repeatable`: no part of a streamed body has been handed on."""
+    if not repeatable:
         return False
-    if attempt.reused and attempt.reset and not attempt.answered:
+    if attempt.cause == "connect":  # no request was taken; a TLS server may refuse a handshake after it was sent one
+        return attempt.number < retries.attempts and "connect" in retries.on
+    if not idempotent:
+        return False
+    if attempt.stale:
         return True  # happens at most once: the next try takes a fresh connection
     if attempt.number >= retries.attempts:
         return False
-    if attempt.status:
-        return str(attempt.status) in retries.on
-    return attempt.reset and not attempt.answered and "reset" in retries.on
+    return attempt.cause in retries.on and not (attempt.cause == "reset" and attempt.answered)
 
 
 async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     """Sets `upstream`; its answer's head is the result, its body is yet to come. Raises UPSTREAM_UNREACHABLE, _TIMEOUT,
-    _PROTOCOL_ERROR or OVERLOADED."""
+    _PROTOCOL_ERROR, _UNHEALTHY or OVERLOADED."""
     admission = exchange.admission
     assert admission is not None  # noqa: S101  authorize has set it
     group = admission.group
     assert group is not None  # noqa: S101  authorize has refused otherwise
-    upstream = group.upstream
-    head = exchange.head
+    upstream, guard, head = group.upstream, group.guard, exchange.head
     streams = exchange.body is not None and exchange.body_bytes is None
     start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, head.target)
-    affinity = admission.key.id if admission.key is not None else exchange.ip
-    tried: list[TargetPool] = []
+    affinity = "" if admission.affinity is None else admission.affinity.of(exchange)
+    began = clock()
+    epoch = 0 if guard is None else guard.admit(began)
+    exchange.upstream_started = began
+    if (seconds := upstream.timeouts.whole_seconds) is not None:
+        late = GatewayError(ErrorCode.UPSTREAM_TIMEOUT, f"upstream {group.name}: not whole within {seconds:g} s")
+        exchange.alarm = exchange.client.bound_call(seconds, late)
+    tried: list[Member] = []
     number = 0
     fresh = False
-    exchange.upstream_started = clock()
+    member = group.choose(affinity, began)
+    assert member is not None  # noqa: S101  nothing was tried yet
     while True:
         number += 1
-        pool = group.choose(affinity, tried) or group.choose(affinity)
-        if pool is None:
-            raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: no connection to spare")
+        pool = member.pool
         connection = None if fresh else pool.take()
-        if connection is None:
-            connection = await _connect(exchange, group.name, pool, tried, number)
-            if connection is None:
-                continue
-        exchange.upstream = connection
-        status, failure = 0, None
+        status = 0
+        failure: UpstreamFailure | ConnectFailed | None = None
         try:
+            if connection is None:
+                connection = await _connect(group, pool)
+            exchange.upstream = connection
             answer = await connection.send(
                 start + pool.authority + exchange.upstream_head,
                 head.method,
@@ -86,41 +92,45 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             )
             if answer.status < 200:
                 answer = await _pass_interim(exchange, connection, answer)
-            exchange.upstream_answered = clock()
+            now = exchange.upstream_answered = clock()
             if answer.status < 500:
+                if guard is not None:
+                    guard.succeeded(member.number, member.health, began, epoch, now)
                 return answer
             status = answer.status
-        except UpstreamFailure as error:
+        except (UpstreamFailure, ConnectFailed) as error:
             failure = error
-        except ConnectFailed as error:  # the end of its handshake came after the request
-            connection.abort()
-            exchange.upstream = None
-            _unconnected(exchange, group.name, pool, tried, number, error)
-            continue
-        attempt = Try(
-            number=number,
-            reused=connection.reused,
-            answered=failure is None or failure.answered,
-            reset=isinstance(failure, UpstreamReset),
-            status=status,
-        )
-        if not may_retry(
-            upstream.retries,
-            attempt,
-            idempotent=head.method in IDEMPOTENT_METHODS,
-            repeatable=not streams,
-        ):
+            now = clock()
+        except GatewayError as error:
+            if guard is not None:
+                _interrupted(guard, member, error, began, epoch, clock())
+            raise
+        except Exception:  # its client has gone
+            if guard is not None:
+                guard.abandoned(member.health, epoch)
+            raise
+        attempt = _judge(number, status, failure, connection, stale_before=fresh)
+        if guard is not None and not attempt.stale:
+            guard.failed(member.number, member.health, attempt.cause, began, epoch, now)
+        following = None
+        idempotent = head.method in IDEMPOTENT_METHODS
+        if may_retry(upstream.retries, attempt, idempotent=idempotent, repeatable=not streams or connection is None):
+            following = member if attempt.stale else _another(group, affinity, member, tried, attempt, now)
+        if following is None:
+            if guard is not None and attempt.stale:
+                guard.abandoned(member.health, epoch)
             if failure is None:
                 return answer
             raise _error_of(failure, group.name) from failure
-        _count(exchange, group.name, status, clock)
-        connection.abort()
-        exchange.upstream = None
-        exchange.upstream_answered = 0.0
-        if attempt.reused and attempt.reset:
-            fresh = True
-        else:
-            tried.append(pool)
+        if connection is not None:
+            _count(exchange, group.name, status, clock)
+            connection.abort()
+            exchange.upstream = None
+            exchange.upstream_answered = 0.0
+        if attempt.stale:
+            number -= 1  # no attempt of the target's: it may not have seen it
+        fresh = attempt.stale
+        member, began = following, now
 
 
 async def _pass_interim(exchange: Exchange, connection: UpstreamConnection, answer: ResponseHead) -> ResponseHead:
@@ -134,38 +144,80 @@ async def _pass_interim(exchange: Exchange, connection: UpstreamConnection, answ
     return answer
 
 
-async def _connect(
-    exchange: Exchange, name: str, pool: TargetPool, tried: list[TargetPool], number: int
-) -> UpstreamConnection | None:
-    """A fresh connection, or None when another target may be asked. Nothing has been sent, so any method may."""
+async def _connect(group: UpstreamGroup, pool: TargetPool) -> UpstreamConnection:
+    """A fresh connection; when there may be no more of them, the next that comes free. Raises ConnectFailed, OVERLOADED."""
     if pool.full:
-        raise GatewayError(ErrorCode.OVERLOADED, f"upstream {name}: too many connections")
-    try:
-        return await pool.connect()
-    except ConnectFailed as error:
-        _unconnected(exchange, name, pool, tried, number, error)
-        return None
+        turn = pool.wait()
+        if turn is None:
+            group.meters.waited("refused")
+            raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: too many calls wait for a connection")
+        try:
+            connection = await turn
+        except NoConnection as error:
+            group.meters.waited("timed_out")
+            raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: {error}") from error
+        group.meters.waited("served")
+        if connection is not None:
+            return connection
+    return await pool.connect()
 
 
-def _unconnected(
-    exchange: Exchange, name: str, pool: TargetPool, tried: list[TargetPool], number: int, error: ConnectFailed
-) -> None:
-    """Returns when another target may be asked. Raises UPSTREAM_UNREACHABLE or UPSTREAM_TIMEOUT."""
-    tried.append(pool)
-    group = exchange.admission.group if exchange.admission is not None else None
-    retries = group.upstream.retries if group is not None else Retries()
-    others = group is not None and group.choose("", tried) is not None
-    if others and number < max(retries.attempts, 2) and "connect" in retries.on:
-        return
-    code = ErrorCode.UPSTREAM_TIMEOUT if isinstance(error, ConnectTimedOut) else ErrorCode.UPSTREAM_UNREACHABLE
-    raise GatewayError(code, f"upstream {name}: {error}") from error
+def _another(
+    group: UpstreamGroup, affinity: str, member: Member, tried: list[Member], attempt: Try, now: float
+) -> Member | None:
+    """The target for one more try: another one if there is, else the same, which a connection can't be tried with again.
+
+    A try after a failed connect is free of the budget when the other target's last call went well: nothing was sent, and one
+    that works takes the call. When all are down none is like that, and further tries are few."""
+    tried.append(member)
+    other = group.choose(affinity, now, tried)
+    if other is None:
+        if attempt.cause == "connect":
+            return None
+        other = group.choose(affinity, now)
+    guard = group.guard
+    if guard is None or other is None:
+        return other
+    free = attempt.cause == "connect" and attempt.number == 1 and not other.health.failures and not other.health.out
+    if guard.may_try_again(free=free, now=now):
+        return other
+    other.health.end_trial()
+    return None
 
 
-def _error_of(failure: UpstreamFailure, name: str) -> GatewayError:
-    reason = f"upstream {name}: {failure.reason}"
-    if isinstance(failure, UpstreamSilent):
+def _judge(
+    number: int,
+    status: int,
+    failure: UpstreamFailure | ConnectFailed | None,
+    connection: UpstreamConnection | None,
+    *,
+    stale_before: bool,
+) -> Try:
+    if failure is None:
+        return Try(number, str(status), answered=True, stale=False)
+    if isinstance(failure, ConnectFailed):
+        return Try(number, "connect", answered=False, stale=False)
+    if isinstance(failure, UpstreamReset):
+        kept = connection is not None and connection.reused and not stale_before
+        return Try(number, "reset", answered=failure.answered, stale=kept and not failure.answered)
+    cause = "timeout" if isinstance(failure, UpstreamSilent) else "protocol"
+    return Try(number, cause, answered=failure.answered, stale=False)
+
+
+def _interrupted(guard: Guard, member: Member, error: GatewayError, began: float, epoch: int, now: float) -> None:
+    """The attempt ended by other means than its own: the time for the whole call is over, the client's body turned out bad,
+    there was no connection."""
+    if error.code is ErrorCode.UPSTREAM_TIMEOUT:
+        guard.failed(member.number, member.health, "timeout", began, epoch, now)
+    else:
+        guard.abandoned(member.health, epoch)
+
+
+def _error_of(failure: UpstreamFailure | ConnectFailed, name: str) -> GatewayError:
+    reason = f"upstream {name}: {failure}"
+    if isinstance(failure, UpstreamSilent | ConnectTimedOut):
         return GatewayError(ErrorCode.UPSTREAM_TIMEOUT, reason)
-    if isinstance(failure, UpstreamReset) and not failure.answered:
+    if isinstance(failure, ConnectFailed) or (isinstance(failure, UpstreamReset) and not failure.answered):
         return GatewayError(ErrorCode.UPSTREAM_UNREACHABLE, reason)
     return GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, reason)
 

@@ -16,7 +16,7 @@ from ostiary.core.model import ClientLimits
 from ostiary.gateway.exchange import ClientGone, Exchange
 from ostiary.gateway.signal import Drive
 
-from .deadlines import NEVER, Deadlines
+from .deadlines import NEVER, Alarm, Deadlines
 from .request_body import RequestBody
 from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
 from .states import (
@@ -352,6 +352,15 @@ class ClientConnection:
             self._drive.throw(error)
         elif self._exchange is None:
             self.refuse(error)
+
+    def bound_call(self, seconds: float, error: GatewayError) -> Alarm:
+        """The call under way gets `error` where it waits, `seconds` from now. Who sets the alarm ends it with the call."""
+
+        def ring() -> None:
+            if self._drive is not None:
+                self._drive.throw(error)
+
+        return Alarm(self._path.deadlines, seconds, ring)
 
     def _on_bug(self, error: BaseException) -> None:
         logger.error("request_path_failed", exc_info=error)

@@ -54,3 +54,22 @@ class Deadlines:
         for connection in [each for each in self._watched if each.deadline <= now]:
             connection.on_deadline()
         self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+class Alarm:
+    """Calls `ring` once, `seconds` from now, unless it is ended before."""
+
+    __slots__ = ("_deadlines", "_ring", "deadline")
+
+    def __init__(self, deadlines: Deadlines, seconds: float, ring: Callable[[], None]) -> None:
+        self._deadlines = deadlines
+        self._ring = ring
+        self.deadline = deadlines.after(seconds)
+        deadlines.watch(self)
+
+    def end(self) -> None:
+        self._deadlines.forget(self)
+
+    def on_deadline(self) -> None:
+        self.end()
+        self._ring()

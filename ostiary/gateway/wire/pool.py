@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final, cast
 
-from ostiary.core.model import Target
+from ostiary.core.model import Connections, Target
 from ostiary.gateway.signal import Signal, in_task
 
 from .deadlines import Deadlines
@@ -17,7 +17,6 @@ from .upstream import UpstreamConnection
 # uvicorn 5 s. A kept connection that its server is just closing costs a retry, or a 502 for a POST.
 IDLE_SECONDS: Final = 4.0
 IDLE_CONNECTIONS_MAX: Final = 256
-CONNECTIONS_MAX: Final = 4096
 
 
 def as_protocol(connection: object) -> asyncio.Protocol:
@@ -26,16 +25,43 @@ def as_protocol(connection: object) -> asyncio.Protocol:
     return cast(asyncio.Protocol, connection)
 
 
+class NoConnection(Exception):
+    """No connection came free in time."""
+
+
+class Waiter:
+    """A call that waits for a connection. `turn` gets one that was given back, or None: there is room for a new one. It fails
+    with NoConnection."""
+
+    __slots__ = ("_pool", "deadline", "turn")
+
+    def __init__(self, pool: TargetPool, deadline: float) -> None:
+        self._pool = pool
+        self.deadline = deadline
+        self.turn: Signal[UpstreamConnection | None] = Signal()
+
+    def on_deadline(self) -> None:
+        self._pool.give_up(self)
+
+
 class TargetPool:
     """`in_flight` counts requests under way, for balancing. The connection used last is used first: a burst's connections
     then fall idle together and are closed."""
 
-    def __init__(self, target: Target, *, dialer: Dialer, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        dialer: Dialer,
+        deadlines: Deadlines,
+        connections: Connections = Connections(),  # noqa: B008  a frozen value
+    ) -> None:
         self.target = target
         self.authority = target.authority.encode()
-        self.healthy = True
         self.in_flight = 0
         self.dialer = dialer
+        self._bounds = connections
+        self._waiters: deque[Waiter] = deque()
         self._deadlines = deadlines
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
@@ -44,7 +70,12 @@ class TargetPool:
 
     @property
     def full(self) -> bool:
-        return len(self._all) + self._connecting >= CONNECTIONS_MAX
+        """All connections are in use, and there may be no more of them."""
+        return not self._idle and len(self._all) + self._connecting >= self._bounds.at_most
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
 
     def take(self) -> UpstreamConnection | None:
         """A kept connection, or None."""
@@ -58,13 +89,17 @@ class TargetPool:
     def connect(self) -> Signal[UpstreamConnection]:
         """A fresh connection; the signal fails with ConnectFailed. If whoever waits goes away meanwhile, it is kept."""
         signal: Signal[UpstreamConnection] = Signal()
+        self._connecting += 1  # at once: of many calls in one turn of the loop, each must see those before it
 
         async def deliver() -> None:
             try:
                 connection = await self._connect()
             except ConnectFailed as error:
+                self._connecting -= 1
                 signal.fail(error)
+                self._let_in()
             else:
+                self._connecting -= 1
                 if signal.awaited:
                     signal.set(connection)
                 else:
@@ -75,11 +110,7 @@ class TargetPool:
 
     async def _connect(self) -> UpstreamConnection:
         connection = UpstreamConnection(self, self._deadlines)
-        self._connecting += 1
-        try:
-            await self.dialer.connect(lambda: as_protocol(connection))
-        finally:
-            self._connecting -= 1
+        await self.dialer.connect(lambda: as_protocol(connection))
         self._all.add(connection)
         return connection
 
@@ -88,6 +119,12 @@ class TargetPool:
             self.discard(connection)
             connection.transport.close()
             return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            self._deadlines.forget(waiter)
+            if waiter.turn.awaited:  # else its client has gone
+                waiter.turn.set(connection)
+                return
         connection.deadline = self._deadlines.after(IDLE_SECONDS)
         self._idle.append(connection)
 
@@ -98,6 +135,43 @@ class TargetPool:
                 self._idle.remove(connection)
             except ValueError:
                 pass
+        if self._waiters:
+            self._let_in()
+
+    # --- waiting for one
+
+    def wait(self) -> Signal[UpstreamConnection | None] | None:
+        """The turn of one more call that waits, see Waiter; None when too many wait already."""
+        waiters = self._waiters
+        if len(waiters) >= self._bounds.waiting:
+            for waiter in [each for each in waiters if not each.turn.awaited]:
+                self._forget(waiter)
+            if len(waiters) >= self._bounds.waiting:
+                return None
+        waiter = Waiter(self, self._deadlines.after(self._bounds.wait_seconds))
+        waiters.append(waiter)
+        self._deadlines.watch(waiter)
+        return waiter.turn
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Its time is over."""
+        self._forget(waiter)
+        waiter.turn.fail(NoConnection(f"no connection came free within {self._bounds.wait_seconds:g} s"))
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._deadlines.forget(waiter)
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            pass
+
+    def _let_in(self) -> None:
+        """There may be room for a new connection: the first who waits makes it, before `set` returns."""
+        while self._waiters and not self.full:
+            waiter = self._waiters.popleft()
+            self._deadlines.forget(waiter)
+            if waiter.turn.awaited:
+                waiter.turn.set(None)
 
     def close(self) -> None:
         """Closes what is idle; what is under way ends by itself and is then closed."""

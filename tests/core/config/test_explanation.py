@@ -65,7 +65,9 @@ def test_what_awaits_the_caller_is_told() -> None:
     assert facts["scopes"] == "clients:read"
     assert facts["caller"] == "no credential given: 401 credentials_missing"
     assert facts["limits of the route"] == "5 in any second by ip"
-    assert facts["upstream of live keys"] == "live (http://127.0.0.1:9000 (weight 2), http://127.0.0.1:9002)"
+    assert (
+        facts["upstream of live keys"] == "live (http://127.0.0.1:9000 (weight 2), http://127.0.0.1:9002; round_robin)"
+    )
     assert facts["upstream of test keys"] == "sandbox (http://127.0.0.1:9001)"
     assert "caller" not in explained("GET", "/status").facts
 
