@@ -85,6 +85,7 @@ class ClientConnection:
 
     __slots__ = (
         "_ahead",
+        "_blank_line",
         "_body",
         "_checked_bytes",
         "_continue_owed",
@@ -124,6 +125,7 @@ class ClientConnection:
         self.source: UpstreamConnection | None = None  # the upstream that is answering
         self.tunnel: Tunnel | None = None  # what has the connection, in the state TUNNEL
         self._ahead = b""
+        self._blank_line = False  # an empty line has come before this request
         self._body: RequestBody | None = None
         self._checked_bytes = 0
         self._continue_owed = False
@@ -163,7 +165,7 @@ class ClientConnection:
     def eof_received(self) -> bool:
         """The client will send no more; it may still want its answer (RFC 9112 §9.6)."""
         self._eof = True
-        if self.state in (_WAITING, _ANSWERING):
+        if self.state in (_WAITING, _ANSWERING) or self._turning:
             if self.state is _ANSWERING and self.source is not None and not self.stalled:
                 self._await_more(self.source)
             return not self.secure
@@ -271,6 +273,10 @@ class ClientConnection:
         if data.startswith(b"\r\n"):
             # One empty line before a request is for old clients that end a body with it (RFC 9112 §2.2).
             data = data[2:]
+            if self._blank_line or data.startswith(b"\r\n"):
+                self.refuse(GatewayError(ErrorCode.MALFORMED_REQUEST, "several empty lines", closes=True))
+                return
+            self._blank_line = True
         if not data or data == b"\r":
             self._ahead = data
             return
@@ -295,6 +301,7 @@ class ClientConnection:
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         self.keep_alive = head.keep_alive and not self._path.draining
+        self._blank_line = False
         self.deadline = NEVER
         if head.framing is _NO_BODY:
             self._ahead = rest
@@ -433,7 +440,7 @@ class ClientConnection:
             return
         data, self._ahead = self._ahead, b""
         self._read_head(data)
-        if self._eof and self.state in (_HEAD, _BODY):
+        if self._eof and not self._turning and self.state in (_IDLE, _HEAD, _BODY):
             self._abandon()  # the rest of this request will never come
             self.transport.close()
         elif len(self._ahead) <= READ_AHEAD_BYTES_MAX:
