@@ -74,8 +74,8 @@ class RequestPath(Protocol):
 
     async def handle(self, exchange: Exchange) -> None: ...
 
-    def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
-        """The answer to a head that could not be parsed; counts it."""
+    def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
+        """The answer to a head that could not be parsed, without a body if it asks for none (HEAD); counts it."""
         ...
 
 
@@ -87,6 +87,7 @@ class ClientConnection:
         "_ahead",
         "_blank_line",
         "_body",
+        "_bodiless",
         "_checked_bytes",
         "_continue_owed",
         "_drive",
@@ -127,6 +128,7 @@ class ClientConnection:
         self._ahead = b""
         self._blank_line = False  # an empty line has come before this request
         self._body: RequestBody | None = None
+        self._bodiless = False  # what is refused is a HEAD, so its answer has no body
         self._checked_bytes = 0
         self._continue_owed = False
         self._exchange: Exchange | None = None
@@ -211,6 +213,7 @@ class ClientConnection:
     def on_deadline(self) -> None:
         state = self.state
         if state is _HEAD:
+            self._bodiless = self._ahead.startswith(b"HEAD ")
             self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
         elif state is _BODY:
             if self._reading:
@@ -286,6 +289,7 @@ class ClientConnection:
                 self.deadline = self._path.deadlines.after(self.limits.head_seconds)
                 self._checked_bytes = 0
             if (error := refuse_partial_head(data, self._checked_bytes, self.limits)) is not None:
+                self._bodiless = data.startswith(b"HEAD ")
                 self.refuse(error)
                 return
             self._checked_bytes = len(data)
@@ -295,6 +299,7 @@ class ClientConnection:
         try:
             head = parse_request_head(data[:end], self.limits)
         except GatewayError as error:
+            self._bodiless = data.startswith(b"HEAD ")
             self.refuse(error)
             return
         self._begin(head, data[end + 4 :])
@@ -311,6 +316,7 @@ class ClientConnection:
             self._advance(Event.BODY_EXPECTED)
             body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
+            self._bodiless = head.method == b"HEAD"
             if rest and not self._feed(rest):
                 return
         path = self._path
@@ -463,7 +469,7 @@ class ClientConnection:
         if self._lost or self.state in (_LINGERING, _CLOSED):
             return
         self.keep_alive = False
-        self.transport.write(self._path.refuse(self, error))
+        self.transport.write(self._path.refuse(self, error, bodiless=self._bodiless))
         self._end()
 
     # --- an upgrade (tunnel.py)
