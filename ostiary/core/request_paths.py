@@ -16,9 +16,7 @@ _PLAIN_TABLE: Final = bytes(octet if octet in _PATH_CHARACTERS else octet ^ 0x80
 _broken_escape: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 _dot_segment: Final = re.compile(rb"(?:^|/)\.{1,2}(?:;[^/]*)?(?:/|$)").search
 # A control character, or a character in more bytes than it needs: C0, C1, E0 80-9F, F0 80-8F begin one (RFC 3629 §3).
-_never_in_a_path: Final = re.compile(
-    rb"[\x00-\x1f\x7f]|[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]"
-).search
+_never_in_a_path: Final = re.compile(rb"[\x00-\x1f\x7f]|[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]").search
 _escape: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _UNRESERVED: Final = frozenset(b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 

@@ -6,7 +6,7 @@ from tests.fuzz.answers import run
 from tests.fuzz.memory import MemoryLoop
 from tests.fuzz.stage import Stage
 
-ANSWERS = 4_000
+ANSWERS = 2_500
 SEED = 20261125
 
 

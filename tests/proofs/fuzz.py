@@ -37,7 +37,7 @@ def main() -> None:
                 answered += some
             memory = psutil.Process().memory_info().rss >> 20
             print(
-                f"seed {seed:6}   {sent:9} requests   {answered:8} answers   {time.monotonic() - began:7.0f} s   {memory} MiB",
+                f"seed {seed:6} {sent:9} requests {answered:8} answers {time.monotonic() - began:7.0f} s {memory:5} MiB",
                 flush=True,
             )
             seed += 1

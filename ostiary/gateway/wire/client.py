@@ -86,8 +86,8 @@ class ClientConnection:
     __slots__ = (
         "_ahead",
         "_blank_line",
-        "_body",
         "_bodiless",
+        "_body",
         "_checked_bytes",
         "_continue_owed",
         "_drive",

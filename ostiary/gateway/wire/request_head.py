@@ -185,7 +185,9 @@ def _learn(name: bytes, colon: bytes) -> tuple[RequestHeader, bytes]:
         # Some servers make a dash or an underscore of every character but letters and digits.
         raise _refuse("a second spelling of a header's name")
     meaning = (kind, lower)
-    if len(_known_names) < NAMES_KNOWN_MAX and len(name) <= NAME_BYTES_KNOWN_MAX:
+    if len(name) <= NAME_BYTES_KNOWN_MAX:
+        if len(_known_names) >= NAMES_KNOWN_MAX:
+            _known_names.clear()
         _known_names[name] = meaning
     return meaning
 
@@ -226,8 +228,9 @@ def _set_target(head: RequestHead, target: bytes) -> None:
         if (host := parse_host(sent)) is None:
             raise _refuse("Host is not a host")
         head.host = host
-        if len(_known_hosts) < NAMES_KNOWN_MAX:
-            _known_hosts[sent] = host
+        if len(_known_hosts) >= NAMES_KNOWN_MAX:
+            _known_hosts.clear()
+        _known_hosts[sent] = host
     if target[0] != 0x2F:
         target = _other_form(head, target, sent)
     if 0x23 in target:
