@@ -203,6 +203,8 @@ def _refuse_request_line(line: bytes, limits: ClientLimits) -> GatewayError:
         return GatewayError(ErrorCode.TARGET_TOO_LONG, "request line too long", closes=True)
     if _other_method(line) is not None:
         return GatewayError(ErrorCode.NOT_IMPLEMENTED, "unknown method", closes=True)
+    if line == b"PRI * HTTP/2.0":
+        return _refuse("the preface of HTTP/2 (RFC 9113 §3.4); what stands in front should speak HTTP/1.1 to this port")
     if _other_version(line) is not None and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
         return GatewayError(ErrorCode.VERSION_NOT_SUPPORTED, "unknown HTTP version", closes=True)
     return _refuse("no valid request line")

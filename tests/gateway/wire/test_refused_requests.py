@@ -170,6 +170,25 @@ async def test_a_body_that_breaks_under_way_is_never_whole_upstream(gateway: Run
     assert b"second" not in origin.raw[0]
 
 
+async def test_a_body_that_passes_the_bound_under_way_is_never_whole_upstream(origin: Origin) -> None:
+    """Row 33: the upstream has the first part of a body that turns out too long; it must not take it for the whole."""
+    settings = configuration([upstream(origin.port)], [route(body_bytes_max=1000)])
+    async with running_gateway(settings) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        chunk = b"1f4\r\n" + b"a" * 500 + b"\r\n"
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 2)
+        async with asyncio.timeout(5):
+            while not any(raw.count(b"a" * 500) for raw in origin.raw):  # noqa: ASYNC110  as above
+                await asyncio.sleep(0.01)
+        writer.write(b"1\r\nb\r\n0\r\n\r\n")
+        answer = Judge(await asyncio.wait_for(reader.read(), 5))
+        writer.close()
+    assert answer.status == 413
+    assert dict(answer.headers)["connection"] == "close"
+    assert origin.seen == []
+    assert not origin.raw[0].endswith(b"0\r\n\r\n")
+
+
 async def test_a_long_request_line_in_segments_is_refused_at_its_bound(gateway: RunningGateway, origin: Origin) -> None:
     """Row 17: 64 KiB in segments of 10 bytes; the client is answered at 16 KiB, so no more is kept or read twice."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
