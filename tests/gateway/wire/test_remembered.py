@@ -56,7 +56,8 @@ def _request(head: bytes) -> object:
         parsed = parse_request_head(head, LIMITS)
     except GatewayError as error:
         return error.code, error.reason
-    return {name: getattr(parsed, name) for name in type(parsed).__annotations__}
+    start = (parsed.method, parsed.target, parsed.path, parsed.minor, parsed.host)
+    return start, parsed.lines, parsed.values, parsed.framing, parsed.length, parsed.keep_alive
 
 
 def _answer(head: bytes) -> object:
@@ -64,7 +65,8 @@ def _answer(head: bytes) -> object:
         parsed = parse_response_head(head, b"GET")
     except ResponseError as error:
         return str(error)
-    return {name: getattr(parsed, name) for name in type(parsed).__annotations__}
+    rest = (parsed.framing, parsed.length, parsed.reusable, parsed.dated)
+    return parsed.status, parsed.status_line, parsed.lines, parsed.limit_lines, rest
 
 
 @settings(max_examples=300)
