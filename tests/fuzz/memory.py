@@ -104,11 +104,11 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryLoop(asyncio.SelectorEventLoop):
-    """Connections that the gateway opens lead to `accept`, which gives the peer for a new transport."""
+    """What the gateway takes for unix sockets leads to `accept`, which gives the peer for a new transport."""
 
     accept: Callable[[], Any]
 
-    async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
+    async def create_unix_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
         protocol = protocol_factory()
         peer = self.accept()
         transport = MemoryTransport(cast(asyncio.Protocol, protocol), peer, self)

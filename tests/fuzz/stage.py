@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from ostiary.core.model import Authentication, ClientLimits, Match, PathPolicy, Retries, Scheme
+from ostiary.core.model import UNIX, Authentication, ClientLimits, Match, PathPolicy, Retries, Scheme, Target
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway
@@ -92,7 +92,7 @@ class Stage:
             route("get", match=Match(path="/get", methods=frozenset({"GET"}))),
         ]
         settings = configuration(
-            [upstream(9, retries=Retries(attempts=1, on=frozenset()))],
+            [upstream(targets=(Target(UNIX, "/in/memory", 0),), retries=Retries(attempts=1, on=frozenset()))],
             routes,
             keys=[key()],
             client_limits=ClientLimits(),
