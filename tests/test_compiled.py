@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 REQUEST_PATH = (
+    "tests/fuzz",
     "tests/gateway/wire",
     "tests/gateway/test_request_path.py",
     "tests/gateway/test_credentials_on_the_wire.py",

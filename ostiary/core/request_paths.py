@@ -15,6 +15,8 @@ _PATH_CHARACTERS: Final = b"/-._~!$&'()*+,;=:@[]0123456789ABCDEFGHIJKLMNOPQRSTUV
 _PLAIN_TABLE: Final = bytes(octet if octet in _PATH_CHARACTERS else octet ^ 0x80 for octet in range(256))
 _broken_escape: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 _dot_segment: Final = re.compile(rb"(?:^|/)\.{1,2}(?:;[^/]*)?(?:/|$)").search
+# A control character, or a character in more bytes than it needs: C0, C1, E0 80-9F, F0 80-8F begin one (RFC 3629 §3).
+_never_in_a_path: Final = re.compile(rb"[\x00-\x1f\x7f]|[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]").search
 _escape: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _UNRESERVED: Final = frozenset(b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -46,6 +48,13 @@ def _is_plain_slowly(path: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_readable(path: bytes) -> bool:
+    """Whether a path may be passed on as it is, where a route says `paths: raw`. Slashes, dots and backslashes may then mean
+    what they like; what means nothing is refused all the same: broken escapes, control characters, and overlong UTF-8 (a
+    slash in more bytes than it needs has no use but to hide)."""
+    return _broken_escape(path) is None and _never_in_a_path(unquote_to_bytes(path)) is None
 
 
 def normalize(path: bytes) -> bytes | None:

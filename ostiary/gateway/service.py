@@ -189,7 +189,7 @@ class Gateway:
 
     # --- what connections ask (wire.client.RequestPath)
 
-    def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
+    def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)
         self._recorder.count_error(error.code)
         request_id = self._ids.new()
@@ -198,7 +198,7 @@ class Gateway:
             extra={"fields": {"reason": error.reason, "ip": client.peer, "request_id": request_id.decode()}},
         )
         pages = self.snapshot.problem_pages
-        return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False)
+        return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False, bodiless=bodiless)
 
 
 def _pool_key(target: Target, upstream: Upstream) -> tuple[Target, float, Connections]:

@@ -9,8 +9,18 @@ from ipaddress import ip_network
 import h11
 import pytest
 
-from ostiary.core.model import Retries, Target, Timeouts
-from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
+from ostiary.core.model import Authentication, Match, Retries, Scheme, Target, Timeouts
+from tests.support.gateway import (
+    KEY_ID,
+    SECRET,
+    RunningGateway,
+    configuration,
+    key,
+    route,
+    running_gateway,
+    talk,
+    upstream,
+)
 from tests.support.origin import Origin, Seen, answer_ok, answer_with, running_origin
 
 CLOSE = b"Connection: close\r\n"
@@ -88,6 +98,7 @@ async def test_what_only_the_gateway_may_say_is_removed(gateway: RunningGateway,
     lines = (
         b"X-Ostiary-Key: ak_live_other", b"x-ostiary-KEY: again", b"X-Ostiary-Anything: 1", b"X-Forwarded-For: 1.2.3.4",
         b"Forwarded: for=1.2.3.4", b"X-Real-IP: 1.2.3.4", b"X-API-Key: sk_live_x", b"X-Timestamp: 1", b"X-Nonce: n",
+        b"X-Consumer-Id: 1.2.3.4", b"x-consumer-ID: 1.2.3.4", b"X-CONSUMER-Username: again", b"X-Consumer-Groups: again",
         b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"TE: trailers", b"Keep-Alive: timeout=5",
         b"Proxy-Authorization: Basic x", b"Authorization: Bearer sk_live_misplaced",
     )  # fmt: skip
@@ -117,7 +128,25 @@ async def test_another_authorization_passes_where_keys_are_not_asked_for(
 
 
 @pytest.mark.parametrize(
-    "listed", ["X-API-Key", "X-Ostiary-Key", "X-Forwarded-For", "Authorization", "Host", "Via", "X-Request-Id"]
+    "listed",
+    [
+        "X-API-Key",
+        "X-Ostiary-Key",
+        "X-Forwarded-For",
+        "Authorization",
+        "Host",
+        "Via",
+        "X-Request-Id",
+        "X-Consumer-Id",
+        "Forwarded",
+        "X-Forwarded-Host",
+        "x-FORWARDED-proto",
+        "Content-Length, Transfer-Encoding",
+        "close, host, close",
+        ",,host,",
+        "Connection",
+        "X-Mine;q=1, Host",
+    ],
 )
 async def test_connection_options_remove_the_client_s_headers_and_none_of_the_gateway_s(
     listed: str, gateway: RunningGateway, origin: Origin
@@ -128,8 +157,85 @@ async def test_connection_options_remove_the_client_s_headers_and_none_of_the_ga
     (seen,) = origin.seen
     assert seen.all("x-mine") == []
     assert seen.one("x-other") == "2"
-    for name in ("host", "x-forwarded-for", "via", "x-request-id"):
+    for name in (
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "forwarded",
+        "via",
+        "x-request-id",
+    ):
         seen.one(name)
+
+
+@pytest.mark.parametrize("listed", [b"X-API-Key", b"Authorization", b"X-Ostiary-Key, X-Consumer-Id, Host"])
+async def test_connection_options_take_no_key_away_and_none_from_the_upstream(listed: bytes, origin: Origin) -> None:
+    """Row 44: naming a credential as hop-by-hop must neither skip the check of it nor the identity that comes of it."""
+    bearer = Authentication(schemes=frozenset({Scheme.BEARER}))
+    settings = configuration([upstream(origin.port)], [route(authentication=bearer)], keys=[key()])
+    async with running_gateway(settings) as gateway:
+        options = b"Connection: close, " + listed
+        refused = await talk(gateway.port, request("/", options, close=False))
+        assert refused.startswith(b"HTTP/1.1 401")
+        served = await talk(gateway.port, request("/", options, b"X-API-Key: " + SECRET, close=False))
+        assert served.startswith(b"HTTP/1.1 200")
+    (seen,) = origin.seen
+    assert seen.one("x-ostiary-key") == KEY_ID
+    assert seen.all("x-api-key") == []
+
+
+async def test_a_spoofed_chain_opens_no_list_of_addresses(origin: Origin) -> None:
+    """Row 46: only what trusted proxies wrote counts, however long the chain before it, in whatever spelling."""
+    bearer = Authentication(schemes=frozenset({Scheme.BEARER}))
+    settings = configuration(
+        [upstream(origin.port)],
+        [route(authentication=bearer)],
+        keys=[key(networks=(ip_network("203.0.113.0/24"), ip_network("2001:db8::/32")))],
+        trusted_proxies=(ip_network("127.0.0.0/8"),),
+    )
+    inside = [b"203.0.113.9", b"6.6.6.6, 203.0.113.9:4711", b"[2001:db8::1]:443", b"1.1.1.1, " * 1000 + b"203.0.113.9"]
+    outside = [
+        b"203.0.113.9, 6.6.6.6", b"203.0.113.9, unknown", b"203.0.113.9, _hidden", b"203.0.113.9,", b"203.0.113.9, ::1",
+        b"203.0.113.9, 1.1.1.1, " + b"127.0.0.1, " * 1000 + b"127.0.0.1", b"203.0.113.009", b"203.0.113.9 6.6.6.6", b"",
+        b"203.0.113.9, [::ffff:6.6.6.6]", b"::ffff:203.0.113.9%eth0", b"0xcb007109", b"3405803785",
+    ]  # fmt: skip
+    async with running_gateway(settings) as gateway:
+        for chain, status in [*((chain, b"200") for chain in inside), *((chain, b"403") for chain in outside)]:
+            lines = (b"X-Forwarded-For: " + chain, b"X-Real-IP: 203.0.113.9", b"Forwarded: for=203.0.113.9")
+            answer = await talk(gateway.port, request("/", b"X-API-Key: " + SECRET, *lines))
+            assert answer[9:12] == status, chain[:60]
+
+
+async def test_headers_that_name_a_method_or_a_url_change_no_policy(origin: Origin) -> None:
+    """Row 47: were the route found by X-Original-URL, an open route would open all the others."""
+    bearer = Authentication(schemes=frozenset({Scheme.BEARER}))
+    routes = [
+        route("open", match=Match(path="/open/**", methods=frozenset({"GET"}))),
+        route("admin", path="/admin/**", authentication=bearer),
+    ]
+    async with running_gateway(configuration([upstream(origin.port)], routes, keys=[key()])) as gateway:
+        for line in (b"X-Original-URL: ", b"X-Rewrite-URL: ", b"X-Original-URI: ", b"X-Forwarded-Prefix: "):
+            assert (await talk(gateway.port, request("/open/x", line + b"/admin/x"))).startswith(b"HTTP/1.1 200")
+            assert (await talk(gateway.port, request("/admin/x", line + b"/open/x"))).startswith(b"HTTP/1.1 401")
+        for line in (b"X-HTTP-Method-Override: ", b"X-HTTP-Method: ", b"X-Method-Override: "):
+            assert (await talk(gateway.port, request("/open/x", line + b"DELETE"))).startswith(b"HTTP/1.1 200")
+            refused = await talk(gateway.port, request("/open/x", line + b"GET", method=b"DELETE"))
+            assert refused.startswith(b"HTTP/1.1 405")
+    assert [(seen.method, seen.target) for seen in origin.seen] == [("GET", "/open/x")] * 7
+
+
+@pytest.mark.parametrize("name", [b"Cookie", b"Range", b"Accept-Encoding", b"If-None-Match"])
+async def test_a_huge_header_is_bounded_and_a_large_one_passes(
+    name: bytes, gateway: RunningGateway, origin: Origin
+) -> None:
+    """Row 48: 16 KiB of ranges are the upstream's to judge, 64 KiB nobody's."""
+    value = b"bytes=" + b"0-," * 5000
+    await talk(gateway.port, request("/", name + b": " + value))
+    assert origin.seen[0].one(name.decode().lower()) == value.decode()
+    refused = await talk(gateway.port, request("/", name + b": " + value * 5))
+    assert refused.startswith(b"HTTP/1.1 431")
+    assert len(origin.seen) == 1
 
 
 async def test_a_trusted_proxy_s_word_counts_from_right_to_left(origin: Origin) -> None:
@@ -180,7 +286,7 @@ async def test_bodies_pass_with_exact_framing(
     assert len(seen.all("content-length")) + len(seen.all("transfer-encoding")) == 1
 
 
-@pytest.mark.parametrize("name", ["Host", "Content-Length", "X-API-Key", "X-Ostiary-Key"])
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "X-API-Key", "X-Ostiary-Key", "X-Consumer-Id"])
 async def test_trailers_are_dropped(name: str, gateway: RunningGateway, origin: Origin) -> None:
     """Row 16: a trailer merged into the head would be a header that nobody checked."""
     body = b"3\r\nabc\r\n0\r\n" + name.encode() + b": evil\r\n\r\n"
@@ -318,7 +424,7 @@ async def test_an_answer_that_breaks_off_breaks_off_for_the_client(
     got = await talk(gateway.port, request("/", close=False))
     with pytest.raises((h11.RemoteProtocolError, AssertionError)):
         parse(got)
-    assert not got.endswith(b"0\r\n\r\n")
+    assert not got.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_a_reset_get_is_asked_once_more_and_a_post_never(origin: Origin) -> None:

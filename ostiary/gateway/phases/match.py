@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import PathPolicy
-from ostiary.core.request_paths import is_plain, normalize
+from ostiary.core.request_paths import is_plain, is_readable, normalize
 from ostiary.core.routing import MethodNotAllowed, RouteMatch
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.wire.upgrade import allow_upgrade
@@ -36,7 +36,7 @@ def _match_other(exchange: Exchange, method: str) -> RouteMatch:
     head = exchange.head
     table = exchange.snapshot.table
     found = table.match(head.host, head.path, method)
-    if isinstance(found, RouteMatch) and found.route.paths is PathPolicy.RAW:
+    if isinstance(found, RouteMatch) and found.route.paths is PathPolicy.RAW and is_readable(head.path):
         return found
     path = normalize(head.path)
     if path is not None:

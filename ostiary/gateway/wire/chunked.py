@@ -10,8 +10,16 @@ from typing import Final
 
 from .grammar import has_line_characters, is_token
 
-# 15 digits are a petabyte. Extensions are legal and useless: they are read, bounded and dropped (CVE-2023-39326).
-_size_line: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t !-~\x80-\xff]*)?)").fullmatch
+# 15 digits are a petabyte. Extensions are legal and useless: they are read, bounded and dropped (CVE-2023-39326). They are
+# read as strictly as all else, because parsers disagree about where a broken one ends (CVE-2025-55315): a name, and a token
+# or a whole quoted string.
+_size_line: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15})"
+    rb"((?:;[\t ]*[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    rb"(?:[\t ]*=[\t ]*(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\"))?"
+    rb"[\t ]*)*)"
+).fullmatch
+_begins_size_line: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;[\t -~\x80-\xff]*)?").fullmatch
 _LINE_BYTES_MAX: Final = 1024
 _EXTENSION_BYTES_MAX: Final = 16 * 1024
 _TRAILER_BYTES_MAX: Final = 8 * 1024
@@ -108,7 +116,7 @@ class ChunkedDecoder:
         """Refuses at once what can't become a good line, instead of waiting for its end."""
         if _has_control(line.removesuffix(b"\r")):
             raise ChunkedError("control character in the coding")
-        if not self._trailers and _size_line(line.removesuffix(b"\r")) is None:
+        if not self._trailers and _begins_size_line(line.removesuffix(b"\r")) is None:
             raise ChunkedError("not a chunk size")
 
 

@@ -74,8 +74,8 @@ class RequestPath(Protocol):
 
     async def handle(self, exchange: Exchange) -> None: ...
 
-    def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
-        """The answer to a head that could not be parsed; counts it."""
+    def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
+        """The answer to a head that could not be parsed, without a body if it asks for none (HEAD); counts it."""
         ...
 
 
@@ -85,6 +85,8 @@ class ClientConnection:
 
     __slots__ = (
         "_ahead",
+        "_blank_line",
+        "_bodiless",
         "_body",
         "_checked_bytes",
         "_continue_owed",
@@ -124,7 +126,9 @@ class ClientConnection:
         self.source: UpstreamConnection | None = None  # the upstream that is answering
         self.tunnel: Tunnel | None = None  # what has the connection, in the state TUNNEL
         self._ahead = b""
+        self._blank_line = False  # an empty line has come before this request
         self._body: RequestBody | None = None
+        self._bodiless = False  # what is refused is a HEAD, so its answer has no body
         self._checked_bytes = 0
         self._continue_owed = False
         self._exchange: Exchange | None = None
@@ -163,7 +167,7 @@ class ClientConnection:
     def eof_received(self) -> bool:
         """The client will send no more; it may still want its answer (RFC 9112 §9.6)."""
         self._eof = True
-        if self.state in (_WAITING, _ANSWERING):
+        if self.state in (_WAITING, _ANSWERING) or self._turning:
             if self.state is _ANSWERING and self.source is not None and not self.stalled:
                 self._await_more(self.source)
             return not self.secure
@@ -209,6 +213,7 @@ class ClientConnection:
     def on_deadline(self) -> None:
         state = self.state
         if state is _HEAD:
+            self._bodiless = self._ahead.startswith(b"HEAD ")
             self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
         elif state is _BODY:
             if self._reading:
@@ -271,6 +276,10 @@ class ClientConnection:
         if data.startswith(b"\r\n"):
             # One empty line before a request is for old clients that end a body with it (RFC 9112 §2.2).
             data = data[2:]
+            if self._blank_line or data.startswith(b"\r\n"):
+                self.refuse(GatewayError(ErrorCode.MALFORMED_REQUEST, "several empty lines", closes=True))
+                return
+            self._blank_line = True
         if not data or data == b"\r":
             self._ahead = data
             return
@@ -280,6 +289,7 @@ class ClientConnection:
                 self.deadline = self._path.deadlines.after(self.limits.head_seconds)
                 self._checked_bytes = 0
             if (error := refuse_partial_head(data, self._checked_bytes, self.limits)) is not None:
+                self._bodiless = data.startswith(b"HEAD ")
                 self.refuse(error)
                 return
             self._checked_bytes = len(data)
@@ -289,12 +299,14 @@ class ClientConnection:
         try:
             head = parse_request_head(data[:end], self.limits)
         except GatewayError as error:
+            self._bodiless = data.startswith(b"HEAD ")
             self.refuse(error)
             return
         self._begin(head, data[end + 4 :])
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         self.keep_alive = head.keep_alive and not self._path.draining
+        self._blank_line = False
         self.deadline = NEVER
         if head.framing is _NO_BODY:
             self._ahead = rest
@@ -304,6 +316,7 @@ class ClientConnection:
             self._advance(Event.BODY_EXPECTED)
             body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
+            self._bodiless = head.method == b"HEAD"
             if rest and not self._feed(rest):
                 return
         path = self._path
@@ -442,7 +455,7 @@ class ClientConnection:
             return
         data, self._ahead = self._ahead, b""
         self._read_head(data)
-        if self._eof and self.state in (_HEAD, _BODY):
+        if self._eof and not self._turning and self.state in (_IDLE, _HEAD, _BODY):
             self._abandon()  # the rest of this request will never come
             self.transport.close()
         elif len(self._ahead) <= READ_AHEAD_BYTES_MAX:
@@ -465,7 +478,7 @@ class ClientConnection:
         if self._lost or self.state in (_LINGERING, _CLOSED):
             return
         self.keep_alive = False
-        self.transport.write(self._path.refuse(self, error))
+        self.transport.write(self._path.refuse(self, error, bodiless=self._bodiless))
         self._end()
 
     # --- an upgrade (tunnel.py)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from ipaddress import IPv6Address
 from typing import Final
 
 TOKEN_CHARACTERS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -20,8 +21,12 @@ _LINE_TABLE: Final = bytes(octet ^ 0x80 if octet in b"\r\n" else changed for oct
 is_token: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 LENGTH_DIGITS_MAX: Final = 18  # 10^18 bytes are an exabyte; more digits are an attack
 
-# host[:port] of RFC 9110 §7.2, narrowed to what a name or an address can be: no userinfo, no path, no list.
-_host: Final = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?").fullmatch
+# host[:port] of RFC 9110 §7.2, narrowed to what a name or an address can be: no userinfo, no path, no list, no empty label
+# (but for the root, RFC 1034 §3.1).
+_host: Final = re.compile(
+    rb"((?:[A-Za-z0-9_-]{1,63}\.){0,127}[A-Za-z0-9_-]{1,63}\.?|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{1,5}))?"
+).fullmatch
+_HOST_BYTES_MAX: Final = 255
 
 
 def has_line_characters(line: bytes) -> bool:
@@ -38,9 +43,14 @@ def parse_host(value: bytes) -> bytes | None:
     """The lower-case host without port, or None when `value` is no host."""
     if (match := _host(value)) is None:
         return None
-    host, port = match.groups()
-    if port is not None and int(port) > 65535:
+    host, address, port = match.groups()
+    if len(host) > _HOST_BYTES_MAX or (port is not None and int(port) > 65535):
         return None
+    if address is not None:
+        try:
+            IPv6Address(address.decode())
+        except ValueError:
+            return None
     return bytes(host.lower())
 
 
@@ -89,8 +99,9 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"forwarded": RequestHeader.DROP,
 }
 
-# The identity that upstreams trust: no client may set any of these, however spelled.
-IDENTITY_PREFIX: Final = b"x-ostiary-"
+# The identity that upstreams trust: no client may set any of these, however spelled. Upstreams that stood behind another
+# gateway before may still believe its `X-Consumer-...`, which we do not send.
+IDENTITY_PREFIXES: Final = (b"x-ostiary-", b"x-consumer-")
 
 
 class ResponseHeader(IntEnum):
@@ -145,7 +156,8 @@ REPEATING_HEADERS: Final = frozenset(
 LINES_KNOWN_MAX: Final = 4096
 LINE_BYTES_KNOWN_MAX: Final = 96
 
-# Spellings of header names seen so far and what they mean. Bounded, because clients choose names: past the bound a name is
-# looked at anew each time, which costs 0.5 µs and no memory.
+# Spellings of header names seen so far and what they mean. Bounded, because clients choose names: at the bound all
+# are forgotten, and those in use come back with the next request. Were no more learned instead, a client could fill it once
+# with names of no use, and every later request would pay 1 µs a header.
 NAMES_KNOWN_MAX: Final = 4096
 NAME_BYTES_KNOWN_MAX: Final = 64

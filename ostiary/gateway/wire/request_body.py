@@ -79,8 +79,10 @@ class RequestBody:
                 pieces, rest = self._decoder.feed(data)
             except ChunkedError as error:
                 raise GatewayError(ErrorCode.MALFORMED_REQUEST, f"chunked body: {error}", closes=True) from error
-            for piece in pieces:
-                self._deliver(piece)
+            if len(pieces) == 1:
+                self._deliver(pieces[0])
+            elif pieces:  # in one piece: chunks of a byte would cost the upstream six bytes and a write each
+                self._deliver(b"".join(pieces))
             self.whole = self._decoder.finished
         else:
             if len(data) > self._left:

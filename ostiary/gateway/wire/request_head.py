@@ -18,7 +18,7 @@ from ostiary.core.model import ClientLimits
 
 from .grammar import (
     HEAD_TABLE,
-    IDENTITY_PREFIX,
+    IDENTITY_PREFIXES,
     LINE_BYTES_KNOWN_MAX,
     LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
@@ -39,6 +39,8 @@ _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _request_line: Final = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/1\.([01])").fullmatch
 _other_version: Final = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]").fullmatch
 _other_method: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/1\.[01]").fullmatch
+_endless_method: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{256}").match  # RFC 9110 §9.1: 501, not 414
+_rare_in_names: Final = re.compile(rb"[^a-z0-9-]").sub
 _absolute_form: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[!-~]*|\?[!-~]*|)").fullmatch
 
 _PASS: Final = RequestHeader.PASS
@@ -117,7 +119,7 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
             if kind is _PASS and lower not in REPEATING_HEADERS:
                 passing.append(line)
                 continue
-            value = value.strip(b" \t")
+            value = value.strip(b" \t") if lower != b"transfer-encoding" else value.removeprefix(b" ")
             if lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX and has_line_characters(line):
                 if len(known_lines) >= LINES_KNOWN_MAX:
                     known_lines.clear()  # rare, and cheaper than to remember what was used last
@@ -178,18 +180,31 @@ def _learn(name: bytes, colon: bytes) -> tuple[RequestHeader, bytes]:
     if 0x5F in lower:
         # CGI-like upstreams read `x_ostiary_key` as `X-Ostiary-Key`: an underscore is a second spelling of another name.
         raise _refuse("an underscore in a header name")
-    kind = RequestHeader.DROP if lower.startswith(IDENTITY_PREFIX) else REQUEST_HEADERS.get(lower, _PASS)
+    kind = _kind_of(lower)
+    if kind is _PASS and _kind_of(_rare_in_names(b"-", lower)) is not _PASS:
+        # Some servers make a dash or an underscore of every character but letters and digits.
+        raise _refuse("a second spelling of a header's name")
     meaning = (kind, lower)
-    if len(_known_names) < NAMES_KNOWN_MAX and len(name) <= NAME_BYTES_KNOWN_MAX:
+    if len(name) <= NAME_BYTES_KNOWN_MAX:
+        if len(_known_names) >= NAMES_KNOWN_MAX:
+            _known_names.clear()
         _known_names[name] = meaning
     return meaning
 
 
+def _kind_of(lower: bytes) -> RequestHeader:
+    return RequestHeader.DROP if lower.startswith(IDENTITY_PREFIXES) else REQUEST_HEADERS.get(lower, _PASS)
+
+
 def _refuse_request_line(line: bytes, limits: ClientLimits) -> GatewayError:
+    if _endless_method(line) is not None:
+        return GatewayError(ErrorCode.NOT_IMPLEMENTED, "unknown method", closes=True)
     if len(line) > limits.request_line_bytes:
         return GatewayError(ErrorCode.TARGET_TOO_LONG, "request line too long", closes=True)
     if _other_method(line) is not None:
         return GatewayError(ErrorCode.NOT_IMPLEMENTED, "unknown method", closes=True)
+    if line == b"PRI * HTTP/2.0":
+        return _refuse("the preface of HTTP/2 (RFC 9113 §3.4); what stands in front should speak HTTP/1.1 to this port")
     if _other_version(line) is not None and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
         return GatewayError(ErrorCode.VERSION_NOT_SUPPORTED, "unknown HTTP version", closes=True)
     return _refuse("no valid request line")
@@ -215,8 +230,9 @@ def _set_target(head: RequestHead, target: bytes) -> None:
         if (host := parse_host(sent)) is None:
             raise _refuse("Host is not a host")
         head.host = host
-        if len(_known_hosts) < NAMES_KNOWN_MAX:
-            _known_hosts[sent] = host
+        if len(_known_hosts) >= NAMES_KNOWN_MAX:
+            _known_hosts.clear()
+        _known_hosts[sent] = host
     if target[0] != 0x2F:
         target = _other_form(head, target, sent)
     if 0x23 in target:
@@ -232,9 +248,11 @@ def _other_form(head: RequestHead, target: bytes, sent: bytes | None) -> bytes:
     if (match := _absolute_form(target)) is None:
         raise _refuse("the target is neither a path nor an absolute URL")
     authority, rest = match.groups()
-    if parse_host(authority) is None or (sent is not None and authority.lower() != sent.lower()):
+    host = parse_host(authority)
+    if host is None or (sent is not None and authority.lower() != sent.lower()):
         raise _refuse("Host and target disagree")
-    head.host = parse_host(authority) or b""
+    head.host = host
+    head.values[b"host"] = authority  # HTTP/1.0 may come without a Host
     return bytes(rest) if rest.startswith(b"/") else b"/" + rest
 
 
@@ -248,11 +266,14 @@ def _set_framing(head: RequestHead) -> None:
             raise _refuse("Content-Length beside Transfer-Encoding")
         if not head.minor:
             raise _refuse("Transfer-Encoding in HTTP/1.0")
+        # Letters of either case (RFC 9112 §7), and no space around but the usual one: no client sends another, and servers
+        # that take `chunked ` or `\tchunked` for an unknown coding would see another end of the body.
         if encoding.lower() != b"chunked":
             raise _refuse("a Transfer-Encoding other than chunked")
         head.framing = Framing.CHUNKED
     elif length is not None:
-        if (bytes_expected := parse_content_length(length)) is None:
+        bytes_expected = parse_content_length(length)
+        if bytes_expected is None or (length[0] == 0x30 and len(length) > 1):  # some read a leading zero as octal
             raise _refuse("Content-Length is not a number")
         head.length = bytes_expected
         head.framing = Framing.LENGTH if head.length else Framing.NONE
@@ -281,6 +302,8 @@ def refuse_partial_head(data: bytes, checked_bytes: int, limits: ClientLimits) -
     if data[0:1].strip(TOKEN_CHARACTERS):
         return _refuse("not HTTP")
     line_end = data.find(b"\r\n")
+    if _endless_method(data) is not None:
+        return GatewayError(ErrorCode.NOT_IMPLEMENTED, "unknown method", closes=True)
     if (line_end if line_end >= 0 else len(data)) > limits.request_line_bytes + 64:
         return GatewayError(ErrorCode.TARGET_TOO_LONG, "request line too long", closes=True)
     if len(data) > limits.head_bytes:

@@ -119,8 +119,11 @@ def _parse_status_line(line: bytes) -> tuple[int, int, bytes]:
     """Minor version, status, and `200 OK` as sent (RFC 9112 §4)."""
     if (match := _status_line(line)) is None:
         raise ResponseError("no valid status line")
-    meant = (1 if match[1] == b"1" else 0, int(match[2]), line[9:])
-    if len(_known_starts) < LINES_KNOWN_MAX and len(line) <= LINE_BYTES_KNOWN_MAX:
+    # The space stays where there is no reason (RFC 9112 §4): clients look for it.
+    meant = (1 if match[1] == b"1" else 0, int(match[2]), line[9:] if len(line) > 12 else line[9:] + b" ")
+    if len(line) <= LINE_BYTES_KNOWN_MAX:
+        if len(_known_starts) >= LINES_KNOWN_MAX:
+            _known_starts.clear()
         _known_starts[line] = meant
     return meant
 
@@ -130,7 +133,9 @@ def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
         raise ResponseError("a header line without a valid name")
     lower = name.lower()
     meaning = (RESPONSE_HEADERS.get(lower, _PASS), lower)
-    if len(_known_names) < NAMES_KNOWN_MAX and len(name) <= NAME_BYTES_KNOWN_MAX:
+    if len(name) <= NAME_BYTES_KNOWN_MAX:
+        if len(_known_names) >= NAMES_KNOWN_MAX:
+            _known_names.clear()
         _known_names[name] = meaning
     return meaning
 
