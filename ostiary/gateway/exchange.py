@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from ostiary.core.errors import GatewayError
 
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
 
 class ClientGone(Exception):
     """The client closed its connection, or stopped taking its answer, before the answer was whole."""
+
+
+class Answered(Exception):
+    """The gateway answers by itself, though nothing is wrong: no upstream is asked. `lines` end with CRLF, each."""
+
+    def __init__(self, status: int, status_line: bytes, lines: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.status_line = status_line
+        self.lines = lines
+
+
+_NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class Exchange:
@@ -36,6 +51,7 @@ class Exchange:
     # match
     route: CompiledRoute | None = None
     upgrade: bool = False  # the request asks for WebSocket, and may
+    parameters: Mapping[str, bytes] = _NO_PARAMETERS  # of the path; only where the route has an edge
     # authenticate
     known_key: KnownKey | None = None
     scheme: str
@@ -47,6 +63,7 @@ class Exchange:
     decision: Decision | None = None
     # prepare
     upstream_head: bytes
+    upstream_target: bytes | None = None  # where the path is rewritten; else the target is passed on as it came
     # forward
     upstream: UpstreamConnection | None = None
     upstream_started: float = 0.0

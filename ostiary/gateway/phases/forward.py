@@ -58,7 +58,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     upstream = group.upstream
     head = exchange.head
     streams = exchange.body is not None and exchange.body_bytes is None
-    start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, head.target)
+    start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, exchange.upstream_target or head.target)
     affinity = admission.key.id if admission.key is not None else exchange.ip
     tried: list[TargetPool] = []
     number = 0
