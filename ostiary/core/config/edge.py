@@ -18,14 +18,16 @@ from ostiary.core.paths import Parameter, Rest, parse_template
 
 NETWORKS_MAX: Final = 10_000
 
-_ALLOW = defaulted("allow", ListOf(NetworkKind(), high=NETWORKS_MAX), "Who may call; everyone if not given.", [])
-_DENY = defaulted("deny", ListOf(NetworkKind(), high=NETWORKS_MAX), "Who may not, even if allowed above.", [])
+_LIST = ListOf(NetworkKind(), low=1, high=NETWORKS_MAX)
+_ALLOW = optional("allow", _LIST, "Who may call; everyone if not given.")
+_DENY = optional("deny", _LIST, "Who may not, even if allowed above.")
 
 
 def _lists(values: Values) -> AddressLists | Refused:
-    if not values[_ALLOW] and not values[_DENY]:
+    allow, deny = values[_ALLOW], values[_DENY]
+    if not values.given(_ALLOW) and not values.given(_DENY):
         return values.reading.problem(values.place, "names no address", "give allow, deny, or both")
-    return AddressLists(allow=values[_ALLOW], deny=values[_DENY])
+    return AddressLists(allow=allow or (), deny=deny or ())
 
 
 ADDRESS_LISTS: Record[AddressLists] = Record(

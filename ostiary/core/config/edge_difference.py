@@ -41,9 +41,9 @@ def edge_meaning(field: str, old: Edge, new: Edge) -> str | None:
         return "values are not shown; they may be secrets"
     if field == "rewrite":
         return "the upstream gets other paths from now on; what callers send and sign stays"
-    if field == "deprecation" and new.deprecation is not None and new.deprecation.sunset is not None:
-        if new.deprecation.after_sunset is AfterSunset.NOT_FOUND:
-            return f"calls get 404 route_not_found from {words.day(new.deprecation.sunset)} on"
+    ending = new.deprecation if field == "deprecation" else None
+    if ending is not None and ending.sunset is not None and ending.after_sunset is AfterSunset.NOT_FOUND:
+        return f"calls get 404 route_not_found from {words.day(ending.sunset)} on"
     return None
 
 
