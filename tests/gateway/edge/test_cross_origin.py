@@ -99,6 +99,8 @@ async def test_a_preflight_is_held_to_the_lists_of_addresses(site: Served) -> No
         "http://app.example.com",
         "https://app.example.com.evil.test",
         "https://app.example.com:8443",
+        "https://a.pages.example.com.evil.test",
+        "https://evil.test/https://a.pages.example.com",
         "https://pages.example.com",
         "https://evil.test#.pages.example.com",
         "https://evil.test/.pages.example.com",
