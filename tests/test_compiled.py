@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 REQUEST_PATH = (
     "tests/gateway/wire",
+    "tests/gateway/edge",
     "tests/gateway/test_request_path.py",
     "tests/gateway/test_credentials_on_the_wire.py",
     "tests/gateway/limits",
@@ -19,6 +20,7 @@ REQUEST_PATH = (
     "tests/gateway/usage/test_spool.py",
     "tests/core/test_signing.py",
     "tests/core/test_request_paths.py",
+    "tests/core/test_rewriting.py",
 )
 WHERE = "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p; print(c.__file__, p.__file__)"
 
