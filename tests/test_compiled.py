@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 REQUEST_PATH = (
     "tests/fuzz",
     "tests/gateway/wire",
+    "tests/gateway/edge",
     "tests/gateway/test_request_path.py",
     "tests/gateway/test_credentials_on_the_wire.py",
     "tests/gateway/test_upstreams.py",
@@ -24,6 +25,7 @@ REQUEST_PATH = (
     "tests/gateway/usage/test_spool.py",
     "tests/core/test_signing.py",
     "tests/core/test_request_paths.py",
+    "tests/core/test_rewriting.py",
 )
 WHERE = "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p; print(c.__file__, p.__file__)"
 

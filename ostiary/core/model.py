@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
+from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
 
 Network = IPv4Network | IPv6Network
@@ -313,6 +314,7 @@ class Route:
     body_bytes_max: int = 1 << 40
     signed_body_bytes_max: int = 1 << 20
     upgrades: frozenset[Upgrade] = frozenset()
+    edge: Edge = PLAIN_EDGE
 
 
 # --- callers --------------------------------------------------------------------------------------------------------
@@ -382,6 +384,8 @@ class GatewaySettings:
     signature_skew_seconds: int = 300
     key_stale_seconds: float = 3600.0
     problem_pages: str = PROBLEM_PAGES
+    addresses: AddressLists | None = None
+    security: SecurityHeaders | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

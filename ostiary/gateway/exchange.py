@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from ostiary.core.errors import GatewayError
 
@@ -21,6 +23,19 @@ class ClientGone(Exception):
     """The client closed its connection, or stopped taking its answer, before the answer was whole."""
 
 
+class Answered(Exception):
+    """The gateway answers by itself, though nothing is wrong: no upstream is asked. `lines` end with CRLF, each."""
+
+    def __init__(self, status: int, status_line: bytes, lines: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.status_line = status_line
+        self.lines = lines
+
+
+_NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+
 class Exchange:
     """One request and its answer. Times are of the loop's clock, in seconds.
 
@@ -37,6 +52,7 @@ class Exchange:
     # match
     route: CompiledRoute | None = None
     upgrade: bool = False  # the request asks for WebSocket, and may
+    parameters: Mapping[str, bytes] = _NO_PARAMETERS  # of the path; only where the route has an edge
     # authenticate
     known_key: KnownKey | None = None
     scheme: str
@@ -48,6 +64,7 @@ class Exchange:
     decision: Decision | None = None
     # prepare
     upstream_head: bytes
+    upstream_target: bytes | None = None  # where the path is rewritten; else the target is passed on as it came
     # forward
     upstream: UpstreamConnection | None = None
     alarm: Alarm | None = None  # ends a call that takes too long as a whole

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ostiary.core.errors import GatewayError
-from ostiary.gateway.exchange import ClientGone, Exchange
+from ostiary.gateway.exchange import Answered, ClientGone, Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
 from ostiary.gateway.phases.admit import RequestIds, admit
 from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
-from ostiary.gateway.phases.fail import fail
+from ostiary.gateway.phases.fail import answer, fail
 from ostiary.gateway.phases.forward import forward
 from ostiary.gateway.phases.limit import limit
 from ostiary.gateway.phases.match import match
@@ -52,10 +52,12 @@ class Pipeline:
             authorize(exchange)
             await limit(exchange, self._limiter)
             prepare(exchange)
-            answer = await forward(exchange, self._clock)
-            last = await respond(exchange, answer, self._keys)
+            head = await forward(exchange, self._clock)
+            last = await respond(exchange, head, self._keys)
         except GatewayError as error:
             last = fail(exchange, error)
+        except Answered as answered:  # a preflight, or `OPTIONS *`: nothing is wrong, and no upstream is asked
+            last = answer(exchange, answered)
         except ClientGone:
             exchange.complete = False
         self._recorder.record(exchange, self._clock())

@@ -198,7 +198,17 @@ class Gateway:
             extra={"fields": {"reason": error.reason, "ip": client.peer, "request_id": request_id.decode()}},
         )
         pages = self.snapshot.problem_pages
-        return render(error, pages=pages, request_id=request_id, accept=None, keep_alive=False, bodiless=bodiless)
+        edge = self.snapshot.edge
+        lines = b"" if edge is None else edge.own_lines(None, secure=client.secure)
+        return render(
+            error,
+            pages=pages,
+            request_id=request_id,
+            accept=None,
+            keep_alive=False,
+            bodiless=bodiless,
+            lines=lines,
+        )
 
 
 def _pool_key(target: Target, upstream: Upstream) -> tuple[Target, float, Connections]:

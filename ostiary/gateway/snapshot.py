@@ -5,11 +5,27 @@ A snapshot is immutable and swapped by one assignment; a request ends under the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from ostiary.core.edge import PLAIN_EDGE
 from ostiary.core.errors import ErrorCode
-from ostiary.core.model import Balance, Configuration, Environment, Key, Network, Plan, Route, Scheme, Upstream
+from ostiary.core.model import (
+    Authentication,
+    Balance,
+    Configuration,
+    Environment,
+    Key,
+    LimitBy,
+    Network,
+    Plan,
+    Route,
+    Scheme,
+    Upstream,
+)
 from ostiary.core.routing import RouteTable, compile_routes
 from ostiary.gateway.affinity import Affinity
+from ostiary.gateway.edge.addresses import AddressFilter, Networks
+from ostiary.gateway.edge.route import RouteEdge, compile_edge
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.telemetry.meters import RouteMeters
@@ -20,7 +36,18 @@ from ostiary.gateway.usage import caller_part, route_part
 class Admission:
     """What one caller is on one route. `refused` is why it may not use it at all, whatever the method."""
 
-    __slots__ = ("affinity", "caller", "group", "identity", "key", "methods", "policy", "refused", "usage_slot")
+    __slots__ = (
+        "affinity",
+        "caller",
+        "group",
+        "identity",
+        "key",
+        "methods",
+        "networks",
+        "policy",
+        "refused",
+        "usage_slot",
+    )
 
     def __init__(
         self,
@@ -37,6 +64,7 @@ class Admission:
         self.policy = policy
         self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
         self.usage_slot = usage_slot
+        self.networks = Networks(key.allowed_networks) if key is not None and key.allowed_networks else None
         self.methods: dict[bytes, bool] = {}  # method -> has the scopes
         self.identity = b"" if key is None else _identity_headers(key)
         self.caller = (
@@ -72,8 +100,13 @@ class CompiledRoute:
         plans: Mapping[str, Plan],
         groups: Mapping[str, UpstreamGroup],
         meters: RouteMeters,
+        edge: RouteEdge | None,
+        metered: bool = True,
     ) -> None:
+        """`metered` is False where calls are counted, and are no usage of anyone."""
         self.route = route
+        self.edge = edge
+        self.metered = metered
         self.name = route.name
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
@@ -129,6 +162,17 @@ def _affinity(route: Route, key: Key | None, group: UpstreamGroup | None) -> Aff
     return Affinity(group.upstream.hash_by, route, key)
 
 
+def _preflight_twin(route: Route) -> Route:
+    """The route that answers the preflights of `route`: open to everyone, for browsers send no key with these, and held to
+    the limits by address, which a preflight shares with the call it is for."""
+    return replace(
+        route,
+        authentication=Authentication(schemes=frozenset({Scheme.ANONYMOUS})),
+        limits=tuple(limit for limit in route.limits if limit.by is LimitBy.IP),
+        upgrades=frozenset(),
+    )
+
+
 def _challenge(schemes: frozenset[Scheme]) -> str:
     """WWW-Authenticate (RFC 9110 §11.6.1) for the schemes a route takes."""
     challenges = []
@@ -154,9 +198,37 @@ class Snapshot:
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
         # In the order of the table, which names a route by its number.
         self.routes = tuple(
-            CompiledRoute(route, plans=configuration.plans, groups=self.groups, meters=meters(route.name))
+            CompiledRoute(
+                route,
+                plans=configuration.plans,
+                groups=self.groups,
+                meters=meters(route.name),
+                edge=compile_edge(route.edge, path=route.match.path, security=configuration.gateway.security),
+            )
             for route in configuration.routes
         )
+        # By the same numbers, for routes with `cors` alone.
+        self.preflights = {
+            number: CompiledRoute(
+                _preflight_twin(route),
+                plans={},
+                groups=self.groups,
+                meters=meters(route.name),
+                edge=compile_edge(
+                    route.edge,
+                    path=route.match.path,
+                    security=configuration.gateway.security,
+                    for_preflights=True,
+                ),
+                metered=False,
+            )
+            for number, route in enumerate(configuration.routes)
+            if route.edge.cross_origin is not None
+        }
+        lists = configuration.gateway.addresses
+        self.addresses = None if lists is None else AddressFilter(lists)
+        # For answers before, or without, a route.
+        self.edge = compile_edge(PLAIN_EDGE, path="/", security=configuration.gateway.security)
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies
         self.skew_seconds = configuration.gateway.signature_skew_seconds
         self.problem_pages = configuration.gateway.problem_pages

@@ -187,7 +187,7 @@ class Stage:
             self.complain("a connection is left over")
             self.gateway.connections.clear()
         for group in self.gateway.snapshot.groups.values():
-            for pool in group.pools:
+            for pool in (member.pool for member in group.members):
                 if pool.in_flight:
                     self.complain(f"{pool.in_flight} requests in flight after the end")
                     pool.in_flight = 0

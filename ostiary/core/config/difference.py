@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
+from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
 from ostiary.core.model import Balance, Configuration, Environment, Key, Plan, Route, Scheme, Upstream
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 
@@ -38,16 +39,6 @@ class Change(NamedTuple):
         else:
             line = f"changed {self.subject}: {self.field}: {self.before} -> {self.after}"
         return f"{line}\n    {self.meaning}" if self.meaning else line
-
-
-class Part(NamedTuple):
-    """A field's value, to compare, and its words, to show; they differ for secrets."""
-
-    value: object
-    text: str
-
-
-Parts = dict[str, Part]
 
 
 def compare(before: Configuration, after: Configuration) -> tuple[Change, ...]:
@@ -99,7 +90,10 @@ def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
     for change in _changed("settings", _setting_parts(before), _setting_parts(after)):
         field = change.field or ""
         restart = field.startswith(_AT_RESTART)
-        yield change._replace(meaning=_RESTART if restart else None)
+        meaning = _RESTART if restart else None
+        if field == "gateway.ip":
+            meaning = addresses_meaning(before.gateway.addresses, after.gateway.addresses)
+        yield change._replace(meaning=meaning)
 
 
 def _setting_parts(configuration: Configuration) -> Parts:
@@ -117,6 +111,8 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
         "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
+        "gateway.ip": Part(gateway.addresses, words.address_lists(gateway.addresses)),
+        "gateway.security_headers": Part(gateway.security, words.security(gateway.security)),
         "gateway.limits.request_line": _size(limits.request_line_bytes),
         "gateway.limits.head": _size(limits.head_bytes),
         "gateway.limits.headers": Part(limits.headers, str(limits.headers)),
@@ -316,10 +312,13 @@ def _route(route: Route) -> Parts:
         "max_body": _size(route.body_bytes_max),
         "max_signed_body": _size(route.signed_body_bytes_max),
         "upgrades": Part(route.upgrades, words.listed(sorted(route.upgrades))),
+        **edge_parts(route.edge),
     }
 
 
 def _route_meaning(field: str, old: Route, new: Route) -> str | None:
+    if (meaning := edge_meaning(field, old.edge, new.edge)) is not None:
+        return meaning
     if field == "auth.schemes":
         if Scheme.ANONYMOUS in new.authentication.schemes:
             return "OPEN: everyone may call from now on, without a key"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ostiary.core.config import words
 from ostiary.core.model import Balance, Configuration, Environment, Key, LimitBy, Match, Route, Scheme, Upstream
+from ostiary.core.rewriting import Rewriting
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
 
 # An answer is for reading: of ten thousand routes, these are the nearest.
@@ -55,7 +56,7 @@ def explain(configuration: Configuration, method: str, url: str, headers: Mappin
             route=route.name,
             why=_why(route.match, host, path),
             parameters={name: value.decode("ascii") for name, value in found.parameters.items()},
-            facts=_facts(configuration, route, method, headers),
+            facts=_facts(configuration, route, method, headers) | _edge_facts(configuration, found, path),
             others=others,
             unfit=unfit,
         )
@@ -176,6 +177,33 @@ def _balance(upstream: Upstream) -> str:
     if upstream.balance is Balance.CONSISTENT_HASH:
         return f"{targets}; consistent_hash by {words.hash_by(upstream.hash_by)}"
     return f"{targets}; {upstream.balance}"
+
+
+def _edge_facts(configuration: Configuration, found: RouteMatch, path: str) -> dict[str, str]:
+    """What the route, or the gateway for all routes, says about the edge; nothing where neither says anything."""
+    edge, gateway = found.route.edge, configuration.gateway
+    facts = {}
+    if gateway.addresses is not None:
+        facts["addresses of the gateway"] = words.address_lists(gateway.addresses)
+    if edge.addresses is not None:
+        facts["addresses"] = words.address_lists(edge.addresses)
+    if edge.cross_origin is not None:
+        facts["cross-origin calls"] = words.cross_origin(edge.cross_origin)
+    if edge.rewrite is not None:
+        sent = Rewriting(found.route.match.path, edge.rewrite).target(
+            path.encode("ascii"), path.encode("ascii"), found.parameters
+        )
+        facts["path for the upstream"] = sent.decode("ascii")
+    if edge.request_headers is not None:
+        facts["request headers"] = words.header_edits(edge.request_headers)
+    if edge.response_headers is not None:
+        facts["response headers"] = words.header_edits(edge.response_headers)
+    security = edge.security or gateway.security
+    if security is not None:
+        facts["security headers"] = words.security(security)
+    if edge.deprecation is not None:
+        facts["deprecation"] = words.deprecation(edge.deprecation)
+    return facts
 
 
 def _caller(configuration: Configuration, route: Route, needed: frozenset[str], headers: Mapping[str, str]) -> str:

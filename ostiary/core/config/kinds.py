@@ -112,6 +112,26 @@ class Choice(Kind[E]):
         return self._words
 
 
+class Flag(Kind[bool]):
+    """`true` or `false`."""
+
+    def read(self, place: Place, reading: Reading) -> bool | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        quoted = isinstance(place.node, Scalar) and not place.node.plain and not text.expanded
+        if quoted or text.value.lower() not in ("true", "false"):
+            return reading.problem(place, f"must be {self.words}, not {place.shown}")
+        return text.value.lower() == "true"
+
+    def schema(self) -> Schema:
+        return or_reference({"type": "boolean"})
+
+    @property
+    def words(self) -> str:
+        return "`true` or `false`"
+
+
 class Integer(Kind[int]):
     """A whole number from `low` to `high`, in decimal digits."""
 

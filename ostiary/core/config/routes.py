@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ostiary.core.config.addresses import RouteHost, RoutePath
+from ostiary.core.config.edge import EDGE_FIELDS, read_edge
 from ostiary.core.config.fields import (
     Kind,
     ListOf,
@@ -20,6 +21,7 @@ from ostiary.core.config.fields import (
     required,
 )
 from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
+from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.plans import NAME, ROUTE_LIMIT
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.model import (
@@ -33,41 +35,6 @@ from ostiary.core.model import (
     StoreFailure,
     Upgrade,
 )
-
-# The methods that the HTTP parser knows. Not CONNECT and TRACE: no gateway should pass these on (RFC 9110 §9.3.6, §9.3.8).
-METHODS: Final = (
-    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
-    *("ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE"),
-    *(
-        "PROPFIND",
-        "PROPPATCH",
-        "PURGE",
-        "QUERY",
-        "REBIND",
-        "REPORT",
-        "SEARCH",
-        "SUBSCRIBE",
-        "UNBIND",
-        "UNLINK",
-        "UNLOCK",
-    ),
-    *("UNSUBSCRIBE",),
-)
-
-
-class Method(TextKind):
-    def __init__(self, *, or_star: bool = False) -> None:
-        words = "a method in capitals, such as GET"
-        super().__init__(
-            "|".join(METHODS) + (r"|\*" if or_star else ""), words + (", or `*` for those not named" if or_star else "")
-        )
-
-    def read(self, place: Place, reading: Reading) -> str | Refused:
-        if place.shown[1:-1].upper() in METHODS and place.shown[1:-1] not in METHODS:
-            upper = place.shown[1:-1].upper()
-            return reading.problem(place, f"must be a method in capitals, not {place.shown}", f"write {upper}")
-        return super().read(place, reading)
-
 
 _HOSTS = optional("hosts", ListOf(RouteHost(), low=1, high=1000), "Hosts it is for; any if not given.")
 _PATH = required("path", RoutePath(), "The path it is for. `/**` takes the path before it and everything below.")
@@ -239,6 +206,7 @@ def _route(values: Values) -> Route:
         body_bytes_max=values[_MAX_BODY],
         signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
         upgrades=frozenset(values[_UPGRADES]),
+        edge=read_edge(values, match, authentication.schemes, values[_PATHS]),
     )
 
 
@@ -273,6 +241,7 @@ ROUTE: Record[Route] = Record(
     (
         *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS),
         *(_MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES),
+        *EDGE_FIELDS,
     ),
     _route,
 )

@@ -67,6 +67,8 @@ def _default(default: object) -> str:
         return ""
     if default == "":
         return "empty"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     return "" if default in ([], {}) else f"`{default}`"
 
 

@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from ostiary.core.config.addresses import Directory, ExistingFile, ListenHost, StoreUrl
+from ostiary.core.config.edge import ADDRESS_LISTS
 from ostiary.core.config.fields import (
     Kind,
     ListOf,
@@ -21,6 +22,7 @@ from ostiary.core.config.fields import (
     optional,
     required,
 )
+from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.errors import PROBLEM_PAGES
@@ -187,6 +189,8 @@ _PROBLEM_PAGES = defaulted(
     "at `/problems/`.",
     PROBLEM_PAGES,
 )
+_IP = optional("ip", ADDRESS_LISTS, "Which addresses may call at all; routes may say more.")
+_SECURITY_HEADERS = optional("security_headers", SECURITY, "What browsers are told, where a route says nothing else.")
 
 
 def _gateway(values: Values) -> GatewaySettings | Refused:
@@ -206,13 +210,18 @@ def _gateway(values: Values) -> GatewaySettings | Refused:
         signature_skew_seconds=int(values[_SKEW]),
         key_stale_seconds=values[_STALE],
         problem_pages=values[_PROBLEM_PAGES],
+        addresses=values[_IP],
+        security=values[_SECURITY_HEADERS],
     )
 
 
 GATEWAY: Record[GatewaySettings] = Record(
     "Gateway",
     "The data plane.",
-    (_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _PROBLEM_PAGES),
+    (
+        *(_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _PROBLEM_PAGES),
+        *(_IP, _SECURITY_HEADERS),
+    ),
     _gateway,
 )
 

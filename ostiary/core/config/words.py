@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
+from ostiary.core.edge import AddressLists, CrossOrigin, Deprecation, Framing, HeaderEdits, SecurityHeaders
 from ostiary.core.model import (
     UNIX,
     Breaker,
@@ -26,6 +28,9 @@ from ostiary.core.model import (
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 _SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+_LISTED_MAX: Final = 10  # of addresses: a list of thousands is for the file, not for an answer
 
 
 def span(seconds: int) -> str:
@@ -128,6 +133,61 @@ def upstreams(value: Mapping[Environment, str]) -> str:
 
 def listed(values: Iterable[str], *, nothing: str = "none") -> str:
     return ", ".join(values) or nothing
+
+
+def address_lists(value: AddressLists | None) -> str:
+    if value is None:
+        return "any"
+    allowed = listed(map(str, value.allow[:_LISTED_MAX]), nothing="any")
+    more = "" if len(value.allow) <= _LISTED_MAX else f" and {len(value.allow) - _LISTED_MAX} more"
+    if not value.deny:
+        return allowed + more
+    denied = listed(map(str, value.deny[:_LISTED_MAX]))
+    return f"{allowed}{more}; never {denied}" + (
+        "" if len(value.deny) <= _LISTED_MAX else f" and {len(value.deny) - _LISTED_MAX} more"
+    )
+
+
+def cross_origin(value: CrossOrigin | None) -> str:
+    if value is None:
+        return "left to the upstream"
+    credentials = ", with credentials" if value.credentials else ""
+    return (
+        f"pages of {listed(value.origins)} may {listed(value.methods)}{credentials}, send {listed(value.headers)}, "
+        f"read {listed(value.expose)}; remembered for {duration(value.max_age_seconds)}"
+    )
+
+
+def header_edits(value: HeaderEdits | None) -> str:
+    """The names alone: what is sent to an upstream may be a secret between the two."""
+    if value is None:
+        return "none"
+    parts = [f"set {name}" for name, _ in value.set] + [f"add {name}" for name, _ in value.add]
+    return listed(parts + [f"remove {name}" for name in value.remove])
+
+
+def security(value: SecurityHeaders | None) -> str:
+    if value is None:
+        return "none"
+    hsts = f"hsts {duration(value.hsts_seconds)}{' with subdomains' if value.hsts_subdomains else ''}"
+    parts = [hsts] if value.hsts_seconds else []
+    parts += ["no_sniff"] if value.no_sniff else []
+    parts += [f"framing {value.framing}"] if value.framing is not Framing.ANY else []
+    parts += [f"referrer_policy {value.referrer_policy}"] if value.referrer_policy else []
+    return listed(parts)
+
+
+def deprecation(value: Deprecation | None) -> str:
+    if value is None:
+        return "none"
+    text = f"since {day(value.since)}"
+    if value.sunset is not None:
+        text += f", sunset {day(value.sunset)}, then {value.after_sunset}"
+    return text + (f", see {value.link}" if value.link else "")
+
+
+def day(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def store_url(url: str | None) -> str:

@@ -8,6 +8,7 @@ import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
+from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Network
 from ostiary.gateway.exchange import Exchange
 
@@ -76,9 +77,16 @@ def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
 
 
 def admit(exchange: Exchange, ids: RequestIds) -> None:
-    """Sets `ip` and `request_id`."""
+    """Sets `ip` and `request_id`. Raises IP_NOT_ALLOWED."""
     values = exchange.head.values
     exchange.request_id = choose_request_id(values.get(b"x-request-id"), ids)
     peer = exchange.client.peer
     trusted = exchange.snapshot.trusted_proxies
     exchange.ip = client_address(peer, values.get(b"x-forwarded-for"), trusted) if trusted else peer
+    addresses = exchange.snapshot.addresses
+    if addresses is not None and not addresses.allows(exchange.ip):
+        raise GatewayError(
+            ErrorCode.IP_NOT_ALLOWED,
+            "address not among those of the gateway",
+            detail="This gateway can't be called from this address.",
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 
@@ -21,10 +19,8 @@ def authorize(exchange: Exchange) -> None:
         raise GatewayError(admission.refused, f"no {key.environment.value} upstream")
     if not route.scopes_hold(admission, exchange.head.method):
         raise GatewayError(ErrorCode.SCOPE_MISSING, "scope missing")
-    if key.allowed_networks:
-        address = ip_address(exchange.ip)
-        if not any(address in network for network in key.allowed_networks):
-            raise GatewayError(ErrorCode.IP_NOT_ALLOWED, "address outside the key's networks")
+    if admission.networks is not None and not admission.networks.hold(exchange.ip):
+        raise GatewayError(ErrorCode.IP_NOT_ALLOWED, "address outside the key's networks")
     # A caller that is no browser sends no Origin, and could send any: this protects a key in a page, nothing else.
     origin = exchange.head.values.get(b"origin")
     if key.allowed_origins and origin is not None and origin.decode("latin-1") not in key.allowed_origins:

@@ -1,14 +1,15 @@
-"""fail: the only place where an error becomes an answer. RFC 9457 problem details, or plain text for clients that want no
-JSON. Nothing of the request is repeated in it but the request id."""
+"""fail: the only place where an error becomes an answer, and what else the gateway answers itself. RFC 9457 problem
+details, or plain text for clients that want no JSON. Nothing of the request is repeated in it but the request id."""
 
 from __future__ import annotations
 
 import json
 import re
+from email.utils import formatdate
 from typing import Final
 
 from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.exchange import Answered, Exchange
 from ostiary.gateway.wire.states import State
 
 # `title` and reason phrase are ours, so they can't break a status line.
@@ -27,7 +28,6 @@ def fail(exchange: Exchange, error: GatewayError) -> bytes | None:
     exchange.answer_status = error.code.value.status
     if error.closes or client.state is State.BODY:
         client.keep_alive = False
-    decision = exchange.decision
     answer = render(
         error,
         pages=exchange.snapshot.problem_pages,
@@ -36,10 +36,41 @@ def fail(exchange: Exchange, error: GatewayError) -> bytes | None:
         keep_alive=client.keep_alive,
         old=exchange.head.minor == 0,
         bodiless=exchange.head.method == b"HEAD",
-        limits=decision.headers if decision is not None else b"",
+        lines=own_lines(exchange),
     )
     exchange.bytes_out = len(answer) - answer.index(b"\r\n\r\n") - 4
     return answer
+
+
+def answer(exchange: Exchange, answered: Answered) -> bytes:
+    """A whole answer without a body, where the gateway answers by itself and nothing is wrong. Sets `answer_status`."""
+    client = exchange.client
+    exchange.answer_status = answered.status
+    if client.state is State.BODY:
+        client.keep_alive = False
+    persistence = b""
+    if not client.keep_alive:
+        persistence = b"Connection: close\r\n"
+    elif exchange.head.minor == 0:
+        persistence = b"Connection: keep-alive\r\n"
+    return b"HTTP/1.1 %b\r\n%b%bDate: %b\r\n%bX-Request-Id: %b\r\n\r\n" % (
+        answered.status_line,
+        answered.lines,
+        own_lines(exchange),
+        formatdate(usegmt=True).encode(),
+        persistence,
+        exchange.request_id,
+    )
+
+
+def own_lines(exchange: Exchange) -> bytes:
+    """What the gateway's own answers carry besides: the caller's limits, and what the route says about the edge."""
+    decision, route = exchange.decision, exchange.route
+    lines = decision.headers if decision is not None else b""
+    edge = route.edge if route is not None else exchange.snapshot.edge
+    if edge is None:
+        return lines
+    return lines + edge.own_lines(exchange.head.values.get(b"origin"), secure=exchange.client.secure)
 
 
 def render(
@@ -51,9 +82,9 @@ def render(
     keep_alive: bool,
     old: bool = False,
     bodiless: bool = False,
-    limits: bytes = b"",
+    lines: bytes = b"",
 ) -> bytes:
-    """A whole answer. `pages` is what its `type` begins with."""
+    """A whole answer. `pages` is what its `type` begins with; `lines` are headers besides, each with its CRLF."""
     code = error.code
     detail = error.detail or code.value.detail
     if accepts_json(accept):
@@ -81,7 +112,7 @@ def render(
     elif old:
         head.append("Connection: keep-alive\r\n")
     head.append(f"X-Request-Id: {request_id.decode()}\r\n")
-    return "".join(head).encode() + limits + b"\r\n" + (b"" if bodiless else body)
+    return "".join(head).encode() + lines + b"\r\n" + (b"" if bodiless else body)
 
 
 def accepts_json(accept: bytes | None) -> bool:

@@ -60,7 +60,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     assert group is not None  # noqa: S101  authorize has refused otherwise
     upstream, guard, head = group.upstream, group.guard, exchange.head
     streams = exchange.body is not None and exchange.body_bytes is None
-    start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, head.target)
+    start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, exchange.upstream_target or head.target)
     affinity = "" if admission.affinity is None else admission.affinity.of(exchange)
     began = clock()
     epoch = 0 if guard is None else guard.admit(began)

@@ -2,33 +2,79 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import PathPolicy
 from ostiary.core.request_paths import is_plain, is_readable, normalize
-from ostiary.core.routing import MethodNotAllowed, RouteMatch
-from ostiary.gateway.exchange import Exchange
+from ostiary.core.routing import MethodNotAllowed, NoRoute, RouteMatch
+from ostiary.gateway.exchange import Answered, Exchange
 from ostiary.gateway.wire.upgrade import allow_upgrade
+
+# Those that the parser reads by themselves; a route may take others.
+_METHODS_OF_THE_GATEWAY: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 def match(exchange: Exchange) -> None:
-    """Sets `route` and `upgrade`. Raises INVALID_PATH, ROUTE_NOT_FOUND, METHOD_NOT_ALLOWED, or MALFORMED_REQUEST for an
-    upgrade that is none; the body bound of the route holds from here (BODY_TOO_LARGE)."""
-    head = exchange.head
-    table = exchange.snapshot.table
-    method = head.method.decode()
-    path = head.path
-    found = table.match(head.host, path, method) if is_plain(path) else _match_other(exchange, method)
+    """Sets `route`, `upgrade`, and `parameters` where the route has an edge. Raises INVALID_PATH, ROUTE_NOT_FOUND,
+    METHOD_NOT_ALLOWED, IP_NOT_ALLOWED, or MALFORMED_REQUEST for an upgrade that is none, and Answered for `OPTIONS *`; the
+    body bound of the route holds from here (BODY_TOO_LARGE)."""
+    head, snapshot = exchange.head, exchange.snapshot
+    found: RouteMatch | MethodNotAllowed | NoRoute | None = None
+    preflight = False
+    if snapshot.preflights and head.method == b"OPTIONS":
+        found = _match_preflight(exchange)
+        preflight = found is not None
+    if found is None:
+        method = head.method.decode()
+        plain = is_plain(head.path)
+        found = snapshot.table.match(head.host, head.path, method) if plain else _match_other(exchange, method)
     if not isinstance(found, RouteMatch):
-        if isinstance(found, MethodNotAllowed):
-            allow = ", ".join(found.allow)
-            raise GatewayError(ErrorCode.METHOD_NOT_ALLOWED, "no route for the method", headers=(("Allow", allow),))
-        raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
-    route = exchange.snapshot.routes[found.number]
+        raise _refusal(exchange, found)
+    route = snapshot.preflights[found.number] if preflight else snapshot.routes[found.number]
     exchange.route = route
+    if route.edge is not None:
+        exchange.parameters = found.parameters
+        route.edge.enter(exchange)
     if route.upgrades and b"upgrade" in head.values:
         exchange.upgrade = allow_upgrade(head)
     if exchange.body is not None:
         exchange.body.limit(found.route.body_bytes_max)
+
+
+def _refusal(exchange: Exchange, found: MethodNotAllowed | NoRoute) -> Exception:
+    """Why no route takes the request; and the answer to `OPTIONS *`, which asks the gateway itself (RFC 9110 §9.3.7)."""
+    if exchange.head.target == b"*":
+        return Answered(204, b"204 No Content", b"Allow: %b\r\n" % _METHODS_OF_THE_GATEWAY)
+    if isinstance(found, MethodNotAllowed):
+        allow = ", ".join(found.allow)
+        return GatewayError(ErrorCode.METHOD_NOT_ALLOWED, "no route for the method", headers=(("Allow", allow),))
+    return GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
+
+
+def _match_preflight(exchange: Exchange) -> RouteMatch | None:
+    """The route with `cors` that would take the call which a browser asks about (Fetch standard §3.3.2), or None: then the
+    request is one like others, and a route that takes OPTIONS may pass it on to an upstream that knows CORS.
+
+    Raises METHOD_NOT_ALLOWED where that would be a route with `cors`: its upstream is not to answer for the gateway."""
+    head, snapshot = exchange.head, exchange.snapshot
+    requested = head.values.get(b"access-control-request-method")
+    if requested is None or b"origin" not in head.values:
+        return None
+    target, path = head.target, head.path
+    method = requested.decode("latin-1")
+    found = snapshot.table.match(head.host, path, method) if is_plain(path) else _match_other(exchange, method)
+    if isinstance(found, RouteMatch) and found.number in snapshot.preflights:
+        return found
+    head.target, head.path = target, path  # as it was sent: the path policy of another route is to be asked
+    itself = snapshot.table.match(head.host, path, "OPTIONS")
+    if isinstance(itself, RouteMatch) and itself.number in snapshot.preflights:
+        cross_origin = itself.route.edge.cross_origin
+        allow = ", ".join(cross_origin.methods) if cross_origin is not None else ""
+        raise GatewayError(
+            ErrorCode.METHOD_NOT_ALLOWED, "no cross-origin call by the method", headers=(("Allow", allow),)
+        )
+    return None
 
 
 def _match_other(exchange: Exchange, method: str) -> RouteMatch:

@@ -15,13 +15,16 @@ _looks_like_our_secret: Final = re.compile(rb"\b(?:[a-z0-9]{1,12}_)?sk_(?:live|t
 
 
 def prepare(exchange: Exchange) -> None:
-    """Sets `upstream_head`: everything after the Host header's value, to the end of the head, and a gathered body."""
-    head = exchange.head
+    """Sets `upstream_head`: everything after the Host header's value, to the end of the head, and a gathered body.
+    Raises Answered where the gateway answers itself."""
+    head, route = exchange.head, exchange.route
     admission = exchange.admission
     assert admission is not None  # noqa: S101  authorize has set it
+    assert route is not None  # noqa: S101  match has set it
+    lines = head.lines if route.edge is None else route.edge.prepare(exchange)
     parts = [b"\r\n"]
-    if head.lines:
-        parts.append(b"\r\n".join(head.lines))
+    if lines:
+        parts.append(b"\r\n".join(lines))
         parts.append(b"\r\n")
     if b"authorization" in head.values:
         parts.append(_other_authorization(exchange))

@@ -37,6 +37,8 @@ class Recorder:
         head, route, admission = exchange.head, exchange.route, exchange.admission
         meters = route.meters if route is not None else self._unrouted
         meters.request(head.method, status, latency)
+        if route is not None and route.edge is not None and route.edge.farewell is not None and route.metered:
+            meters.deprecated(admission.key.app_id if admission is not None and admission.key is not None else None)
         if exchange.error is not None:
             self.count_error(exchange.error.code)
             self._log(exchange, status)
@@ -48,7 +50,7 @@ class Recorder:
             upstream_us = int(spent * 1e6)
             if admission is not None and admission.group is not None:
                 meters.upstream(admission.group.name, status if answered else 0, spent)
-        if admission is None or route is None:
+        if admission is None or route is None or not route.metered:
             return
         self._values[admission.usage_slot] += 1
         if self._spool is None:

@@ -20,8 +20,11 @@ from ostiary.gateway.wire.upstream import UpstreamFailure, UpstreamSilent
 async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:
     """Sets `answer_status`. The result is what is still to be written. Raises UPSTREAM_PROTOCOL_ERROR or
     UPSTREAM_TIMEOUT when the answer breaks off; a client that has its head already must then see that the rest is missing."""
-    client, upstream = exchange.client, exchange.upstream
+    client, upstream, route = exchange.client, exchange.upstream, exchange.route
     assert upstream is not None  # noqa: S101  forward has set it
+    assert route is not None  # noqa: S101  match has set it
+    if route.edge is not None:
+        route.edge.dress(exchange, answer)
     if answer.status == 101:
         return await _switch(exchange, answer, keys)
     if client.state is State.BODY:

@@ -66,6 +66,13 @@ _FAMILIES = (
         series_max=20_000,
     ),
     Family(
+        "deprecated_requests_total",
+        Kind.COUNTER,
+        "Calls of routes with `deprecation`, by the app that still makes them; no app for keys of the file.",
+        ("route", "app"),
+        series_max=2_000,
+    ),
+    Family(
         "gateway_overhead_seconds",
         Kind.HISTOGRAM,
         "Time a call spent in the gateway itself, waits for client and upstream left out.",

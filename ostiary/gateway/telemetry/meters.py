@@ -85,6 +85,11 @@ class RouteMeters:
         meter = self._upstreams[name, status] = _Meter(slot, durations)
         return meter
 
+    def deprecated(self, app: str | None) -> None:
+        """A call of a route that is on its way out. Looked up anew each time: apps are many, and such routes are few."""
+        slot = self._metrics.counter("deprecated_requests_total", route=self._route, app=app or "")
+        self._values[slot] += 1
+
     def attempt(self, scheme: str, result: str) -> None:
         """An authentication attempt; `result` is `accepted` or the code of the refusal."""
         slot = self._attempts.get((scheme, result))

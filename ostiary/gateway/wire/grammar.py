@@ -82,6 +82,7 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"user-agent": RequestHeader.NOTED,
     b"accept": RequestHeader.NOTED,
     b"origin": RequestHeader.NOTED,
+    b"access-control-request-method": RequestHeader.NOTED,
     # Hop-by-hop (RFC 9110 §7.6.1), and HTTP/2 upgrades that must not reach an upstream (row 25).
     b"keep-alive": RequestHeader.DROP,
     b"proxy-connection": RequestHeader.DROP,
