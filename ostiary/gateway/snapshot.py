@@ -75,6 +75,7 @@ class CompiledRoute:
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.meters = meters
+        self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(self.schemes)
         self._plans = plans

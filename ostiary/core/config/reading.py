@@ -79,6 +79,7 @@ class Reading:
         self._warnings: list[Problem] = []
         self._names: dict[str, set[str]] = {}
         self._uses: list[_NameUse] = []
+        self._followed: dict[str, None] = {}
 
     # --- problems and warnings
 
@@ -97,7 +98,8 @@ class Reading:
     def refuse_if_problems(self) -> None:
         """Raises ConfigurationError with every problem so far, in the order of the file."""
         if self._problems:
-            raise ConfigurationError(tuple(sorted(self._problems, key=lambda p: (p.line, p.column))))
+            problems = sorted(self._problems, key=lambda p: (p.line, p.column))
+            raise ConfigurationError(tuple(problems), followed=tuple(self._followed))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -171,6 +173,29 @@ class Reading:
     def path(self, name: str) -> Path:
         """A path as the file means it: relative to the folder of the file."""
         return self._directory / name
+
+    def followed_file(self, place: Place, name: str, *, bytes_max: int) -> bytes | Refused:
+        """The content of a file whose change is a change of the configuration."""
+        path = self.path(name)
+        what = f"the file {place.shown}"
+        try:
+            self._followed[str(path)] = None
+            if not path.is_file():  # a pipe would wait for its writer for ever
+                mend = (
+                    f"it was looked for at {path}"
+                    if isinstance(place.node, Scalar) and "${" not in place.node.text
+                    else None
+                )
+                return self.problem(place, f"{what} does not exist", mend)
+            with path.open("rb") as file:
+                content = file.read(bytes_max + 1)
+        except OSError as error:
+            return self.problem(place, f"{what} can't be read: {error.strerror}")
+        except ValueError:
+            return self.problem(place, f"{what} has a name that no file can have")
+        if len(content) > bytes_max:
+            return self.problem(place, f"{what} is larger than {bytes_max >> 10} KiB")
+        return content
 
     def secret_file(self, place: Place, name: str) -> str | Refused:
         """The text of a secret's file without one closing newline."""

@@ -19,6 +19,7 @@ from ostiary.core.config.fields import (
     optional,
     required,
 )
+from ostiary.core.config.gzip import GZIP_CHOICE
 from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
 from ostiary.core.config.plans import NAME, ROUTE_LIMIT
 from ostiary.core.config.reading import Place, Reading, Refused
@@ -202,6 +203,16 @@ _MAX_SIGNED_BODY = defaulted(
 )
 
 
+_MAX_HEAD = optional(
+    "max_head",
+    Size("1KiB", "1MiB"),
+    "Largest request head on this route; beyond it 431. The gateway's own bound holds before the route is known.",
+)
+_GZIP = optional(
+    "gzip", GZIP_CHOICE, "Compress answers for clients that take it. Read about BREACH below before you do."
+)
+
+
 def _route(values: Values) -> Route:
     match, authentication = values[_MATCH], values[_AUTH]
     _check_scopes(values, match, authentication)
@@ -227,6 +238,8 @@ def _route(values: Values) -> Route:
         paths=values[_PATHS],
         body_bytes_max=values[_MAX_BODY],
         signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
+        head_bytes_max=values[_MAX_HEAD],
+        gzip=values[_GZIP],
     )
 
 
@@ -258,7 +271,10 @@ def _check_scopes(values: Values, match: Match, authentication: Authentication) 
 ROUTE: Record[Route] = Record(
     "Route",
     "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
-    (_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _MAX_BODY, _MAX_SIGNED_BODY),
+    (
+        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _MAX_BODY, _MAX_SIGNED_BODY),
+        *(_MAX_HEAD, _GZIP),
+    ),
     _route,
 )
 ROUTES = ListOf(Placed(ROUTE), high=100_000)

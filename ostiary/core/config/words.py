@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
-from ostiary.core.model import Environment, Plan, Quota, Rate, RouteLimit, Target, Window
+from ostiary.core.model import (
+    Certificate,
+    ClientAuthorities,
+    Environment,
+    Gzip,
+    Plan,
+    Quota,
+    Rate,
+    RouteLimit,
+    Target,
+    Window,
+)
 
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -80,3 +93,21 @@ def store_url(url: str | None) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def certificate(value: Certificate) -> str:
+    """By file, content and end, so that a renewal under the same name shows."""
+    until = datetime.fromtimestamp(value.expires_at, UTC).strftime("%Y-%m-%d")
+    return f"{value.cert} ({sha256(value.cert_pem).hexdigest()[:8]}, until {until})"
+
+
+def client_authorities(value: ClientAuthorities | None) -> str:
+    if value is None:
+        return "no client certificates"
+    return f"{value.presence}, of {value.file} ({sha256(value.pem).hexdigest()[:8]})"
+
+
+def gzip(value: Gzip | None) -> str:
+    if value is None:
+        return "no"
+    return f"{listed(sorted(value.types))} from {size(value.bytes_min)}"

@@ -10,8 +10,8 @@ from ostiary.gateway.exchange import Exchange
 
 
 def match(exchange: Exchange) -> None:
-    """Sets `route`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the body bound of the
-    route holds from here (BODY_TOO_LARGE)."""
+    """Sets `route`. Raises INVALID_PATH, ROUTE_NOT_FOUND or METHOD_NOT_ALLOWED; the route's bounds on head and body hold
+    from here (HEADERS_TOO_LARGE, BODY_TOO_LARGE)."""
     head = exchange.head
     table = exchange.snapshot.table
     method = head.method.decode()
@@ -24,6 +24,8 @@ def match(exchange: Exchange) -> None:
         raise GatewayError(ErrorCode.ROUTE_NOT_FOUND, "no route for host and path")
     route = exchange.snapshot.routes[found.number]
     exchange.route = route
+    if (head_bytes_max := route.head_bytes_max) and head.size > head_bytes_max:
+        raise GatewayError(ErrorCode.HEADERS_TOO_LARGE, "the head is larger than the route takes")
     if exchange.body is not None:
         exchange.body.limit(found.route.body_bytes_max)
 

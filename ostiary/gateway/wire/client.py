@@ -19,6 +19,7 @@ from ostiary.gateway.signal import Drive
 from .deadlines import NEVER, Deadlines
 from .request_body import RequestBody
 from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
+from .room import Room, plain_address
 from .states import (
     LINGER_BYTES_MAX,
     LINGER_SECONDS,
@@ -40,6 +41,7 @@ logger: Final = logging.getLogger("ostiary.gateway.wire")
 
 WRITE_HIGH_BYTES: Final = 256 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
+IDLE_GRACE_SECONDS: Final = 0.5  # in which a client may still send a request, when its connection is to end
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Looked up once: a member of an enum by way of its class costs 40 ns, and a request has a dozen of them.
@@ -63,6 +65,7 @@ class RequestPath(Protocol):
     limits: ClientLimits
     deadlines: Deadlines
     connections: set[ClientConnection]
+    room: Room
     draining: bool
     snapshot: Snapshot  # what a request that begins now begins under
     clock: Callable[[], float]
@@ -79,6 +82,7 @@ class ClientConnection:
     TLS stands between."""
 
     __slots__ = (
+        "_admitted",
         "_ahead",
         "_body",
         "_checked_bytes",
@@ -91,7 +95,9 @@ class ClientConnection:
         "_path",
         "_reading",
         "_stalled_bytes",
+        "_told",
         "_turning",
+        "certificate_line",
         "deadline",
         "forwarding",
         "keep_alive",
@@ -112,6 +118,7 @@ class ClientConnection:
         self.deadline = NEVER
         self.peer = ""
         self.secure = False
+        self.certificate_line = b""  # the header Client-Cert, for a client that came with one
         self.keep_alive = True
         self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
         self.source: UpstreamConnection | None = None  # the upstream that is answering
@@ -127,28 +134,47 @@ class ClientConnection:
         self._turning = False
         self._stalled_bytes = 0
         self._linger_bytes = 0
+        self._admitted = False
+        self._told = False
 
     # --- the connection
+
+    def enter_with(self, certificate_line: bytes) -> None:
+        """The client has been counted in, by its handshake."""
+        self._admitted = True
+        self.certificate_line = certificate_line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio.Transport in all but name.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self.peer = plain_address(peer[0]) if isinstance(peer, tuple) else "unix"
         self.secure = transport.get_extra_info("sslcontext") is not None
         path = self._path
         path.connections.add(self)
         path.deadlines.watch(self)
         self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
-        if len(path.connections) > self.limits.connections:
-            self.refuse(GatewayError(ErrorCode.OVERLOADED, "too many connections", closes=True))
+        if self._admitted:
+            return
+        if (reason := path.room.enter(self.peer)) is None:
+            self._admitted = True
+        elif path.room.tell():
+            self._told = True
+            self.refuse(GatewayError(ErrorCode.OVERLOADED, f"too many {reason}", closes=True))
+        else:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._advance(Event.CLOSED)
-        self._path.connections.discard(self)
-        self._path.deadlines.forget(self)
+        path = self._path
+        path.connections.discard(self)
+        path.deadlines.forget(self)
+        if self._admitted:
+            path.room.leave(self.peer)
+        elif self._told:
+            path.room.told()
         self._abandon()
 
     def eof_received(self) -> bool:

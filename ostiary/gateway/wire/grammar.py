@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from ipaddress import IPv6Address
 from typing import Final
 
 TOKEN_CHARACTERS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -41,7 +42,17 @@ def parse_host(value: bytes) -> bytes | None:
     host, port = match.groups()
     if port is not None and int(port) > 65535:
         return None
+    if host[0] == 0x5B and not _is_ipv6(host[1:-1]):
+        return None
     return bytes(host.lower())
+
+
+def _is_ipv6(text: bytes) -> bool:
+    try:
+        IPv6Address(text.decode())
+    except ValueError:
+        return False
+    return True
 
 
 class RequestHeader(IntEnum):
@@ -86,6 +97,8 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"x-forwarded-port": RequestHeader.DROP,
     b"x-real-ip": RequestHeader.DROP,
     b"forwarded": RequestHeader.DROP,
+    b"client-cert": RequestHeader.DROP,  # RFC 9440 §2.4
+    b"client-cert-chain": RequestHeader.DROP,
 }
 
 # The identity that upstreams trust: no client may set any of these, however spelled.
