@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from ostiary.core.errors import ErrorCode
 from ostiary.core.model import Configuration, Environment, Key, Network, Plan, Route, Scheme, Upstream
 from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.gateway.compression import CompiledGzip
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
+from ostiary.gateway.wire.gzip_stream import GzipStreams
 
 
 class Admission:
@@ -69,12 +71,14 @@ class CompiledRoute:
         plans: Mapping[str, Plan],
         groups: Mapping[str, UpstreamGroup],
         meters: RouteMeters,
+        gzip_streams: GzipStreams,
     ) -> None:
         self.route = route
         self.name = route.name
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.meters = meters
+        self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
         self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(self.schemes)
@@ -140,9 +144,16 @@ class Snapshot:
         self.configuration = configuration
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
+        gzip_streams = GzipStreams()
         # In the order of the table, which names a route by its number.
         self.routes = tuple(
-            CompiledRoute(route, plans=configuration.plans, groups=self.groups, meters=meters(route.name))
+            CompiledRoute(
+                route,
+                plans=configuration.plans,
+                groups=self.groups,
+                meters=meters(route.name),
+                gzip_streams=gzip_streams,
+            )
             for route in configuration.routes
         )
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies

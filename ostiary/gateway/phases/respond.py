@@ -6,6 +6,7 @@ from email.utils import formatdate
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.states import State
@@ -20,6 +21,11 @@ async def respond(exchange: Exchange, answer: ResponseHead) -> bytes:
     if client.state is State.BODY:
         client.keep_alive = False  # the answer comes before the request is whole: one of them has to end here
     exchange.answer_status = answer.status
+    route = exchange.route
+    if route is not None and route.gzip is not None:
+        stream = route.gzip.stream_for(exchange.head, answer)
+        if stream is not None:
+            return await _respond_compressed(exchange, answer, stream)
     head, chunked = render_head(exchange, answer)
     ready = upstream.attach(client, chunked=chunked)
     if (last := upstream.tail) is None:
@@ -37,8 +43,33 @@ async def respond(exchange: Exchange, answer: ResponseHead) -> bytes:
     return head + ready + upstream.frame_tail(last)
 
 
-def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:
-    """The head for the client, and whether the body is sent in chunks."""
+async def _respond_compressed(exchange: Exchange, answer: ResponseHead, stream: GzipStream) -> bytes:
+    """The same, for an answer that is compressed on its way."""
+    client, upstream = exchange.client, exchange.upstream
+    assert upstream is not None  # noqa: S101  by the caller
+    head, _ = render_head(exchange, answer, compressed=True)
+    try:
+        ready = upstream.attach_gzip(client, stream)
+        last = upstream.tail
+        if last is not None and len(ready) + len(last) <= SLICE_BYTES:
+            return head + stream.all_at_once(ready + last)
+        client.write(head)
+        upstream.watch_client(client)
+        if ready:
+            stream.take(ready)
+        if last is None:
+            last = await upstream.rest()
+        return await stream.finish(last)
+    except UpstreamFailure as failure:
+        raise GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, f"answer broke off: {failure.reason}") from failure
+    finally:
+        exchange.bytes_out = stream.bytes_out
+        stream.close()
+
+
+def render_head(exchange: Exchange, answer: ResponseHead, *, compressed: bool = False) -> tuple[bytes, bool]:
+    """The head for the client, and whether the body is sent in chunks. It is if `compressed`: how long it will be then, nobody
+    knows."""
     client = exchange.client
     old = exchange.head.minor == 0
     chunked = False
@@ -55,7 +86,7 @@ def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:
     if not answer.dated:
         parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())  # RFC 9110 §6.6.1
     framing = answer.framing
-    if framing is Framing.CHUNKED or framing is Framing.UNTIL_CLOSE:
+    if framing is Framing.CHUNKED or framing is Framing.UNTIL_CLOSE or compressed:
         chunked = not old
         if chunked:
             parts.append(b"Transfer-Encoding: chunked\r\n")

@@ -18,6 +18,7 @@ from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_re
 
 if TYPE_CHECKING:
     from .client import ClientConnection
+    from .gzip_stream import GzipStream
     from .pool import TargetPool
 
 _NO_BODY: Final = Framing.NONE
@@ -65,6 +66,7 @@ class UpstreamConnection:
         "_decoder",
         "_first_byte",
         "_first_byte_seconds",
+        "_gzip",
         "_held",
         "_idle_seconds",
         "_interim",
@@ -112,6 +114,7 @@ class UpstreamConnection:
         self._client: ClientConnection | None = None
         self._body: RequestBody | None = None
         self._chunked_out = False
+        self._gzip: GzipStream | None = None
 
     # --- one request
 
@@ -242,6 +245,8 @@ class UpstreamConnection:
         self.bytes_relayed += len(piece)
         if self._client is None:
             self._ready.append(piece)
+        elif self._gzip is not None:
+            self._gzip.take(piece)
         else:
             self._client.write(encode_chunk(piece) if self._chunked_out else piece)
 
@@ -276,6 +281,12 @@ class UpstreamConnection:
         self._ready = []
         piece = ready[0] if len(ready) == 1 else b"".join(ready)
         return encode_chunk(piece) if chunked else piece
+
+    def attach_gzip(self, client: ClientConnection, stream: GzipStream) -> bytes:
+        """As `attach`, by way of `stream`. What has arrived is returned as it came."""
+        stream.begin(client, self)
+        self._gzip = stream
+        return self.attach(client, chunked=False)
 
     def watch_client(self, client: ClientConnection) -> None:
         """More of the body is to come: let the client's pace be ours."""
@@ -328,6 +339,7 @@ class UpstreamConnection:
             self._pool.in_flight -= 1
         self.deadline = NEVER
         self._client = None
+        self._gzip = None
         self._pool.discard(self)
         self._break()
 
@@ -342,6 +354,7 @@ class UpstreamConnection:
         self.busy = False
         self._pool.in_flight -= 1
         self._client = None
+        self._gzip = None
         self._body = None
         if self._held:
             self.release()
