@@ -68,8 +68,7 @@ async def _respond_compressed(exchange: Exchange, answer: ResponseHead, stream: 
 
 
 def render_head(exchange: Exchange, answer: ResponseHead, *, compressed: bool = False) -> tuple[bytes, bool]:
-    """The head for the client, and whether the body is sent in chunks. It is if `compressed`: how long it will be then, nobody
-    knows."""
+    """The head for the client, and whether the body is sent in chunks; it is if `compressed`, for its length is not known."""
     client = exchange.client
     old = exchange.head.minor == 0
     chunked = False
