@@ -13,13 +13,13 @@ from types import MappingProxyType
 from tests.support.gateway_process import GatewayProcess, eventually
 
 # (`-t GET`: the raw origin knows no HEAD, and a body after an answer to HEAD spoils its connection.)
-# What each mode of slowhttptest asks for, and how: heads and bodies come a few bytes a second, answers of 1 MiB are read as
-# slowly, or many ranges are asked for at once.
+# What each mode of slowhttptest asks for, and how: heads and bodies come a few bytes a second, answers of 512 KiB are read
+# as slowly, or many ranges are asked for at once.
 MODES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "slow headers": ("-H", "-i", "1", "-x", "10"),
         "slow body": ("-B", "-i", "1", "-s", "8192", "-x", "10"),
-        "slow read": ("-X", "-n", "1", "-z", "32", "-w", "512", "-y", "1024", "-k", "3"),
+        "slow read": ("-X", "-n", "1", "-z", "32", "-w", "512", "-y", "1024", "-k", "1"),
         "ranges": ("-R", "-t", "GET", "-a", "10", "-b", "3000"),
     }
 )
@@ -27,7 +27,7 @@ PATHS = MappingProxyType(
     {
         "slow headers": "/raw/sent",
         "slow body": "/raw/sink",
-        "slow read": "/raw/source?bytes=1048576&frame=length",
+        "slow read": "/raw/source?bytes=524288&frame=length",
         "ranges": "/raw/source?bytes=65536&frame=length",
     }
 )
@@ -89,7 +89,7 @@ def attack(port: int, mode: str, *, connections: int, seconds: int) -> subproces
         "-c",
         str(connections),
         "-r",
-        str(max(50, connections // 2)),
+        str(max(50, connections // 5)),
         "-l",
         str(seconds),
         "-v",

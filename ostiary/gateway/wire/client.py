@@ -42,6 +42,9 @@ logger: Final = logging.getLogger("ostiary.gateway.wire")
 WRITE_HIGH_BYTES: Final = 256 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 IDLE_GRACE_SECONDS: Final = 0.5  # in which a client may still send a request, when its connection is to end
+# A body must come at this pace, after a first `body_idle_seconds` in which it need not. A kilobit a second is less than any
+# network gives; without a pace, a byte every so often would hold this connection and one of the upstream's for ever.
+BODY_BYTES_PER_SECOND_MIN: Final = 128
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Looked up once: a member of an enum by way of its class costs 40 ns, and a request has a dozen of them.
@@ -85,6 +88,7 @@ class ClientConnection:
         "_admitted",
         "_ahead",
         "_body",
+        "_body_due",
         "_checked_bytes",
         "_continue_owed",
         "_drive",
@@ -124,6 +128,7 @@ class ClientConnection:
         self.source: UpstreamConnection | None = None  # the upstream that is answering
         self._ahead = b""
         self._body: RequestBody | None = None
+        self._body_due = NEVER  # when its first byte is due, at the pace that a body must have
         self._checked_bytes = 0
         self._continue_owed = False
         self._exchange: Exchange | None = None
@@ -306,6 +311,7 @@ class ClientConnection:
             body = None
         else:
             self._advance(Event.BODY_EXPECTED)
+            self._body_due = NEVER  # until somebody wants it
             body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
             if rest and not self._feed(rest):
@@ -345,7 +351,8 @@ class ClientConnection:
                 self._advance(Event.BODY_WHOLE)
                 self._ahead += rest
         elif self.state is _BODY or self.state is _EARLY:
-            self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+            idle = self._path.deadlines.after(self.limits.body_idle_seconds)
+            self.deadline = min(idle, self._body_due + body.received_bytes / BODY_BYTES_PER_SECOND_MIN)
         return True
 
     def _fail_exchange(self, error: GatewayError) -> None:
@@ -382,6 +389,9 @@ class ClientConnection:
             self.transport.write(CONTINUE)
         if self.state in (_BODY, _EARLY):
             self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+            if (body := self._body) is not None:
+                # The time in which nobody wanted it is not the client's.
+                self._body_due = self.deadline - body.received_bytes / BODY_BYTES_PER_SECOND_MIN
         self._resume()
 
     def hold_body(self) -> None:
