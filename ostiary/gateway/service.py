@@ -138,6 +138,8 @@ class Gateway:
         deadline = self.clock() + deadline_seconds
         while self._occupied and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
             await asyncio.sleep(0.02)
+        for handshake in list(self.handshakes):
+            handshake.abort()
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)  # lets the aborted exchanges record themselves

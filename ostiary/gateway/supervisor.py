@@ -309,13 +309,17 @@ class Supervisor:
         try:
             configuration = await asyncio.to_thread(read_whole, self._path, self._load, watch)
         except Refused as refused:
-            watch.follow({**dict.fromkeys(certificate_files(self._configuration)), **dict.fromkeys(refused.followed)})
+            watch.follow(self._followed(refused.followed))
             return refused.problems
-        watch.follow(certificate_files(configuration))
+        watch.follow(self._followed(certificate_files(configuration)))
         if fields := needs_restart(self._configuration, configuration):
             names = ", ".join(fields)
             return (f"{self._path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)
         return await self._hand_out(configuration)
+
+    def _followed(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        """The certificate files in force, and those of a configuration that may not come in force."""
+        return tuple(dict.fromkeys((*certificate_files(self._configuration), *candidates)))
 
     async def _hand_out(self, configuration: Configuration) -> tuple[str, ...]:
         """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced."""

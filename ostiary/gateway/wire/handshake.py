@@ -88,10 +88,13 @@ class Handshake:
             result = TIMED_OUT
         except (OSError, ssl.SSLError) as error:
             logger.debug("tls_handshake_failed", extra={"fields": {"ip": self._peer, "reason": _reason(error)}})
+        except asyncio.CancelledError:  # the gateway ends
+            result = TIMED_OUT
+        finally:
+            path.handshakes.discard(self)
         line = None
         if secured is not None and not self._lost:
             line = _certificate_line(secured.get_extra_info("ssl_object"))
-        path.handshakes.discard(self)
         if secured is None or line is None:
             path.shaken(result)
             path.room.leave(self._peer)
@@ -104,7 +107,10 @@ class Handshake:
         """What was read before TLS has taken over the transport is for TLS. (No loop keeps a pause made in `connection_made`
         well: uvloop reads on, Python's own up to 3.11 does so and believes it does not.)"""
         data, self._early = self._early, b""
-        tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
+        protocol: object = plain.get_protocol()
+        if protocol is self:  # it could not even begin
+            return
+        tls = cast(asyncio.BufferedProtocol, protocol)
         while data and not plain.is_closing():
             buffer = cast(memoryview, tls.get_buffer(len(data)))
             count = min(len(buffer), len(data))
@@ -120,10 +126,14 @@ class Handshake:
         if self._path.draining:
             client.end_soon(IDLE_GRACE_SECONDS)
         if self._early:
-            secured.resume_reading()
             client.data_received(self._early)
         if self._eof and not client.eof_received():
             secured.close()
+
+    def abort(self) -> None:
+        """Ends it at once."""
+        if self._task is not None:
+            self._task.cancel()
 
     # --- what TLS tells before the connection has its place
 

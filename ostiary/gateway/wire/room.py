@@ -15,8 +15,8 @@ from ostiary.core.model import ClientLimits, Network
 # flood costs an accept and a close each, and no descriptors.
 TOLD_MAX: Final = 256
 
-# A handshake in flight takes some 60 KiB and, before it ends, up to 2 ms of the processor: at this bound the processor is
-# what a worker waits for, not the network.
+# A handshake takes tens of KiB until it ends, and about a millisecond of the processor: at this bound the processor is what
+# clients wait for, not the network.
 HANDSHAKES_MAX: Final = 2048
 
 TOO_MANY: Final = "connections"
