@@ -303,6 +303,15 @@ class Authentication:
 
 
 @dataclass(frozen=True, slots=True)
+class Gzip:
+    """Which answers are compressed for clients that take it: of these media types, and of at least so many bytes where the
+    length is known."""
+
+    bytes_min: int
+    types: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: str
     match: Match
@@ -315,6 +324,8 @@ class Route:
     signed_body_bytes_max: int = 1 << 20
     upgrades: frozenset[Upgrade] = frozenset()
     edge: Edge = PLAIN_EDGE
+    head_bytes_max: int | None = None
+    gzip: Gzip | None = None
 
 
 # --- callers --------------------------------------------------------------------------------------------------------
@@ -346,10 +357,39 @@ class Key:
 # --- the whole configuration ----------------------------------------------------------------------------------------
 
 
+class ClientCertificate(StrEnum):
+    """What is asked of a client that connects by TLS."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAuthorities:
+    """Whose client certificates are taken, as a file and what stood in it."""
+
+    file: str
+    pem: bytes = field(repr=False)
+    presence: ClientCertificate = ClientCertificate.REQUIRED
+
+
 @dataclass(frozen=True, slots=True)
 class Certificate:
+    """Files, and what stood in them when the configuration was read: a file that changes since changes nothing. `names` are
+    DNS names in lower case, `*.` and a suffix among them. The key is never shown."""
+
     cert: str
     key: str
+    cert_pem: bytes = field(repr=False)
+    key_pem: bytes = field(repr=False)
+    names: tuple[str, ...]
+    expires_at: float
+    clients: ClientAuthorities | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What its renewal changes."""
+        return (self.cert, self.key) if self.clients is None else (self.cert, self.key, self.clients.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +398,11 @@ class Listen:
     port: int
     workers: int = 1
     tls: tuple[Certificate, ...] = ()
+
+    @property
+    def socket(self) -> tuple[str, int, int]:
+        """What can't change while it runs: host, port and the number of workers."""
+        return self.host, self.port, self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +417,7 @@ class ClientLimits:
     keepalive_seconds: float = 75.0
     write_idle_seconds: float = 60.0
     connections: int = 20_000
+    connections_per_address: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)

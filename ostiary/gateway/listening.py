@@ -78,8 +78,15 @@ def _socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     except OSError as error:
-        raise CannotListen(f"can't listen on {host}:{port}: {host!r} is not an address of this machine") from error
-    return socket.socket(family, socket.SOCK_STREAM)
+        raise CannotListen(
+            f"can't listen on {authority(host, port)}: {host!r} is not an address of this machine"
+        ) from error
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_INET6:
+        # `::` is every address of this machine, IPv4 too, whatever the system's default is (net.ipv6.bindv6only); its IPv4
+        # clients are shown as such (wire/room.py).
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return sock
 
 
 def _address(host: str, port: int) -> tuple[str, int]:
@@ -92,4 +99,9 @@ def _explain(host: str, port: int, error: OSError) -> str:
         errno.EACCES: "ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose a higher port or grant it",
         errno.EADDRNOTAVAIL: "this machine has no such address; listen on 0.0.0.0 for all",
     }.get(error.errno or 0, error.strerror or str(error))
-    return f"can't listen on {host}:{port}: {mend}"
+    return f"can't listen on {authority(host, port)}: {mend}"
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port`, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

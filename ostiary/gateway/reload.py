@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,25 +37,30 @@ class ReloadResult:
 
 
 class FileWatch:
-    """Tells when a file has changed since it was last read, and has come to rest: a file that an editor is writing may be
-    valid and half of what is meant. Asked at a steady pace; a change is told when two questions in a row saw the same."""
+    """Tells when a file, or one that it names, has changed since it was last read, and has come to rest: a file that an
+    editor is writing may be valid and half of what is meant. Asked at a steady pace; a change is told when two questions in a
+    row saw the same."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read: _Signature = self.signature()
+    def __init__(self, path: Path, also: Iterable[str] = ()) -> None:
+        self._files = (str(path), *also)
+        self._read = self.signature()
         self._last = self._read
 
-    def signature(self) -> _Signature:
-        """None while there is no such file. An editor that replaces the file changes the inode, one that writes in place
+    def follow(self, also: Iterable[str]) -> None:
+        """The other files whose change counts from now on. What was read of those that stay is not forgotten: they may have
+        changed since."""
+        self._files = (self._files[0], *also)
+        now = self.signature()
+        self._read = {file: self._read.get(file, signature) for file, signature in now.items()}
+        self._last = now
+
+    def signature(self) -> dict[str, _Signature]:
+        """None for a file that is not there. An editor that replaces the file changes the inode, one that writes in place
         the time and mostly the size."""
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return {file: _signature(file) for file in self._files}
 
     def mark_read(self) -> None:
-        """The file as it is now counts as read."""
+        """The files as they are now count as read."""
         self._read = self._last = self.signature()
 
     def came_to_rest(self) -> bool:
@@ -65,12 +70,27 @@ class FileWatch:
         return at_rest and now != self._read
 
 
-class Refused(Exception):
-    """A file that does not take effect; `problems` says why, with file and line where there is one."""
+def _signature(path: str) -> _Signature:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
-    def __init__(self, problems: tuple[str, ...]) -> None:
+
+def certificate_files(configuration: Configuration) -> tuple[str, ...]:
+    """What is followed besides the configuration file: a certificate is renewed without touching it."""
+    return tuple(dict.fromkeys(file for certificate in configuration.gateway.listen.tls for file in certificate.files))
+
+
+class Refused(Exception):
+    """A file that does not take effect; `problems` says why, with file and line where there is one. A change of one of the
+    files `followed` may mend it."""
+
+    def __init__(self, problems: tuple[str, ...], followed: tuple[str, ...] = ()) -> None:
         super().__init__(problems)
         self.problems = problems
+        self.followed = followed
 
 
 def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWatch) -> Configuration:
@@ -80,7 +100,8 @@ def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWat
     try:
         configuration = load(path)
     except ConfigurationError as error:
-        raise Refused(tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])) from error
+        problems = tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])
+        raise Refused(problems, error.followed) from error
     except Exception as error:
         log.exception("reload_failed")
         raise Refused((f"{path}: can't be read: {type(error).__name__}",)) from error
@@ -92,7 +113,7 @@ def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWat
 def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
     """Names of changed fields that a running gateway can't take: its sockets and the stores it is connected to."""
     pairs = (
-        ("gateway.listen", old.gateway.listen, new.gateway.listen),
+        ("gateway.listen", old.gateway.listen.socket, new.gateway.listen.socket),
         ("gateway.admin", old.gateway.admin, new.gateway.admin),
         ("gateway.key_stale_for", old.gateway.key_stale_seconds, new.gateway.key_stale_seconds),
         ("stores.redis", old.stores.redis, new.stores.redis),

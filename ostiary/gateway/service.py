@@ -28,16 +28,17 @@ from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
-from ostiary.gateway.wire.client import ClientConnection
+from ostiary.gateway.wire.client import IDLE_GRACE_SECONDS, ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
+from ostiary.gateway.wire.handshake import Handshake
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.resolver import Resolver
+from ostiary.gateway.wire.room import Room
 
 logger = logging.getLogger("ostiary.gateway")
 
 BACKLOG = 4096
-IDLE_GRACE_SECONDS = 0.5
 # A drain lets tunnels go on, for no one knows when they would end by themselves; this long before its deadline their ends
 # get all that is on its way to them, and a FIN instead of a reset.
 TUNNEL_CLOSE_SECONDS = 2.5
@@ -68,7 +69,12 @@ class Gateway:
         self.deadlines = Deadlines(every_sweep=self._every_sweep)
         self.limits = configuration.gateway.client_limits
         self.connections: set[ClientConnection] = set()
+        self.handshakes: set[Handshake] = set()
+        self.room = Room(
+            limits=self.limits, trusted=configuration.gateway.trusted_proxies, refused=self._count_refused_client
+        )
         self.draining = False
+        self._tls = server_context(configuration.gateway.listen.tls)
         self._ids = RequestIds()
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
@@ -123,9 +129,13 @@ class Gateway:
         return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
 
     def reload(self, configuration: Configuration) -> None:
-        """Puts a checked configuration in force: for every request that begins after this call."""
+        """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
+        made after it. Raises CertificateRefused."""
+        tls = server_context(configuration.gateway.listen.tls)  # can refuse, so it comes first
         self.snapshot = self._compile(configuration)
+        self._tls = tls
         self.limits = configuration.gateway.client_limits
+        self.room.follow(self.limits, configuration.gateway.trusted_proxies)
         self._keys.forget_prepared()
         upstreams = configuration.upstreams
         used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}
@@ -142,12 +152,13 @@ class Gateway:
 
     async def start(self, sock: socket.socket) -> None:
         """Begins to accept on `sock`, which is bound and not yet listening."""
-        listen = self.snapshot.configuration.gateway.listen
         self.deadlines.start()
         self._health.follow(self.snapshot.groups.values())
-        self._server = await self._loop.create_server(
-            lambda: as_protocol(ClientConnection(self)), sock=sock, backlog=BACKLOG, ssl=server_context(listen.tls)
-        )
+        self._server = await self._loop.create_server(self._protocol, sock=sock, backlog=BACKLOG)
+
+    def _protocol(self) -> asyncio.Protocol:
+        tls = self._tls
+        return as_protocol(ClientConnection(self) if tls is None else Handshake(self, tls))
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stops accepting, lets what runs finish, closes everything. Returns after at most `deadline_seconds`."""
@@ -162,6 +173,8 @@ class Gateway:
             if connection.tunnel is not None:
                 connection.tunnel.cut()
         await self._all_closed(deadline)
+        for handshake in list(self.handshakes):
+            handshake.abort()
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)  # lets the aborted exchanges record themselves
@@ -172,8 +185,12 @@ class Gateway:
 
     async def _all_closed(self, deadline: float) -> None:
         """Until no connection is left, or the deadline."""
-        while self.connections and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
+        while self._occupied and self.clock() < deadline:  # noqa: ASYNC110  a drain is rare, an event per close is not
             await asyncio.sleep(0.02)
+
+    @property
+    def _occupied(self) -> bool:
+        return bool(self.connections or self.handshakes)
 
     def status(self) -> dict[str, object]:
         return {
@@ -187,7 +204,13 @@ class Gateway:
         self._metrics.values[self._open_connections] = len(self.connections)
         self._recorder.wall_clock_offset = time.time() - self.clock()
 
-    # --- what connections ask (wire.client.RequestPath)
+    # --- what connections ask (wire.client.RequestPath, wire.handshake.HandshakePath)
+
+    def shaken(self, result: str) -> None:
+        self._metrics.values[self._metrics.counter("tls_handshakes_total", result=result)] += 1
+
+    def _count_refused_client(self, reason: str) -> None:
+        self._metrics.values[self._metrics.counter("client_connections_refused_total", reason=reason)] += 1
 
     def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)

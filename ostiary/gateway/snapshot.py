@@ -24,6 +24,7 @@ from ostiary.core.model import (
 )
 from ostiary.core.routing import RouteTable, compile_routes
 from ostiary.gateway.affinity import Affinity
+from ostiary.gateway.compression import CompiledGzip
 from ostiary.gateway.edge.addresses import AddressFilter, Networks
 from ostiary.gateway.edge.route import RouteEdge, compile_edge
 from ostiary.gateway.keys import KnownKey
@@ -31,6 +32,7 @@ from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
+from ostiary.gateway.wire.gzip_stream import GzipStreams
 
 
 class Admission:
@@ -101,6 +103,7 @@ class CompiledRoute:
         groups: Mapping[str, UpstreamGroup],
         meters: RouteMeters,
         edge: RouteEdge | None,
+        gzip_streams: GzipStreams,
         metered: bool = True,
     ) -> None:
         """`metered` is False where calls are counted, and are no usage of anyone."""
@@ -112,6 +115,8 @@ class CompiledRoute:
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.upgrades = bool(route.upgrades)
         self.meters = meters
+        self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
+        self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(self.schemes)
         self._plans = plans
@@ -196,6 +201,7 @@ class Snapshot:
         self.configuration = configuration
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
+        gzip_streams = GzipStreams()
         # In the order of the table, which names a route by its number.
         self.routes = tuple(
             CompiledRoute(
@@ -204,6 +210,7 @@ class Snapshot:
                 groups=self.groups,
                 meters=meters(route.name),
                 edge=compile_edge(route.edge, path=route.match.path, security=configuration.gateway.security),
+                gzip_streams=gzip_streams,
             )
             for route in configuration.routes
         )
@@ -220,6 +227,7 @@ class Snapshot:
                     security=configuration.gateway.security,
                     for_preflights=True,
                 ),
+                gzip_streams=gzip_streams,
                 metered=False,
             )
             for number, route in enumerate(configuration.routes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import time
@@ -20,13 +21,14 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
-from ostiary.gateway.listening import CannotListen, reserve
+from ostiary.gateway.listening import CannotListen, authority, reserve
 from ostiary.gateway.reload import (
     PROBLEMS_KEPT_MAX,
     PROBLEMS_LOGGED_MAX,
     FileWatch,
     Refused,
     ReloadResult,
+    certificate_files,
     needs_restart,
     read_whole,
 )
@@ -77,6 +79,7 @@ class Supervisor:
         self._packed = pack_configuration(configuration)
         self._generation = 1
         self._last_reload: ReloadResult | None = None
+        self._expiries: dict[str, int] = {}  # slots, by name; bounded by the catalog
         self._started_at = time.time()
         self._serving = False  # every worker has been ready once
         self._draining = False
@@ -123,7 +126,7 @@ class Supervisor:
             port = reserve(listen.host, listen.port)
             admin_port = reserve(admin.host, admin.port)
             self._address = (listen.host, port.getsockname()[1])
-            await self._admin.start(admin_port, f"{admin.host}:{admin.port}")
+            await self._admin.start(admin_port, authority(admin.host, admin.port))
         except CannotListen as error:
             raise CannotStart(str(error)) from error
         loop = asyncio.get_running_loop()
@@ -136,8 +139,8 @@ class Supervisor:
         others = [asyncio.create_task(self._follow_file()), asyncio.create_task(self._spare.keep())]
         fields = {
             "version": __version__,
-            "listen": "{}:{}".format(*self._address),
-            "admin": f"{admin.host}:{self._admin.port}",
+            "listen": authority(*self._address),
+            "admin": authority(admin.host, self._admin.port),
             "workers": len(self._workers),
         }
         log.info("started", extra={"fields": fields})
@@ -274,7 +277,7 @@ class Supervisor:
             "state": "draining" if self._draining else "serving" if self._serving else "starting",
             "ready": self.readiness().ready,
             "started_at": self._started_at,
-            "listen": "{}:{}".format(*self._address),
+            "listen": authority(*self._address),
             "configuration": str(self._path),
             "generation": self._generation,
             "warnings": list(self._configuration.warnings[:PROBLEMS_KEPT_MAX]),
@@ -287,8 +290,9 @@ class Supervisor:
     # --- reload -------------------------------------------------------------------------------------------------------
 
     async def _follow_file(self) -> None:
-        watch = FileWatch(self._path)
+        watch = FileWatch(self._path, certificate_files(self._configuration))
         while True:
+            self._tell_expiry()
             try:
                 await asyncio.wait_for(self._reload_wanted.wait(), FILE_POLL_SECONDS)
             except TimeoutError:
@@ -305,11 +309,17 @@ class Supervisor:
         try:
             configuration = await asyncio.to_thread(read_whole, self._path, self._load, watch)
         except Refused as refused:
+            watch.follow(self._followed(refused.followed))
             return refused.problems
+        watch.follow(self._followed(certificate_files(configuration)))
         if fields := needs_restart(self._configuration, configuration):
             names = ", ".join(fields)
             return (f"{self._path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)
         return await self._hand_out(configuration)
+
+    def _followed(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        """The certificate files in force, and those of a configuration that may not come in force."""
+        return tuple(dict.fromkeys((*certificate_files(self._configuration), *candidates)))
 
     async def _hand_out(self, configuration: Configuration) -> tuple[str, ...]:
         """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced."""
@@ -326,6 +336,19 @@ class Supervisor:
                 log.error("reload_replaces_process", extra={"fields": {"name": slot.name, "problem": problem}})
                 slot.end_process()
         return ()
+
+    def _tell_expiry(self) -> None:
+        """How long the certificates in force still hold; of two of one name, the one that ends first."""
+        now = time.time()
+        left: dict[str, float] = dict.fromkeys(self._expiries, math.nan)
+        for certificate in self._configuration.gateway.listen.tls:
+            name = certificate.names[0] if certificate.names else "unnamed"
+            seconds = certificate.expires_at - now
+            left[name] = min(seconds, left[name]) if name in left and not math.isnan(left[name]) else seconds
+        for name, seconds in left.items():
+            slot = self._metrics.gauge("tls_certificate_expiry_seconds", certificate=name)
+            self._expiries[name] = slot
+            self._metrics.values[slot] = seconds
 
     def _report(self, problems: tuple[str, ...]) -> None:
         self._last_reload = ReloadResult(self._generation, time.time(), problems)

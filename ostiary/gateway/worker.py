@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
+from ostiary.gateway.edge_tls import CertificateRefused
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
@@ -42,7 +43,10 @@ async def build(context: ChildContext) -> Service:
         workers=configuration.gateway.listen.workers,
         observe=LimiterMetrics(context.metrics),
     )
-    gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
+    try:
+        gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
+    except CertificateRefused as error:
+        raise CannotStartService(str(error)) from error
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()

@@ -147,7 +147,7 @@ def end(writer: asyncio.StreamWriter, frame: str) -> None:
 
 
 async def main(port_file: Path) -> None:
-    server = await asyncio.start_server(RawOrigin().serve, "127.0.0.1", 0, limit=PIECE_BYTES)
+    server = await asyncio.start_server(RawOrigin().serve, "127.0.0.1", 0, limit=PIECE_BYTES, backlog=4096)
     draft = port_file.with_suffix(".draft")
     draft.write_text(str(server.sockets[0].getsockname()[1]))
     draft.rename(port_file)

@@ -128,8 +128,9 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Configuration, *, spool_directory: Path | None = None
+    settings: Configuration, *, spool_directory: Path | None = None, sock: socket.socket | None = None
 ) -> AsyncIterator[RunningGateway]:
+    """On `sock`, which is bound, or on a free port."""
     metrics = Metrics.in_memory()
     spool = None
     if spool_directory is not None:
@@ -149,11 +150,13 @@ async def running_gateway(
     await keys.start()
     await limiter.start()
     gateway = Gateway(configuration=settings, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+    if sock is None:
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
     await gateway.start(sock)
     try:
-        yield RunningGateway(sock.getsockname()[1], gateway, metrics, spool)
+        yield RunningGateway(port, gateway, metrics, spool)
     finally:
         await gateway.drain(0.2)
         await limiter.close()

@@ -62,12 +62,15 @@ def wait_seconds(seconds: float) -> None:
 
 
 class GatewayProcess:
-    """A supervisor as a process of its own: `python -m` with `arguments`. Its standard output goes to `stdout`, if given."""
+    """A supervisor as a process of its own: `python -m` with `arguments`. Its standard output goes to `stdout`, if given.
+    `package` is the folder that has `ostiary`: this checkout, or what `scripts/compile` made of it."""
 
-    def __init__(self, arguments: Sequence[str], stdout: IO[bytes] | None = None) -> None:
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OSTIARY_TEST_SECRET": SECRET}
+    def __init__(
+        self, arguments: Sequence[str], stdout: IO[bytes] | None = None, *, package: Path = REPOSITORY
+    ) -> None:
+        environment = os.environ | {"PYTHONPATH": str(package), "OSTIARY_TEST_SECRET": SECRET}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-P", "-m", *arguments],  # -P: not the checkout that this runs in
             cwd=REPOSITORY,
             env=environment,
             stdout=stdout,

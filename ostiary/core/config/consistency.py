@@ -32,6 +32,15 @@ def check_routes(reading: Reading, routes: tuple[At[Route], ...], upstreams: Map
     _check_hashing(reading, routes, upstreams)
 
 
+def check_heads(reading: Reading, routes: tuple[At[Route], ...], head_bytes_max: int) -> None:
+    """The gateway reads a head before it knows whose it is: a route can only want less."""
+    for route, place in routes:
+        if route.head_bytes_max is not None and route.head_bytes_max > head_bytes_max:
+            reading.problem(
+                place, "max_head is larger than gateway.limits.head, which holds first", "raise gateway.limits.head"
+            )
+
+
 def _check_environments(reading: Reading, routes: tuple[At[Route], ...]) -> None:
     """A test key never reaches a live upstream. An upstream is the live one of two, the test one of two, or serves both;
     which of these it is, every route must agree on."""

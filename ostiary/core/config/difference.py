@@ -10,7 +10,18 @@ from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
-from ostiary.core.model import Balance, Configuration, Environment, Key, Plan, Route, Scheme, Upstream
+from ostiary.core.model import (
+    Balance,
+    Certificate,
+    ClientCertificate,
+    Configuration,
+    Environment,
+    Key,
+    Plan,
+    Route,
+    Scheme,
+    Upstream,
+)
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 
 T = TypeVar("T")
@@ -83,17 +94,33 @@ def _changed(subject: str, old: Parts, new: Parts) -> Iterator[Change]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _RESTART = "takes effect at a restart, not at a reload"
-_AT_RESTART = ("gateway.listen", "gateway.admin", "gateway.key_stale_for", "control_plane", "stores")
+_AT_RESTART = ("gateway.listen", "gateway.listen.workers", "gateway.admin", "gateway.key_stale_for")
 
 
 def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
     for change in _changed("settings", _setting_parts(before), _setting_parts(after)):
         field = change.field or ""
-        restart = field.startswith(_AT_RESTART)
-        meaning = _RESTART if restart else None
+        meaning = _RESTART if _takes_a_restart(field) else _setting_meaning(field, after)
         if field == "gateway.ip":
             meaning = addresses_meaning(before.gateway.addresses, after.gateway.addresses)
         yield change._replace(meaning=meaning)
+
+
+def _takes_a_restart(field: str) -> bool:
+    return field in _AT_RESTART or field.startswith(("control_plane.", "stores."))
+
+
+def _setting_meaning(field: str, after: Configuration) -> str | None:
+    tls = after.gateway.listen.tls
+    if field == "gateway.listen.tls":
+        return "holds for new connections" if tls else "new connections are not encrypted any more"
+    if field == "gateway.listen.tls.client_ca" and tls:
+        clients = tls[0].clients
+        if clients is None:
+            return "OPEN: clients need no certificate from now on"
+        if clients.presence is ClientCertificate.REQUIRED:
+            return "new connections without a certificate of these authorities are refused"
+    return None
 
 
 def _setting_parts(configuration: Configuration) -> Parts:
@@ -103,7 +130,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
     return {
         **{name: Part((at.host, at.port), f"{at.host}:{at.port}") for name, at in listen.items()},
         "gateway.listen.workers": Part(gateway.listen.workers, str(gateway.listen.workers)),
-        "gateway.listen.tls": Part(gateway.listen.tls, words.listed(each.cert for each in gateway.listen.tls)),
+        **_tls(gateway.listen.tls),
         "gateway.trusted_proxies": Part(
             gateway.trusted_proxies, words.listed(str(network) for network in gateway.trusted_proxies)
         ),
@@ -121,6 +148,9 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.limits.keepalive": _duration(limits.keepalive_seconds),
         "gateway.limits.write_timeout": _duration(limits.write_idle_seconds),
         "gateway.limits.connections": Part(limits.connections, str(limits.connections)),
+        "gateway.limits.connections_per_address": Part(
+            limits.connections_per_address, str(limits.connections_per_address)
+        ),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
         "stores.redis": Part(stores.redis, words.store_url(stores.redis)),
@@ -129,6 +159,17 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
         "stores.key_encryption_key": _secret(stores.key_encryption_key),
+    }
+
+
+def _tls(certificates: tuple[Certificate, ...]) -> Parts:
+    """Of a key, that it is another one shows in its certificate."""
+    clients = certificates[0].clients if certificates else None
+    return {
+        "gateway.listen.tls": Part(
+            [(each.cert_pem, each.key_pem) for each in certificates], words.listed(map(words.certificate, certificates))
+        ),
+        "gateway.listen.tls.client_ca": Part(clients, words.client_authorities(clients)),
     }
 
 
@@ -313,6 +354,10 @@ def _route(route: Route) -> Parts:
         "max_signed_body": _size(route.signed_body_bytes_max),
         "upgrades": Part(route.upgrades, words.listed(sorted(route.upgrades))),
         **edge_parts(route.edge),
+        "max_head": Part(
+            route.head_bytes_max, "the gateway's" if route.head_bytes_max is None else words.size(route.head_bytes_max)
+        ),
+        "gzip": Part(route.gzip, words.gzip(route.gzip)),
     }
 
 

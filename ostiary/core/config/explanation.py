@@ -166,6 +166,10 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)
     if route.upgrades:
         facts["upgrades"] = words.listed(sorted(route.upgrades))
+    head_bytes_max = configuration.gateway.client_limits.head_bytes
+    facts["largest head"] = words.size(head_bytes_max if route.head_bytes_max is None else route.head_bytes_max)
+    if route.gzip is not None:
+        facts["gzip"] = words.gzip(route.gzip)
     return facts
 
 

@@ -47,11 +47,13 @@ class Problem:
 
 
 class ConfigurationError(Exception):
-    """A configuration that is refused, with all its problems in the order of the file; `str()` is one line a problem."""
+    """A configuration that is refused, with all its problems in the order of the file; `str()` is one line a problem.
+    `followed` are other files that were read: a change of them may mend it."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], *, followed: tuple[str, ...] = ()) -> None:
         super().__init__(problems)
         self.problems = problems
+        self.followed = followed
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

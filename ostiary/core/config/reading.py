@@ -79,6 +79,7 @@ class Reading:
         self._warnings: list[Problem] = []
         self._names: dict[str, set[str]] = {}
         self._uses: list[_NameUse] = []
+        self._followed: dict[str, None] = {}
 
     # --- problems and warnings
 
@@ -97,7 +98,8 @@ class Reading:
     def refuse_if_problems(self) -> None:
         """Raises ConfigurationError with every problem so far, in the order of the file."""
         if self._problems:
-            raise ConfigurationError(tuple(sorted(self._problems, key=lambda p: (p.line, p.column))))
+            problems = sorted(self._problems, key=lambda p: (p.line, p.column))
+            raise ConfigurationError(tuple(problems), followed=tuple(self._followed))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -177,6 +179,7 @@ class Reading:
         path = self.path(name)
         what = f"the file {place.shown}"
         try:
+            self._followed[str(path)] = None
             if not path.is_file():  # a pipe would wait for its writer for ever
                 written = isinstance(place.node, Scalar) and "${" not in place.node.text
                 return self.problem(

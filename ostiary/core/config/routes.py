@@ -20,6 +20,7 @@ from ostiary.core.config.fields import (
     optional,
     required,
 )
+from ostiary.core.config.gzip import GZIP_CHOICE
 from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
 from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.plans import NAME, ROUTE_LIMIT
@@ -176,6 +177,16 @@ _UPGRADES = defaulted(
 )
 
 
+_MAX_HEAD = optional(
+    "max_head",
+    Size("1KiB", "1MiB"),
+    "Largest request head on this route; beyond it 431. The gateway's own bound holds before the route is known.",
+)
+_GZIP = optional(
+    "gzip", GZIP_CHOICE, "Compress answers for clients that take it. Read about BREACH below before you do."
+)
+
+
 def _route(values: Values) -> Route:
     match, authentication = values[_MATCH], values[_AUTH]
     _check_scopes(values, match, authentication)
@@ -207,6 +218,8 @@ def _route(values: Values) -> Route:
         signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
         upgrades=frozenset(values[_UPGRADES]),
         edge=read_edge(values, match, authentication.schemes, values[_PATHS]),
+        head_bytes_max=values[_MAX_HEAD],
+        gzip=values[_GZIP],
     )
 
 
@@ -240,7 +253,7 @@ ROUTE: Record[Route] = Record(
     "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
     (
         *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS),
-        *(_MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES),
+        *(_MAX_HEAD, _MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES, _GZIP),
         *EDGE_FIELDS,
     ),
     _route,

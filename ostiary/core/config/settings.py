@@ -8,26 +8,24 @@ import os
 import re
 from typing import Final
 
-from ostiary.core.config.addresses import Directory, ExistingFile, ListenHost, StoreUrl
+from ostiary.core.config.addresses import Directory, ListenHost, StoreUrl
+from ostiary.core.config.certificates import CERTIFICATE, same_for_all_names
 from ostiary.core.config.edge import ADDRESS_LISTS
 from ostiary.core.config.fields import (
     Kind,
     ListOf,
-    NotYet,
     OneOrMany,
     Record,
     Schema,
     Values,
     defaulted,
     optional,
-    required,
 )
 from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.model import (
-    Certificate,
     ClientLimits,
     ControlPlaneSettings,
     GatewaySettings,
@@ -90,18 +88,6 @@ class EncryptionKey(Kind[bytes]):
 
 _PORT = Integer(0, 65535)
 
-_CERT = required("cert", ExistingFile(), "The certificate and its chain, PEM.")
-_KEY = required("key", ExistingFile(), "The certificate's private key, PEM.")
-_CLIENT_CA = optional(
-    "client_ca", NotYet("client certificates come with the scheme mtls"), "Authorities of client certificates."
-)
-CERTIFICATE: Record[Certificate] = Record(
-    "Certificate",
-    "One certificate of the gateway. With several, the client's SNI chooses.",
-    (_CERT, _KEY, _CLIENT_CA),
-    lambda values: Certificate(cert=values[_CERT], key=values[_KEY]),
-)
-
 
 def _listen(title: str, says: str, host: str, port: int) -> Record[Listen]:
     """A place to listen on without workers and TLS: the admin listener and the control plane."""
@@ -121,9 +107,15 @@ _WORKERS = defaulted("workers", Workers(), "Worker processes.", "auto")
 _TLS = optional("tls", OneOrMany(CERTIFICATE, high=100), "Certificates; without any, the gateway speaks plain HTTP.")
 
 
-def _gateway_listen(values: Values) -> Listen:
-    certificates = values[_TLS]
-    return Listen(host=values[_HOST], port=values[_LISTEN_PORT], workers=values[_WORKERS], tls=certificates or ())
+def _gateway_listen(values: Values) -> Listen | Refused:
+    certificates = values[_TLS] or ()
+    if not same_for_all_names(certificates):
+        return values.problem(
+            _TLS,
+            "asks for client certificates under one name and not, or of others, under another: a client chooses the name",
+            "give all the same client_ca and client_certificate",
+        )
+    return Listen(host=values[_HOST], port=values[_LISTEN_PORT], workers=values[_WORKERS], tls=certificates)
 
 
 LISTEN: Record[Listen] = Record(
@@ -142,10 +134,26 @@ _BODY_TIMEOUT = defaulted("body_timeout", Duration("100ms", "1h"), "Longest paus
 _KEEPALIVE = defaulted("keepalive", Duration("1s", "1h"), "How long an idle connection is kept.", "75s")
 _WRITE_TIMEOUT = defaulted("write_timeout", Duration("100ms", "1h"), "Longest pause of a client that reads.", "60s")
 _CONNECTIONS = defaulted("connections", Integer(1, 1_000_000), "Most client connections of one worker.", 20_000)
+_PER_ADDRESS = defaulted(
+    "connections_per_address",
+    Integer(1, 1_000_000),
+    "Most client connections of one address (for IPv6, of one /64) to one worker. Trusted proxies have no such bound.",
+    1_000,
+)
 CLIENT_LIMITS: Record[ClientLimits] = Record(
     "Client limits",
     "What a client may send, and how long it may take.",
-    (_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT, _CONNECTIONS),
+    (
+        _REQUEST_LINE,
+        _HEAD,
+        _HEADERS,
+        _HEAD_TIMEOUT,
+        _BODY_TIMEOUT,
+        _KEEPALIVE,
+        _WRITE_TIMEOUT,
+        _CONNECTIONS,
+        _PER_ADDRESS,
+    ),
     lambda values: ClientLimits(
         request_line_bytes=values[_REQUEST_LINE],
         head_bytes=values[_HEAD],
@@ -155,6 +163,7 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
         keepalive_seconds=values[_KEEPALIVE],
         write_idle_seconds=values[_WRITE_TIMEOUT],
         connections=values[_CONNECTIONS],
+        connections_per_address=values[_PER_ADDRESS],
     ),
 )
 

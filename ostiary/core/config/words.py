@@ -12,9 +12,12 @@ from ostiary.core.edge import AddressLists, CrossOrigin, Deprecation, Framing, H
 from ostiary.core.model import (
     UNIX,
     Breaker,
+    Certificate,
+    ClientAuthorities,
     Connections,
     Ejection,
     Environment,
+    Gzip,
     HashBy,
     Plan,
     Quota,
@@ -197,3 +200,21 @@ def store_url(url: str | None) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def certificate(value: Certificate) -> str:
+    """By file, content and end, so that a renewal under the same name shows."""
+    until = datetime.fromtimestamp(value.expires_at, UTC).strftime("%Y-%m-%d")
+    return f"{value.cert} ({sha256(value.cert_pem).hexdigest()[:8]}, until {until})"
+
+
+def client_authorities(value: ClientAuthorities | None) -> str:
+    if value is None:
+        return "no client certificates"
+    return f"{value.presence}, of {value.file} ({sha256(value.pem).hexdigest()[:8]})"
+
+
+def gzip(value: Gzip | None) -> str:
+    if value is None:
+        return "no"
+    return f"{listed(sorted(value.types))} from {size(value.bytes_min)}"

@@ -54,16 +54,22 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: tuple[Networ
 
 
 def _parse_address(entry: bytes) -> IPv4Address | IPv6Address | None:
-    """`192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`."""
+    """`192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`. An IPv4 address in IPv6's clothes is one; an address
+    with an interface (`fe80::1%eth0`) means nothing elsewhere, and the interface may be any text."""
     text = entry.decode("ascii", "replace")
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return ip_address(text)
+        parsed = ip_address(text)
     except ValueError:
         return None
+    if isinstance(parsed, IPv6Address):
+        if parsed.scope_id is not None:
+            return None
+        return parsed.ipv4_mapped or parsed
+    return parsed
 
 
 def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
@@ -71,8 +77,6 @@ def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
         parsed = ip_address(address)
     except ValueError:
         return False
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
     return any(parsed in network for network in trusted)
 
 

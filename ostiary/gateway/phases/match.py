@@ -18,7 +18,7 @@ _METHODS_OF_THE_GATEWAY: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 def match(exchange: Exchange) -> None:
     """Sets `route`, `upgrade`, and `parameters` where the route has an edge. Raises INVALID_PATH, ROUTE_NOT_FOUND,
     METHOD_NOT_ALLOWED, IP_NOT_ALLOWED, or MALFORMED_REQUEST for an upgrade that is none, and Answered for `OPTIONS *`; the
-    body bound of the route holds from here (BODY_TOO_LARGE)."""
+    route's bounds on head and body hold from here (HEADERS_TOO_LARGE, BODY_TOO_LARGE)."""
     head, snapshot = exchange.head, exchange.snapshot
     found: RouteMatch | MethodNotAllowed | NoRoute | None = None
     preflight = False
@@ -33,6 +33,8 @@ def match(exchange: Exchange) -> None:
         raise _refusal(exchange, found)
     route = snapshot.preflights[found.number] if preflight else snapshot.routes[found.number]
     exchange.route = route
+    if (head_bytes_max := route.head_bytes_max) and head.size > head_bytes_max:
+        raise GatewayError(ErrorCode.HEADERS_TOO_LARGE, "the head is larger than the route takes")
     if route.edge is not None:
         exchange.parameters = found.parameters
         route.edge.enter(exchange)

@@ -83,7 +83,8 @@ def _render_forwarding(exchange: Exchange, host: bytes) -> bytes:
     node = _node(exchange.ip)
     return (
         b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
-        b'Forwarded: for=%b;host="%b";proto=%b\r\nVia: %b\r\n' % (chain, proto, host, node, host, proto, via)
+        b'Forwarded: for=%b;host="%b";proto=%b\r\nVia: %b\r\n%b'
+        % (chain, proto, host, node, host, proto, via, client.certificate_line)
     )
 
 

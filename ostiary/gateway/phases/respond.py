@@ -9,6 +9,7 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.signal import Signal
+from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.states import State, TunnelState
@@ -30,6 +31,10 @@ async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
     if client.state is State.BODY:
         client.keep_alive = False  # the answer comes before the request is whole: one of them has to end here
     exchange.answer_status = answer.status
+    if route.gzip is not None:
+        stream = route.gzip.stream_for(exchange.head, answer)
+        if stream is not None:
+            return await _respond_compressed(exchange, answer, stream)
     head, chunked = render_head(exchange, answer)
     ready = upstream.attach(client, chunked=chunked)
     if (last := upstream.tail) is None:
@@ -39,14 +44,18 @@ async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
         try:
             last = await upstream.rest()
         except UpstreamFailure as failure:
-            silent = isinstance(failure, UpstreamSilent)
-            code = ErrorCode.UPSTREAM_TIMEOUT if silent else ErrorCode.UPSTREAM_PROTOCOL_ERROR
-            raise GatewayError(code, f"answer broke off: {failure.reason}") from failure
+            raise _broken_off(failure) from failure
         finally:
             exchange.bytes_out = upstream.bytes_relayed
     else:
         exchange.bytes_out = upstream.bytes_relayed
     return head + ready + upstream.frame_tail(last)
+
+
+def _broken_off(failure: UpstreamFailure) -> GatewayError:
+    silent = isinstance(failure, UpstreamSilent)
+    code = ErrorCode.UPSTREAM_TIMEOUT if silent else ErrorCode.UPSTREAM_PROTOCOL_ERROR
+    return GatewayError(code, f"answer broke off: {failure.reason}")
 
 
 async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:
@@ -96,8 +105,32 @@ def render_switch(exchange: Exchange, answer: ResponseHead) -> bytes:
     return b"".join(parts)
 
 
-def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:
-    """The head for the client, and whether the body is sent in chunks."""
+async def _respond_compressed(exchange: Exchange, answer: ResponseHead, stream: GzipStream) -> bytes:
+    """The same, for an answer that is compressed on its way."""
+    client, upstream = exchange.client, exchange.upstream
+    assert upstream is not None  # noqa: S101  by the caller
+    head, _ = render_head(exchange, answer, compressed=True)
+    try:
+        ready = upstream.attach_gzip(client, stream)
+        last = upstream.tail
+        if last is not None and len(ready) + len(last) <= SLICE_BYTES:
+            return head + stream.all_at_once(ready + last)
+        client.write(head)
+        upstream.watch_client(client)
+        if ready:
+            stream.take(ready)
+        if last is None:
+            last = await upstream.rest()
+        return await stream.finish(last)
+    except UpstreamFailure as failure:
+        raise _broken_off(failure) from failure
+    finally:
+        exchange.bytes_out = stream.bytes_out
+        stream.close()
+
+
+def render_head(exchange: Exchange, answer: ResponseHead, *, compressed: bool = False) -> tuple[bytes, bool]:
+    """The head for the client, and whether the body is sent in chunks; it is if `compressed`, for its length is not known."""
     client = exchange.client
     old = exchange.head.minor == 0
     chunked = False
@@ -114,7 +147,7 @@ def render_head(exchange: Exchange, answer: ResponseHead) -> tuple[bytes, bool]:
     if not answer.dated:
         parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())  # RFC 9110 §6.6.1
     framing = answer.framing
-    if framing is Framing.CHUNKED or framing is Framing.UNTIL_CLOSE:
+    if framing is Framing.CHUNKED or framing is Framing.UNTIL_CLOSE or compressed:
         chunked = not old
         if chunked:
             parts.append(b"Transfer-Encoding: chunked\r\n")

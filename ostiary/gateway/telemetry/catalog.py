@@ -81,6 +81,19 @@ _FAMILIES = (
     Family("gateway_errors_total", Kind.COUNTER, "Error answers made by the gateway itself, by code.", ("code",)),
     Family("client_connections", Kind.GAUGE, "Open connections of clients."),
     Family(
+        "client_connections_refused_total",
+        Kind.COUNTER,
+        "Connections refused at the door; the reason is the bound: connections, connections_per_address, handshakes.",
+        ("reason",),
+    ),
+    Family("tls_handshakes_total", Kind.COUNTER, "TLS handshakes with clients: ok, failed or timeout.", ("result",)),
+    Family(
+        "tls_certificate_expiry_seconds",
+        Kind.GAUGE,
+        "Seconds until a certificate in force expires, by its first DNS name; below 0 once it has, NaN when it is gone.",
+        ("certificate",),
+    ),
+    Family(
         "event_loop_lag_seconds",
         Kind.GAUGE,
         "How late the last tick of a process's event loop came; the worst process.",

@@ -19,6 +19,7 @@ from ostiary.gateway.signal import Drive
 from .deadlines import NEVER, Alarm, Deadlines
 from .request_body import RequestBody
 from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
+from .room import Room, plain_address
 from .states import (
     LINGER_BYTES_MAX,
     LINGER_SECONDS,
@@ -45,6 +46,10 @@ WRITE_HIGH_BYTES: Final = 256 * 1024
 # nobody: one that is silent for so long after the FIN is given up. A client that half-closes does so with its request.
 HALF_CLOSED_PAUSE_SECONDS: Final = 0.25
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
+IDLE_GRACE_SECONDS: Final = 0.5  # in which a client may still send a request, when its connection is to end
+# A body must come at this pace, after a first `body_idle_seconds` in which it need not. A kilobit a second is less than any
+# network gives; without a pace, a byte every so often would hold this connection and one of the upstream's for ever.
+BODY_BYTES_PER_SECOND_MIN: Final = 128
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Looked up once: a member of an enum by way of its class costs 40 ns, and a request has a dozen of them.
@@ -68,6 +73,7 @@ class RequestPath(Protocol):
     limits: ClientLimits
     deadlines: Deadlines
     connections: set[ClientConnection]
+    room: Room
     draining: bool
     snapshot: Snapshot  # what a request that begins now begins under
     clock: Callable[[], float]
@@ -84,10 +90,12 @@ class ClientConnection:
     TLS stands between."""
 
     __slots__ = (
+        "_admitted",
         "_ahead",
         "_blank_line",
         "_bodiless",
         "_body",
+        "_body_due",
         "_checked_bytes",
         "_continue_owed",
         "_drive",
@@ -99,7 +107,9 @@ class ClientConnection:
         "_reading",
         "_relayed_bytes",
         "_stalled_bytes",
+        "_told",
         "_turning",
+        "certificate_line",
         "deadline",
         "forwarding",
         "keep_alive",
@@ -121,6 +131,7 @@ class ClientConnection:
         self.deadline = NEVER
         self.peer = ""
         self.secure = False
+        self.certificate_line = b""  # the header Client-Cert, for a client that came with one
         self.keep_alive = True
         self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
         self.source: UpstreamConnection | None = None  # the upstream that is answering
@@ -129,6 +140,7 @@ class ClientConnection:
         self._blank_line = False  # an empty line has come before this request
         self._body: RequestBody | None = None
         self._bodiless = False  # what is refused is a HEAD, so its answer has no body
+        self._body_due = NEVER  # when its first byte is due, at the pace that a body must have
         self._checked_bytes = 0
         self._continue_owed = False
         self._exchange: Exchange | None = None
@@ -140,28 +152,47 @@ class ClientConnection:
         self._turning = False
         self._stalled_bytes = 0
         self._linger_bytes = 0
+        self._admitted = False
+        self._told = False
 
     # --- the connection
+
+    def enter_with(self, certificate_line: bytes) -> None:
+        """The client has been counted in, by its handshake."""
+        self._admitted = True
+        self.certificate_line = certificate_line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio.Transport in all but name.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self.peer = plain_address(peer[0]) if isinstance(peer, tuple) else "unix"
         self.secure = transport.get_extra_info("sslcontext") is not None
         path = self._path
         path.connections.add(self)
         path.deadlines.watch(self)
         self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
-        if len(path.connections) > self.limits.connections:
-            self.refuse(GatewayError(ErrorCode.OVERLOADED, "too many connections", closes=True))
+        if self._admitted:
+            return
+        if (reason := path.room.enter(self.peer)) is None:
+            self._admitted = True
+        elif path.room.tell():
+            self._told = True
+            self.refuse(GatewayError(ErrorCode.OVERLOADED, f"too many {reason}", closes=True))
+        else:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._advance(Event.CLOSED)
-        self._path.connections.discard(self)
-        self._path.deadlines.forget(self)
+        path = self._path
+        path.connections.discard(self)
+        path.deadlines.forget(self)
+        if self._admitted:
+            path.room.leave(self.peer)
+        elif self._told:
+            path.room.told()
         self._abandon()
 
     def eof_received(self) -> bool:
@@ -314,6 +345,7 @@ class ClientConnection:
             body = None
         else:
             self._advance(Event.BODY_EXPECTED)
+            self._body_due = NEVER  # until somebody wants it
             body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
             self._bodiless = head.method == b"HEAD"
@@ -354,7 +386,8 @@ class ClientConnection:
                 self._advance(Event.BODY_WHOLE)
                 self._ahead += rest
         elif self.state is _BODY or self.state is _EARLY:
-            self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+            idle = self._path.deadlines.after(self.limits.body_idle_seconds)
+            self.deadline = min(idle, self._body_due + body.received_bytes / BODY_BYTES_PER_SECOND_MIN)
         return True
 
     def _fail_exchange(self, error: GatewayError) -> None:
@@ -400,6 +433,9 @@ class ClientConnection:
             self.transport.write(CONTINUE)
         if self.state in (_BODY, _EARLY):
             self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
+            if (body := self._body) is not None:
+                # The time in which nobody wanted it is not the client's.
+                self._body_due = self.deadline - body.received_bytes / BODY_BYTES_PER_SECOND_MIN
         self._resume()
 
     def hold_body(self) -> None:

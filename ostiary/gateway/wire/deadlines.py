@@ -12,6 +12,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 SWEEP_SECONDS: Final = 0.25
+
+# Ending a connection takes 100 to 200 µs (an answer, a line of the log). A thousand slow clients that came together are due
+# together: ended at a stretch they would hold up everybody else for 0.1 s.
+ENDED_AT_A_TIME: Final = 16
 NEVER: Final = math.inf
 
 
@@ -51,9 +55,20 @@ class Deadlines:
     def _sweep(self) -> None:
         self.now = now = self._loop.time()
         self._every_sweep()
-        for connection in [each for each in self._watched if each.deadline <= now]:
-            connection.on_deadline()
+        due = [each for each in self._watched if each.deadline <= now]
+        if due:
+            self._end(due)
         self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _end(self, due: list[HasDeadline]) -> None:
+        """A few, and the others when the loop has done what else there is. What has been moved meanwhile is not due."""
+        now = self.now
+        for connection in due[:ENDED_AT_A_TIME]:
+            if connection.deadline <= now:
+                connection.on_deadline()
+        rest = due[ENDED_AT_A_TIME:]
+        if rest:
+            self._loop.call_soon(self._end, rest)
 
 
 class Alarm:

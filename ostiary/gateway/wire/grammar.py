@@ -54,6 +54,14 @@ def parse_host(value: bytes) -> bytes | None:
     return bytes(host.lower())
 
 
+def _is_ipv6(text: bytes) -> bool:
+    try:
+        IPv6Address(text.decode())
+    except ValueError:
+        return False
+    return True
+
+
 class RequestHeader(IntEnum):
     """What the gateway does with a request header. Everything not named here is passed on as it came."""
 
@@ -98,6 +106,8 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"x-forwarded-port": RequestHeader.DROP,
     b"x-real-ip": RequestHeader.DROP,
     b"forwarded": RequestHeader.DROP,
+    b"client-cert": RequestHeader.DROP,  # RFC 9440 §2.4
+    b"client-cert-chain": RequestHeader.DROP,
 }
 
 # The identity that upstreams trust: no client may set any of these, however spelled. Upstreams that stood behind another

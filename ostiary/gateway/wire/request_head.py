@@ -67,12 +67,24 @@ _NO_BODY: Final = Framing.NONE
 
 
 class RequestHead:
-    """A request as it was sent, checked.
+    """A request as it was sent, checked. `size` is its bytes.
 
     `target` is what is matched, signed and forwarded: path and query, byte for byte (`*` for `OPTIONS *`). `lines` are the
     headers that pass, `values` those the gateway reads, by lower-case name. `length` is -1 without Content-Length."""
 
-    __slots__ = ("framing", "host", "keep_alive", "length", "lines", "method", "minor", "path", "target", "values")
+    __slots__ = (
+        "framing",
+        "host",
+        "keep_alive",
+        "length",
+        "lines",
+        "method",
+        "minor",
+        "path",
+        "size",
+        "target",
+        "values",
+    )
 
     method: bytes
     target: bytes
@@ -84,6 +96,7 @@ class RequestHead:
     framing: Framing
     length: int
     keep_alive: bool
+    size: int
 
 
 def _refuse(reason: str) -> GatewayError:
@@ -99,6 +112,7 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
     if len(lines) > limits.headers + 1:
         raise GatewayError(ErrorCode.HEADERS_TOO_LARGE, "too many headers", closes=True)
     result = RequestHead()
+    result.size = len(head) + 4
     target = _parse_request_line(result, lines[0], limits)
 
     passing: list[bytes] = []

@@ -20,6 +20,7 @@ from .upgrade import granted_upgrade
 
 if TYPE_CHECKING:
     from .client import ClientConnection
+    from .gzip_stream import GzipStream
     from .pool import TargetPool
 
 _NO_BODY: Final = Framing.NONE
@@ -68,6 +69,7 @@ class UpstreamConnection:
         "_decoder",
         "_first_byte",
         "_first_byte_seconds",
+        "_gzip",
         "_held",
         "_idle_seconds",
         "_interim",
@@ -117,6 +119,7 @@ class UpstreamConnection:
         self._client: ClientConnection | None = None
         self._body: RequestBody | None = None
         self._chunked_out = False
+        self._gzip: GzipStream | None = None
 
     # --- one request
 
@@ -272,6 +275,8 @@ class UpstreamConnection:
         self.bytes_relayed += len(piece)
         if self._client is None:
             self._ready.append(piece)
+        elif self._gzip is not None:
+            self._gzip.take(piece)
         else:
             self._client.write(encode_chunk(piece) if self._chunked_out else piece)
 
@@ -306,6 +311,12 @@ class UpstreamConnection:
         self._ready = []
         piece = ready[0] if len(ready) == 1 else b"".join(ready)
         return encode_chunk(piece) if chunked else piece
+
+    def attach_gzip(self, client: ClientConnection, stream: GzipStream) -> bytes:
+        """As `attach`, by way of `stream`. What has arrived is returned as it came."""
+        stream.begin(client, self)
+        self._gzip = stream
+        return self.attach(client, chunked=False)
 
     def watch_client(self, client: ClientConnection) -> None:
         """More of the body is to come: let the client's pace be ours."""
@@ -371,6 +382,7 @@ class UpstreamConnection:
             self._pool.in_flight -= 1
         self.deadline = NEVER
         self._client = None
+        self._gzip = None
         self._pool.discard(self)
         self._break()
 
@@ -385,6 +397,7 @@ class UpstreamConnection:
         self.busy = False
         self._pool.in_flight -= 1
         self._client = None
+        self._gzip = None
         self._body = None
         if self._held:
             self.release()

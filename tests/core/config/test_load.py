@@ -33,6 +33,7 @@ from ostiary.core.model import (
 )
 from ostiary.core.resources import resource_directory
 from tests.core.config.loading import SECRET, VALID, load, varied
+from tests.support.certificates import issue
 
 
 def test_the_contracts_example_loads_to_the_values_it_says() -> None:
@@ -171,13 +172,13 @@ def test_a_secrets_file_is_read_beside_the_configuration(tmp_path: Path) -> None
 
 def test_certificates_and_spool_are_relative_to_the_configuration(tmp_path: Path) -> None:
     """A gateway started from another folder would look for its files there."""
-    (tmp_path / "cert.pem").write_text("-", encoding="utf-8")
-    (tmp_path / "key.pem").write_text("-", encoding="utf-8")
-    tls = "gateway: {listen: {tls: {cert: cert.pem, key: key.pem}}}\nstores: {spool: usage}"
+    issue(tmp_path, "a.test", stem="edge")
+    tls = "gateway: {listen: {tls: {cert: edge.pem, key: edge.key}}}\nstores: {spool: usage}"
     (tmp_path / "g.yaml").write_text(VALID.replace("version: 1", f"version: 1\n{tls}"), encoding="utf-8")
     configuration = load_file(tmp_path / "g.yaml", environment={"SECRET": SECRET})
     (certificate,) = configuration.gateway.listen.tls
-    assert certificate.cert == str(tmp_path / "cert.pem")
+    assert certificate.cert == str(tmp_path / "edge.pem")
+    assert certificate.cert_pem == (tmp_path / "edge.pem").read_bytes()
     assert configuration.stores.spool == str(tmp_path / "usage")
 
 

@@ -98,7 +98,10 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ("environment: test", "environment: test, expires_at: 2027-01-31", "keys[0].expires_at", "must be a time such as `2027-01-31T00:00:00Z`, not '2027-01-31'"),
         ("environment: test", "environment: test, allowed_ips: [10.0.0.1/8]", "keys[0].allowed_ips[0]", "must be an IP address or a network such as `10.0.0.0/8`, not '10.0.0.1/8' (the network is 10.0.0.0/8)"),
         # settings
-        ("version: 1", "version: 1\ngateway: {listen: {tls: {cert: a.pem, key: /dev/null, client_ca: c.pem}}}", "gateway.listen.tls.client_ca", "is not supported yet by this version of Ostiary (client certificates come with the scheme mtls)"),
+        ("    match: {path", "    max_head: 128KiB\n    match: {path", "routes[0]", "max_head is larger than gateway.limits.head, which holds first (raise gateway.limits.head)"),
+        ("    match: {path", "    gzip: yes\n    match: {path", "routes[0].gzip", "must be `true` or `false` or a mapping, not 'yes'"),
+        ("    match: {path", "    gzip: {types: [text/event-stream]}\n    match: {path", "routes[0].gzip.types", "events are sent one by one, and are not compressed (remove text/event-stream)"),
+        ("version: 1", "version: 1\ngateway: {limits: {connections_per_address: 0}}", "gateway.limits.connections_per_address", "must be a whole number from 1 to 1000000, not '0'"),
         ("version: 1", "version: 1\nstores: {redis: [redis://a, redis://b]}", "stores.redis", "a Redis cluster (a list of URLs) is not supported yet by this version (give one URL)"),
         ("version: 1", "version: 1\nstores: {redis: 127.0.0.1:6379}", "stores.redis", "must be a URL, `redis://…` or `rediss://…` (the URL is not shown: it may hold a password)"),
         ("version: 1", "version: 1\ngateway: {drain: 30}", "gateway.drain", "must be a duration from `0s` to `1h`, not '30' (give it a unit: ms, s, m, h or d)"),
