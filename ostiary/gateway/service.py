@@ -15,6 +15,7 @@ from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
+from ostiary.gateway.overload import Accepting, Overload
 from ostiary.gateway.phases.admit import RequestIds
 from ostiary.gateway.phases.fail import render
 from ostiary.gateway.phases.record import Recorder
@@ -57,15 +58,25 @@ class Gateway:
         self.limits = configuration.gateway.client_limits
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self._overload = Overload(
+            metrics=metrics, limits=self.limits, connections=self.connections, pools=lambda: self._pools.values()
+        )
+        self.connections_max = self._overload.connections_max
+        self.shut = False
         self._ids = RequestIds()
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks(metrics=metrics)
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
         self.handle = Pipeline(
-            keys=keys, limiter=limiter, recorder=self._recorder, ids=self._ids, clock=self.clock
+            keys=keys,
+            limiter=limiter,
+            recorder=self._recorder,
+            shedder=self._overload.shedder,
+            ids=self._ids,
+            clock=self.clock,
         ).handle
 
     # --- configuration
@@ -96,6 +107,7 @@ class Gateway:
         """Puts a checked configuration in force: for every request that begins after this call."""
         self.snapshot = self._compile(configuration)
         self.limits = configuration.gateway.client_limits
+        self._overload.follow(self.limits)
         self._keys.forget_prepared()
         used = {
             (target, upstream.timeouts.connect_seconds)
@@ -113,15 +125,20 @@ class Gateway:
         listen = self.snapshot.configuration.gateway.listen
         self.deadlines.start()
         self._health.follow(self.snapshot.groups.values())
-        self._server = await self._loop.create_server(
-            lambda: as_protocol(ClientConnection(self)), sock=sock, backlog=BACKLOG, ssl=server_context(listen.tls)
+        self._accepting = Accepting(
+            sock,
+            factory=lambda: as_protocol(ClientConnection(self)),
+            backlog=BACKLOG,
+            tls=server_context(listen.tls),
         )
+        await self._accepting.start()
+        self._overload.start(self._accepting)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stops accepting, lets what runs finish, closes everything. Returns after at most `deadline_seconds`."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.close()
         for connection in list(self.connections):
             connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self.clock() + deadline_seconds
@@ -134,11 +151,13 @@ class Gateway:
         for pool in self._pools.values():
             pool.close()
         self.deadlines.stop()
+        self._overload.stop()
 
     def status(self) -> dict[str, object]:
         return {
             "connections": len(self.connections),
             "draining": self.draining,
+            "overload": self._overload.status(),
             "upstreams": {
                 name: [
                     {"target": pool.target.authority, "healthy": pool.healthy, "in_flight": pool.in_flight}
@@ -151,8 +170,14 @@ class Gateway:
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
         self._recorder.wall_clock_offset = time.time() - self.clock()
+        overload = self._overload
+        overload.sweep()
+        self.connections_max, self.shut = overload.connections_max, overload.shut
 
     # --- what connections ask (wire.client.RequestPath)
+
+    def on_full(self) -> None:
+        self._overload.on_full()
 
     def refuse(self, client: ClientConnection, error: GatewayError) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)

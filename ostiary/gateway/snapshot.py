@@ -11,6 +11,7 @@ from ostiary.core.model import Configuration, Environment, Key, Network, Plan, R
 from ostiary.core.routing import RouteTable, compile_routes
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
+from ostiary.gateway.overload.pressure import RANKS
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
@@ -72,6 +73,7 @@ class CompiledRoute:
     ) -> None:
         self.route = route
         self.name = route.name
+        self.rank = RANKS[route.priority]
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.meters = meters

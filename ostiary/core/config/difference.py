@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
-from ostiary.core.model import Configuration, Environment, Key, Plan, Route, Scheme, Upstream
+from ostiary.core.model import Configuration, Environment, Key, Plan, Priority, Route, Scheme, Upstream
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 
 T = TypeVar("T")
@@ -124,6 +124,10 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.limits.keepalive": _duration(limits.keepalive_seconds),
         "gateway.limits.write_timeout": _duration(limits.write_idle_seconds),
         "gateway.limits.connections": Part(limits.connections, str(limits.connections)),
+        "gateway.limits.memory": Part(
+            limits.memory_bytes,
+            "what the system allows" if limits.memory_bytes is None else words.size(limits.memory_bytes),
+        ),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
         "stores.redis": Part(stores.redis, words.store_url(stores.redis)),
@@ -287,9 +291,13 @@ def _route(route: Route) -> Parts:
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
         "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
         "paths": Part(route.paths, route.paths),
+        "priority": Part(route.priority, route.priority),
         "max_body": _size(route.body_bytes_max),
         "max_signed_body": _size(route.signed_body_bytes_max),
     }
+
+
+_TURN = {Priority.LOW: "first", Priority.NORMAL: "after those of low routes", Priority.HIGH: "last"}
 
 
 def _route_meaning(field: str, old: Route, new: Route) -> str | None:
@@ -308,6 +316,8 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
         ]
         if lost:
             return f"{lost[0]} keys get 403 environment_mismatch from now on"
+    if field == "priority":
+        return f"in overload its calls are refused {_TURN[new.priority]}"
     if field == "on_store_failure" and new.on_store_failure == "open":
         return "while Redis is away, nothing is limited"
     return None

@@ -158,6 +158,7 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
             targets = words.listed(words.target(target) for target in configuration.upstreams[name].targets)
             facts[f"upstream of {environment} keys"] = f"{name} ({targets})"
     facts["paths"] = route.paths
+    facts["priority in overload"] = route.priority
     facts["largest body"] = words.size(route.body_bytes_max)
     if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)

@@ -140,10 +140,15 @@ _BODY_TIMEOUT = defaulted("body_timeout", Duration("100ms", "1h"), "Longest paus
 _KEEPALIVE = defaulted("keepalive", Duration("1s", "1h"), "How long an idle connection is kept.", "75s")
 _WRITE_TIMEOUT = defaulted("write_timeout", Duration("100ms", "1h"), "Longest pause of a client that reads.", "60s")
 _CONNECTIONS = defaulted("connections", Integer(1, 1_000_000), "Most client connections of one worker.", 20_000)
+_MEMORY = optional(
+    "memory",
+    Size("96MiB", "1TiB"),
+    "Memory of one worker, near which it sheds calls; without it, what the system or the container allows.",
+)
 CLIENT_LIMITS: Record[ClientLimits] = Record(
     "Client limits",
     "What a client may send, and how long it may take.",
-    (_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT, _CONNECTIONS),
+    (_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT, _CONNECTIONS, _MEMORY),
     lambda values: ClientLimits(
         request_line_bytes=values[_REQUEST_LINE],
         head_bytes=values[_HEAD],
@@ -153,6 +158,7 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
         keepalive_seconds=values[_KEEPALIVE],
         write_idle_seconds=values[_WRITE_TIMEOUT],
         connections=values[_CONNECTIONS],
+        memory_bytes=values[_MEMORY],
     ),
 )
 

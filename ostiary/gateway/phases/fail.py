@@ -72,7 +72,8 @@ def render(
         body = f"{code.value.title}\n{detail}\ncode: {code.code}\nrequest id: {request_id.decode()}\n".encode()
     head = [_STATUS_LINES[code], f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"]
     head.extend(f"{name}: {value}\r\n" for name, value in error.headers if value)
-    if code.value.status in (502, 503, 504) and code.value.retry_is_safe:
+    told = any(name == "Retry-After" for name, _ in error.headers)
+    if not told and code.value.status in (502, 503, 504) and code.value.retry_is_safe:
         head.append("Retry-After: 1\r\n")
     head.append("Cache-Control: no-store\r\n")
     if not keep_alive:

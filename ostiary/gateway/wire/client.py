@@ -63,9 +63,15 @@ class RequestPath(Protocol):
     limits: ClientLimits
     deadlines: Deadlines
     connections: set[ClientConnection]
+    connections_max: int  # at which `on_full` is called
     draining: bool
     snapshot: Snapshot  # what a request that begins now begins under
     clock: Callable[[], float]
+    shut: bool  # no new connection is served
+
+    def on_full(self) -> None:
+        """There are as many connections as descriptors allow."""
+        ...
 
     async def handle(self, exchange: Exchange) -> None: ...
 
@@ -86,6 +92,7 @@ class ClientConnection:
         "_drive",
         "_eof",
         "_exchange",
+        "_held",
         "_linger_bytes",
         "_lost",
         "_path",
@@ -122,6 +129,7 @@ class ClientConnection:
         self._exchange: Exchange | None = None
         self._drive: Drive | None = None
         self._eof = False
+        self._held = False
         self._lost = False
         self._reading = True
         self._turning = False
@@ -141,7 +149,9 @@ class ClientConnection:
         path.connections.add(self)
         path.deadlines.watch(self)
         self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
-        if len(path.connections) > self.limits.connections:
+        if len(path.connections) >= path.connections_max:
+            path.on_full()
+        if path.shut or len(path.connections) > self.limits.connections:
             self.refuse(GatewayError(ErrorCode.OVERLOADED, "too many connections", closes=True))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,6 +190,14 @@ class ClientConnection:
         self.keep_alive = False
         if self.state is _IDLE:
             self.deadline = min(self.deadline, self._path.deadlines.now + grace_seconds)
+
+    def end_idle(self, idle_seconds: float) -> bool:
+        """Ends the connection if no request was begun on it for so long: it makes room. Whether it did."""
+        remaining = self.deadline - self._path.deadlines.now
+        if self.state is not _IDLE or self._ahead or remaining > self.limits.keepalive_seconds - idle_seconds:
+            return False
+        self.transport.close()
+        return True
 
     def _advance(self, event: Event) -> None:
         following = TRANSITIONS[self.state].get(event)
@@ -349,6 +367,20 @@ class ClientConnection:
             self._reading = True
             self.transport.resume_reading()
 
+    def hold(self) -> None:
+        """After a refusal in overload: no further request is looked at until `take_back`."""
+        self._held = True
+        self._pause()
+
+    def take_back(self) -> None:
+        self._held = False
+        if self.state is not _IDLE or self._lost:
+            return
+        if self._ahead:
+            self._take_turn()
+        else:
+            self._resume()
+
     def want_body(self) -> None:
         """The body is wanted: ask for it if the client waits to be asked, and read it."""
         if self._continue_owed:
@@ -402,7 +434,7 @@ class ClientConnection:
 
     def _take_turn(self) -> None:
         self._turning = False
-        if self.state is not _IDLE or self._lost or not self._ahead:
+        if self.state is not _IDLE or self._lost or self._held or not self._ahead:
             return
         data, self._ahead = self._ahead, b""
         self._read_head(data)

@@ -117,8 +117,12 @@ class TargetPool:
             except ValueError:
                 pass
 
+    def close_idle(self) -> None:
+        """Gives up the kept connections; the next requests make new ones."""
+        while self._idle:
+            self._idle.pop().transport.close()
+
     def close(self) -> None:
         """Closes what is idle; what is under way ends by itself and is then closed."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().transport.close()
+        self.close_idle()
