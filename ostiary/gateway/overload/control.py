@@ -29,6 +29,8 @@ SHUT_PART: Final = MEMORY_PART_MAX[-1]
 IDLE_SECONDS: Final = 1.0
 # Accepting goes on once so many of the connections that fit are free, so that it does not stop and go with each of them.
 FREE_PART: Final = 0.02
+# A head is a kilobyte or two; whoever has sent so much of one, and not its end, holds memory that others need.
+PARTIAL_HEAD_BYTES: Final = 8 * 1024
 TELL_SECONDS: Final = 10.0
 GIVE_BACK_SECONDS: Final = 2.0
 
@@ -60,6 +62,7 @@ class Overload:
         self._told_at = -TELL_SECONDS
         self._told_shed = 0
         self._told_full_at = -TELL_SECONDS
+        self._told_memory_at = -TELL_SECONDS
         self._gave_back_at = -GIVE_BACK_SECONDS
         self._look_at_descriptors()
         if self.connections_max < limits.connections:
@@ -116,11 +119,18 @@ class Overload:
         self.connections_max = connections_that_fit(self._descriptors)
 
     def _make_room(self, now: float) -> None:
-        """Gives up what nobody waits for."""
+        """Gives up what nobody waits for; where normal calls are refused, also those of which a large part has come."""
+        refuse_partial = self._memory_part >= MEMORY_PART_MAX[1]
         for connection in list(self._connections):
             connection.end_idle(IDLE_SECONDS)
+            if refuse_partial:
+                connection.refuse_partial_head(PARTIAL_HEAD_BYTES)
         for pool in self._pools():
             pool.close_idle()
+        if now - self._told_memory_at >= TELL_SECONDS:
+            self._told_memory_at = now
+            fields = {"part": round(self._memory_part, 3), "connections": len(self._connections)}
+            log.warning("memory_short", extra={"fields": fields})
         if now - self._gave_back_at >= GIVE_BACK_SECONDS:
             self._gave_back_at = now
             give_memory_back()

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from .pressure import MEMORY_PART_MAX
+
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # cgroup v1 says "no limit" with a number near 2^63.
 _UNLIMITED_BYTES: Final = 1 << 60
@@ -38,6 +40,8 @@ class Memory:
             if self.configured_bytes is not None:
                 yield private_bytes / self.configured_bytes
             if space_max != resource.RLIM_INFINITY:
+                if space_bytes >= MEMORY_PART_MAX[0] * space_max:
+                    space_bytes -= free_heap_bytes()
                 yield space_bytes / space_max
         if self._cgroup is not None:
             yield self._cgroup.part_in_use()
@@ -98,6 +102,29 @@ class CgroupMemory:
         except (OSError, ValueError):
             return 0.0
         return max(0, used - cached) / self.limit_bytes
+
+
+class _MallocCounts(ctypes.Structure):
+    """`struct mallinfo2` of glibc, mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def free_heap_bytes() -> int:
+    """What the allocator holds of the address space and will use again before it asks for more: after a burst this is most
+    of it, and it never goes back, because something lives at the heap's end. 0 where the allocator does not tell."""
+    try:
+        count = ctypes.CDLL(None).mallinfo2
+    except AttributeError:  # not glibc, or before 2.33
+        return 0
+    count.restype = _MallocCounts
+    return int(count().fordblks)
 
 
 def give_memory_back() -> None:

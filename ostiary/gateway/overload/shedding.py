@@ -31,7 +31,7 @@ STALL_SECONDS: Final = 0.2
 # How long a sign of overload counts. Shorter, and ranks would open and shut with every turn.
 CALM_SECONDS: Final = 1.0
 # A refusal on a kept connection takes 10 µs compiled: at this rate, a twentieth of a worker's time.
-TAKEN_BACK_PER_SECOND: Final = 5_000
+TAKEN_BACK_PER_SECOND: Final = 2_000
 HELD_SECONDS_MAX: Final = 1.0
 
 

@@ -199,6 +199,11 @@ class ClientConnection:
         self.transport.close()
         return True
 
+    def refuse_partial_head(self, bytes_min: int) -> None:
+        """Refuses a call of whose head so much has come and not the end."""
+        if self.state is _HEAD and len(self._ahead) >= bytes_min:
+            self.refuse(GatewayError(ErrorCode.OVERLOADED, "memory is short", closes=True))
+
     def _advance(self, event: Event) -> None:
         following = TRANSITIONS[self.state].get(event)
         if following is None:
