@@ -12,7 +12,7 @@ from ostiary.gateway.phases.fail import accepts_json, fail, render
 from ostiary.gateway.wire.states import State
 
 # Clients that were refused together should not come back together.
-RETRY_AFTER_SECONDS: Final = ("1", "2", "3")
+RETRY_AFTER_SECONDS: Final = ("2", "3", "4")
 _REASON: Final = "too much waits"
 _ERRORS: Final = tuple(
     GatewayError(ErrorCode.OVERLOADED, _REASON, headers=(("Retry-After", seconds),)) for seconds in RETRY_AFTER_SECONDS

@@ -12,6 +12,7 @@ from ostiary.gateway.overload.shedding import (
     BEAT_SECONDS,
     CALM_SECONDS,
     HELD_SECONDS_MAX,
+    SERVED_PER_TAKEN_BACK,
     STALL_SECONDS,
     TAKEN_BACK_PER_SECOND,
     Shedder,
@@ -119,8 +120,22 @@ def test_a_stall_shuts_low_calls_for_a_moment(shedder: Shedder, clock: Clock) ->
     assert not shedder.watchful
 
 
-def test_refused_connections_are_taken_back_at_a_bounded_rate_in_their_order(shedder: Shedder, clock: Clock) -> None:
-    """Row 115: clients that ignore Retry-After would make a worker do nothing but refuse them again."""
+def test_while_turns_are_late_one_connection_is_taken_back_for_ten_calls_let_in(shedder: Shedder, clock: Clock) -> None:
+    """Row 115: clients that ignore Retry-After would make a worker do little but refuse them again."""
+    turns(shedder, clock, 0.6, each=LONG_TURN_SECONDS)
+    connections = [Connection() for _ in range(100)]
+    for connection in connections:
+        shedder.hold(cast(ClientConnection, connection))
+    for _ in range(200):
+        assert not shedder.refuses(NORMAL)
+    turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
+    assert shedder.held == 100 - 1 - 200 // SERVED_PER_TAKEN_BACK
+    turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)  # in which nothing was let in
+    assert shedder.held == 100 - 2 - 200 // SERVED_PER_TAKEN_BACK
+
+
+def test_refused_connections_are_taken_back_in_their_order_and_not_all_at_once(shedder: Shedder, clock: Clock) -> None:
+    """Row 115: all of them together would be the next overload."""
     connections = [Connection() for _ in range(TAKEN_BACK_PER_SECOND // 2)]
     for connection in connections:
         shedder.hold(cast(ClientConnection, connection))
