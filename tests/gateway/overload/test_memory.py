@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from ostiary.gateway.overload.memory import CgroupMemory, Memory, own_memory
+from ostiary.gateway.overload.memory import CgroupMemory, Memory, free_heap_bytes, own_memory
 
 MIB = 1 << 20
 
@@ -64,3 +64,13 @@ def test_what_this_process_takes_is_seen_at_once() -> None:
     assert private - before_private > 60 * MIB
     assert space - before_space > 60 * MIB
     del taken
+
+
+def test_what_the_allocator_holds_free_is_known() -> None:
+    """Row 116: address space does not shrink after a burst, and a worker that counted it all would refuse for ever."""
+    blocks = [bytearray(100_000) for _ in range(400)]  # too small to be mapped apart
+    last = bytearray(100_000)  # keeps the heap from shrinking
+    before = free_heap_bytes()
+    blocks.clear()
+    assert free_heap_bytes() - before > 30 * MIB
+    del last
