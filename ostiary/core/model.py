@@ -46,6 +46,14 @@ class Overage(StrEnum):
     CHARGE = "charge"
 
 
+class Priority(StrEnum):
+    """Whose calls an overloaded gateway refuses first: those of `low`; of `high` only when nothing else is left."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class PathPolicy(StrEnum):
     """What a route accepts as a path: refuse what is ambiguous, resolve it once, or pass it as it is."""
 
@@ -320,6 +328,7 @@ class Route:
     limits: tuple[RouteLimit, ...] = ()
     on_store_failure: StoreFailure = StoreFailure.LOCAL
     paths: PathPolicy = PathPolicy.STRICT
+    priority: Priority = Priority.NORMAL
     body_bytes_max: int = 1 << 40
     signed_body_bytes_max: int = 1 << 20
     upgrades: frozenset[Upgrade] = frozenset()
@@ -407,7 +416,9 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """Bounds on what a client may send and on how long it may take."""
+    """Bounds on what a client may send, on how long it may take, and on what all clients of a worker may take.
+
+    `memory_bytes` is of one worker; None for what the machine allows."""
 
     request_line_bytes: int = 16 * 1024
     head_bytes: int = 64 * 1024
@@ -418,6 +429,7 @@ class ClientLimits:
     write_idle_seconds: float = 60.0
     connections: int = 20_000
     connections_per_address: int = 1_000
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ostiary.core.model import Configuration
 from ostiary.gateway.channel import Channel, unpack_configuration
 from ostiary.gateway.listening import HANDSHAKE_SECONDS, CannotListen, bind_shared, refuse_new_connections
+from ostiary.gateway.overload import Watchdog
 from ostiary.gateway.telemetry import Metrics, configure_logging
 from ostiary.gateway.telemetry.log import tell_left_out
 
@@ -104,6 +105,8 @@ class ChildRun:
             log.exception("start_failed")
             return await self._failed(f"{type(error).__name__}, a defect; the log has it")
         settle_garbage_collection()
+        watchdog = Watchdog(metrics)
+        watchdog.start()
         obeying = asyncio.create_task(self._obey(service))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, obeying.cancel)
         telling = asyncio.create_task(self._tell(service, metrics))
@@ -117,6 +120,7 @@ class ChildRun:
         drain_seconds = self._configuration.gateway.drain_seconds if obeying.cancelled() else obeying.result()
         await self._drain(service, sock, drain_seconds)
         telling.cancel()
+        watchdog.stop()
         return 0
 
     async def _failed(self, problem: str) -> int:

@@ -2,6 +2,8 @@
 
 admit ─► match ─► authenticate ─► authorize ─► limit ─► prepare ─► forward ─► respond ─► record
    └────────┴──────────┴─────────────┴───────────┴────────── error ──► fail ───────────────┘  always, once
+
+A worker that is overloaded asks `shed` after match: a call that it refuses ends there.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from ostiary.core.errors import GatewayError
 from ostiary.gateway.exchange import Answered, ClientGone, Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
+from ostiary.gateway.overload.shedding import Shedder
 from ostiary.gateway.phases.admit import RequestIds, admit
 from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
@@ -22,10 +25,12 @@ from ostiary.gateway.phases.match import match
 from ostiary.gateway.phases.prepare import prepare
 from ostiary.gateway.phases.record import Recorder
 from ostiary.gateway.phases.respond import respond
+from ostiary.gateway.phases.shed import Refusals, is_refused
+from ostiary.gateway.wire.states import State
 
 
 class Pipeline:
-    """What the phases ask: keys, limits, the recorder, ids and the loop's clock."""
+    """What the phases ask: keys, limits, the recorder, the shedder, ids and the loop's clock."""
 
     def __init__(
         self,
@@ -33,12 +38,15 @@ class Pipeline:
         keys: KeyRing,
         limiter: Limiter,
         recorder: Recorder,
+        shedder: Shedder,
         ids: RequestIds,
         clock: Callable[[], float],
     ) -> None:
         self._keys = keys
         self._limiter = limiter
         self._recorder = recorder
+        self._shedder = shedder
+        self._refusals = Refusals()
         self._ids = ids
         self._clock = clock
 
@@ -48,6 +56,9 @@ class Pipeline:
         try:
             admit(exchange, self._ids)
             match(exchange)
+            if self._shedder.watchful and is_refused(exchange, self._shedder):
+                self._turn_away(exchange)
+                return
             await authenticate(exchange, self._keys)
             authorize(exchange)
             await limit(exchange, self._limiter)
@@ -62,6 +73,15 @@ class Pipeline:
             exchange.complete = False
         self._recorder.record(exchange, self._clock())
         self._finish(exchange, last)
+
+    def _turn_away(self, exchange: Exchange) -> None:
+        """503, at the least cost; then the client has to wait, whether or not it heeds Retry-After."""
+        client = exchange.client
+        answer = self._refusals.answer(exchange)
+        self._recorder.record_shed(exchange, self._clock())
+        self._finish(exchange, answer)
+        if client.state is State.IDLE:
+            self._shedder.hold(client)
 
     def _finish(self, exchange: Exchange, last: bytes | None) -> None:
         """Gives the client the last part, or breaks off; gives back what the exchange held."""

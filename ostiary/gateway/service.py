@@ -15,6 +15,7 @@ from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
+from ostiary.gateway.overload import Accepting, Overload
 from ostiary.gateway.phases.admit import RequestIds
 from ostiary.gateway.phases.fail import render
 from ostiary.gateway.phases.record import Recorder
@@ -75,15 +76,25 @@ class Gateway:
         )
         self.draining = False
         self._tls = server_context(configuration.gateway.listen.tls)
+        self._overload = Overload(
+            metrics=metrics, limits=self.limits, connections=self.connections, pools=lambda: self._pools.values()
+        )
+        self.connections_max = self._overload.connections_max
+        self.shut = False
         self._ids = RequestIds()
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
         self.handle = Pipeline(
-            keys=keys, limiter=limiter, recorder=self._recorder, ids=self._ids, clock=self.clock
+            keys=keys,
+            limiter=limiter,
+            recorder=self._recorder,
+            shedder=self._overload.shedder,
+            ids=self._ids,
+            clock=self.clock,
         ).handle
 
     # --- configuration
@@ -136,6 +147,7 @@ class Gateway:
         self._tls = tls
         self.limits = configuration.gateway.client_limits
         self.room.follow(self.limits, configuration.gateway.trusted_proxies)
+        self._overload.follow(self.limits)
         self._keys.forget_prepared()
         upstreams = configuration.upstreams
         used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}
@@ -154,7 +166,9 @@ class Gateway:
         """Begins to accept on `sock`, which is bound and not yet listening."""
         self.deadlines.start()
         self._health.follow(self.snapshot.groups.values())
-        self._server = await self._loop.create_server(self._protocol, sock=sock, backlog=BACKLOG)
+        self._accepting = Accepting(sock, factory=self._protocol, backlog=BACKLOG)
+        await self._accepting.start()
+        self._overload.start(self._accepting)
 
     def _protocol(self) -> asyncio.Protocol:
         tls = self._tls
@@ -163,8 +177,8 @@ class Gateway:
     async def drain(self, deadline_seconds: float) -> None:
         """Stops accepting, lets what runs finish, closes everything. Returns after at most `deadline_seconds`."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.close()
         for connection in list(self.connections):
             connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self.clock() + deadline_seconds
@@ -182,6 +196,7 @@ class Gateway:
         for pool in self._pools.values():
             pool.close()
         self.deadlines.stop()
+        self._overload.stop()
 
     async def _all_closed(self, deadline: float) -> None:
         """Until no connection is left, or the deadline."""
@@ -196,6 +211,7 @@ class Gateway:
         return {
             "connections": len(self.connections),
             "draining": self.draining,
+            "overload": self._overload.status(),
             "upstreams": upstream_status(self.snapshot.groups.values()),
             "breakers": breaker_status(self.snapshot.groups.values()),
         }
@@ -203,6 +219,9 @@ class Gateway:
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
         self._recorder.wall_clock_offset = time.time() - self.clock()
+        overload = self._overload
+        overload.sweep()
+        self.connections_max, self.shut = overload.connections_max, overload.shut
 
     # --- what connections ask (wire.client.RequestPath, wire.handshake.HandshakePath)
 
@@ -211,6 +230,9 @@ class Gateway:
 
     def _count_refused_client(self, reason: str) -> None:
         self._metrics.values[self._metrics.counter("client_connections_refused_total", reason=reason)] += 1
+
+    def on_full(self) -> None:
+        self._overload.on_full()
 
     def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
         self._unrouted.request(b"", error.code.value.status, 0.0)

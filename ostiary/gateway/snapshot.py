@@ -29,6 +29,7 @@ from ostiary.gateway.edge.addresses import AddressFilter, Networks
 from ostiary.gateway.edge.route import RouteEdge, compile_edge
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
+from ostiary.gateway.overload.pressure import RANKS
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
@@ -111,6 +112,7 @@ class CompiledRoute:
         self.edge = edge
         self.metered = metered
         self.name = route.name
+        self.rank = RANKS[route.priority]
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.upgrades = bool(route.upgrades)

@@ -4,6 +4,7 @@
     GET /slow        200, half of the body at once and the other half once there is a file `release`, or at 10 s
     GET /crash       the worker is gone, unanswered
     GET /hang        the event loop stands still
+    GET /stall       the event loop stands still for half a second
     GET /text        200, what the configuration says: the names of its routes
 
 A file `cannot_start` or `crash_at_start` beside the spool makes the next process end so."""
@@ -88,6 +89,8 @@ class TinyService:
             os.kill(os.getpid(), signal.SIGKILL)
         if path == "/hang":
             time.sleep(3600)  # noqa: ASYNC251  the point of it
+        if path == "/stall":
+            time.sleep(0.5)  # noqa: ASYNC251  the point of it
         if path == "/text":
             body = ",".join(route.name for route in self._configuration.routes)
         self._values[self._requests] += 1  # before the client can have the answer

@@ -18,6 +18,7 @@ from ostiary.core.model import (
     Environment,
     Key,
     Plan,
+    Priority,
     Route,
     Scheme,
     Upstream,
@@ -150,6 +151,10 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.limits.connections": Part(limits.connections, str(limits.connections)),
         "gateway.limits.connections_per_address": Part(
             limits.connections_per_address, str(limits.connections_per_address)
+        ),
+        "gateway.limits.memory": Part(
+            limits.memory_bytes,
+            "what the system allows" if limits.memory_bytes is None else words.size(limits.memory_bytes),
         ),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
@@ -350,6 +355,7 @@ def _route(route: Route) -> Parts:
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
         "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
         "paths": Part(route.paths, route.paths),
+        "priority": Part(route.priority, route.priority),
         "max_body": _size(route.body_bytes_max),
         "max_signed_body": _size(route.signed_body_bytes_max),
         "upgrades": Part(route.upgrades, words.listed(sorted(route.upgrades))),
@@ -359,6 +365,9 @@ def _route(route: Route) -> Parts:
         ),
         "gzip": Part(route.gzip, words.gzip(route.gzip)),
     }
+
+
+_TURN = {Priority.LOW: "first", Priority.NORMAL: "after those of low routes", Priority.HIGH: "last"}
 
 
 def _route_meaning(field: str, old: Route, new: Route) -> str | None:
@@ -379,6 +388,8 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
         ]
         if lost:
             return f"{lost[0]} keys get 403 environment_mismatch from now on"
+    if field == "priority":
+        return f"in overload its calls are refused {_TURN[new.priority]}"
     if field == "on_store_failure" and new.on_store_failure == "open":
         return "while Redis is away, nothing is limited"
     if field == "upgrades" and (lost_upgrades := sorted(old.upgrades - new.upgrades)):

@@ -161,6 +161,7 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
             if (tls := upstream.targets[0].tls) is not None:
                 facts[f"TLS of {name}"] = words.target_tls(tls)
     facts["paths"] = route.paths
+    facts["priority in overload"] = route.priority
     facts["largest body"] = words.size(route.body_bytes_max)
     if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)

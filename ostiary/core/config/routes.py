@@ -31,6 +31,7 @@ from ostiary.core.model import (
     LimitBy,
     Match,
     PathPolicy,
+    Priority,
     Route,
     Scheme,
     StoreFailure,
@@ -162,6 +163,12 @@ _PATHS = defaulted(
     "Ambiguous paths (dot segments, `//`, `%2F`): refuse, resolve once, or pass on.",
     "strict",
 )
+_PRIORITY = defaulted(
+    "priority",
+    Choice(Priority),
+    "Whose calls an overloaded gateway refuses first: `low` before `normal`, and `high` last.",
+    "normal",
+)
 _MAX_BODY = defaulted("max_body", Size("0B", "1TiB"), "Largest request body; beyond it 413.", "1TiB")
 _MAX_SIGNED_BODY = defaulted(
     "max_signed_body",
@@ -214,6 +221,7 @@ def _route(values: Values) -> Route:
         limits=values[_LIMITS],
         on_store_failure=values[_ON_STORE_FAILURE],
         paths=values[_PATHS],
+        priority=values[_PRIORITY],
         body_bytes_max=values[_MAX_BODY],
         signed_body_bytes_max=min(values[_MAX_SIGNED_BODY], values[_MAX_BODY]),
         upgrades=frozenset(values[_UPGRADES]),
@@ -252,7 +260,7 @@ ROUTE: Record[Route] = Record(
     "Route",
     "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
     (
-        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS),
+        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _PRIORITY),
         *(_MAX_HEAD, _MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES, _GZIP),
         *EDGE_FIELDS,
     ),

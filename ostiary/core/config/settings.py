@@ -140,19 +140,17 @@ _PER_ADDRESS = defaulted(
     "Most client connections of one address (for IPv6, of one /64) to one worker. Trusted proxies have no such bound.",
     1_000,
 )
+_MEMORY = optional(
+    "memory",
+    Size("96MiB", "1TiB"),
+    "Memory of one worker, near which it sheds calls; without it, what the system or the container allows.",
+)
 CLIENT_LIMITS: Record[ClientLimits] = Record(
     "Client limits",
     "What a client may send, and how long it may take.",
     (
-        _REQUEST_LINE,
-        _HEAD,
-        _HEADERS,
-        _HEAD_TIMEOUT,
-        _BODY_TIMEOUT,
-        _KEEPALIVE,
-        _WRITE_TIMEOUT,
-        _CONNECTIONS,
-        _PER_ADDRESS,
+        *(_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT),
+        *(_CONNECTIONS, _PER_ADDRESS, _MEMORY),
     ),
     lambda values: ClientLimits(
         request_line_bytes=values[_REQUEST_LINE],
@@ -164,6 +162,7 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
         write_idle_seconds=values[_WRITE_TIMEOUT],
         connections=values[_CONNECTIONS],
         connections_per_address=values[_PER_ADDRESS],
+        memory_bytes=values[_MEMORY],
     ),
 )
 

@@ -77,6 +77,13 @@ class Recorder:
         else:
             self._values[self._dropped] += 1
 
+    def record_shed(self, exchange: Exchange, now: float) -> None:
+        """A call refused in overload: counted, and no line of its own, of which there would be thousands a second."""
+        route = exchange.route
+        meters = route.meters if route is not None else self._unrouted
+        meters.request(exchange.head.method, exchange.answer_status, now - exchange.started)
+        self.count_error(ErrorCode.OVERLOADED)
+
     def count_error(self, code: ErrorCode) -> None:
         slot = self._errors.get(code)
         if slot is None:

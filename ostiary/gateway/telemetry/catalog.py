@@ -99,6 +99,21 @@ _FAMILIES = (
         "How late the last tick of a process's event loop came; the worst process.",
         merge=Merge.MAX,
     ),
+    Family("event_loop_stalls_total", Kind.COUNTER, "Times that an event loop stood still for 200 ms or more."),
+    Family(
+        "gateway_overloaded",
+        Kind.GAUGE,
+        "1 while a worker refuses calls because others wait too long or memory runs short, else 0.",
+        merge=Merge.MAX,
+    ),
+    Family("requests_shed_total", Kind.COUNTER, "Calls refused in overload, by their route's priority.", ("priority",)),
+    Family(
+        "gateway_memory_ratio",
+        Kind.GAUGE,
+        "Memory in use, as a part of the nearest bound; the worst worker; 0 without a bound.",
+        merge=Merge.MAX,
+    ),
+    Family("accept_pauses_total", Kind.COUNTER, "Times that a worker stopped accepting to keep descriptors free."),
     # Callers.
     Family("api_key_auth_attempts_total", Kind.COUNTER, "Credentials checked.", ("scheme", "result")),
     Family(

@@ -74,9 +74,15 @@ class RequestPath(Protocol):
     deadlines: Deadlines
     connections: set[ClientConnection]
     room: Room
+    connections_max: int  # at which `on_full` is called
     draining: bool
     snapshot: Snapshot  # what a request that begins now begins under
     clock: Callable[[], float]
+    shut: bool  # no new connection is served
+
+    def on_full(self) -> None:
+        """There are as many connections as descriptors allow."""
+        ...
 
     async def handle(self, exchange: Exchange) -> None: ...
 
@@ -101,6 +107,7 @@ class ClientConnection:
         "_drive",
         "_eof",
         "_exchange",
+        "_held",
         "_linger_bytes",
         "_lost",
         "_path",
@@ -146,6 +153,7 @@ class ClientConnection:
         self._exchange: Exchange | None = None
         self._drive: Drive | None = None
         self._eof = False
+        self._held = False
         self._lost = False
         self._reading = True
         self._relayed_bytes = -1
@@ -173,10 +181,13 @@ class ClientConnection:
         path.connections.add(self)
         path.deadlines.watch(self)
         self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
-        if self._admitted:
-            return
-        if (reason := path.room.enter(self.peer)) is None:
+        if len(path.connections) >= path.connections_max:
+            path.on_full()
+        reason = None if self._admitted else path.room.enter(self.peer)
+        if reason is None:
             self._admitted = True
+            if path.shut:
+                self.refuse(GatewayError(ErrorCode.OVERLOADED, "memory is short", closes=True))
         elif path.room.tell():
             self._told = True
             self.refuse(GatewayError(ErrorCode.OVERLOADED, f"too many {reason}", closes=True))
@@ -232,6 +243,19 @@ class ClientConnection:
         self.keep_alive = False
         if self.state is _IDLE:
             self.deadline = min(self.deadline, self._path.deadlines.now + grace_seconds)
+
+    def end_idle(self, idle_seconds: float) -> bool:
+        """Ends the connection if no request was begun on it for so long: it makes room. Whether it did."""
+        remaining = self.deadline - self._path.deadlines.now
+        if self.state is not _IDLE or self._ahead or remaining > self.limits.keepalive_seconds - idle_seconds:
+            return False
+        self.transport.close()
+        return True
+
+    def refuse_partial_head(self, bytes_min: int) -> None:
+        """Refuses a call of whose head so much has come and not the end."""
+        if self.state is _HEAD and len(self._ahead) >= bytes_min:
+            self.refuse(GatewayError(ErrorCode.OVERLOADED, "memory is short", closes=True))
 
     def _advance(self, event: Event) -> None:
         following = TRANSITIONS[self.state].get(event)
@@ -426,6 +450,20 @@ class ClientConnection:
             self._reading = True
             self.transport.resume_reading()
 
+    def hold(self) -> None:
+        """After a refusal in overload: no further request is looked at until `take_back`."""
+        self._held = True
+        self._pause()
+
+    def take_back(self) -> None:
+        self._held = False
+        if self.state is not _IDLE or self._lost:
+            return
+        if self._ahead:
+            self._take_turn()
+        else:
+            self._resume()
+
     def want_body(self) -> None:
         """The body is wanted: ask for it if the client waits to be asked, and read it."""
         if self._continue_owed:
@@ -487,7 +525,7 @@ class ClientConnection:
 
     def _take_turn(self) -> None:
         self._turning = False
-        if self.state is not _IDLE or self._lost or not self._ahead:
+        if self.state is not _IDLE or self._lost or self._held or not self._ahead:
             return
         data, self._ahead = self._ahead, b""
         self._read_head(data)

@@ -16,7 +16,9 @@ from .upstream import UpstreamConnection
 # Below the time after which usual servers (gunicorn 2 s apart) close an idle connection: nginx 75 s, Apache 5 s, Node 5 s,
 # uvicorn 5 s. A kept connection that its server is just closing costs a retry, or a 502 for a POST.
 IDLE_SECONDS: Final = 4.0
-IDLE_CONNECTIONS_MAX: Final = 256
+# All of them: a busy worker sends a turn's requests before it reads their answers, so it needs a connection for each. While
+# 256 were kept, an overloaded worker made and closed the others with every turn, and served a quarter less.
+IDLE_CONNECTIONS_MAX: Final = 4096
 
 
 def as_protocol(connection: object) -> asyncio.Protocol:
@@ -173,8 +175,12 @@ class TargetPool:
             if waiter.turn.awaited:
                 waiter.turn.set(None)
 
+    def close_idle(self) -> None:
+        """Gives up the kept connections; the next requests make new ones."""
+        while self._idle:
+            self._idle.pop().transport.close()
+
     def close(self) -> None:
         """Closes what is idle; what is under way ends by itself and is then closed."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().transport.close()
+        self.close_idle()

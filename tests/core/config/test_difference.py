@@ -38,6 +38,11 @@ def test_order_comments_and_spelling_make_no_difference() -> None:
             "changed plan standard: rate: none -> 10 per second, 20 at once\n    callers are refused sooner",
         ),
         (
+            "    match: {path",
+            "    priority: low\n    match: {path",
+            "changed route clients: priority: normal -> low\n    in overload its calls are refused first",
+        ),
+        (
             "[bearer], scopes: {GET: [clients:read], POST: [clients:write]}",
             "[anonymous]",
             "changed route clients: auth.schemes: bearer -> anonymous\n"
