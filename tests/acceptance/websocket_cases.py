@@ -64,8 +64,8 @@ def made_worse(direct: dict[str, Verdict], through: dict[str, Verdict]) -> dict[
 
 
 async def compare(cases: Sequence[str] | None, tell: Callable[[str], object]) -> tuple[int, list[str]]:
-    """How many cases ran, and what the gateway made worse. Cases have times of their own, which a busy machine overruns here
-    or there: one that seems worse is asked again alone, both ways."""
+    """How many cases ran, and what the gateway made worse. A case is given 20 s (kosoku 0.1 says 480 when they are over),
+    which an echo in Python overruns here or there on a busy machine: one that seems worse is asked again alone, both ways."""
     async with echo_and_gateway() as (echo_port, gateway_port):
         direct = await run_cases(echo_port, cases)
         tell(f"directly: {len(direct)} cases, {_failures(direct)}")

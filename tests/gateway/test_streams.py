@@ -35,9 +35,9 @@ async def origin() -> AsyncIterator[TunnelOrigin]:
         yield origin
 
 
-def settings(origin: TunnelOrigin) -> Configuration:
+def settings(origin: TunnelOrigin, *, idle_seconds: float = 5) -> Configuration:
     """`/key` takes bodies of up to 1 000 bytes with a key, once a minute; everything else is open."""
-    timeouts = Timeouts(connect_seconds=1, first_byte_seconds=5, idle_seconds=5)
+    timeouts = Timeouts(connect_seconds=1, first_byte_seconds=5, idle_seconds=idle_seconds)
     bearer = Authentication(schemes=frozenset({Scheme.BEARER}))
     return configuration(
         [upstream(origin.port, timeouts=timeouts)],
@@ -194,6 +194,21 @@ async def test_an_answer_may_begin_while_the_upload_goes_on(gateway: RunningGate
         upstream_end.writer.write(piece)
         assert await client.read(10) == piece
     assert await client.read_rest() == b""
+
+
+async def test_an_answer_that_began_early_may_wait_for_the_upload(origin: TunnelOrigin) -> None:
+    """Row 101: while the body comes, the answer's pause is the upload's time, and no sign of an upstream that hangs."""
+    async with running_gateway(settings(origin, idle_seconds=0.2)) as gateway:
+        client = await connect(gateway.port, post(b"/", length=10))
+        upstream_end = await origin.end()
+        upstream_end.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        await client.read_head()
+        for number in range(10):
+            client.writer.write(b"%d" % number)
+            assert await upstream_end.read(1) == b"%d" % number
+            await asyncio.sleep(0.1)  # the upload's pace: slow, and in all longer than an answer may pause
+        upstream_end.writer.write(b"done")
+        assert await client.read(4) == b"done"
 
 
 async def test_a_client_that_resets_in_its_body_is_metered_as_gone(
