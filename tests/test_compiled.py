@@ -13,6 +13,9 @@ ROOT = Path(__file__).parent.parent
 REQUEST_PATH = (
     "tests/gateway/wire",
     "tests/gateway/test_request_path.py",
+    "tests/gateway/test_upstream_faults.py",
+    "tests/gateway/test_target_tls.py",
+    "tests/gateway/wire/test_dialing.py",
     "tests/gateway/test_credentials_on_the_wire.py",
     "tests/gateway/limits",
     "tests/gateway/test_signal.py",

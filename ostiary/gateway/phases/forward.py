@@ -90,10 +90,10 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             status = answer.status
         except UpstreamFailure as error:
             failure = error
-        except ConnectFailed as error:  # the end of its handshake came after the request
+        except ConnectFailed as refusal:  # the end of its handshake came after the request
             connection.abort()
             exchange.upstream = None
-            _unconnected(exchange, group.name, pool, tried, number, error)
+            _unconnected(exchange, group.name, pool, tried, number, refusal)
             continue
         attempt = Try(
             number=number,
