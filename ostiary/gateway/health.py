@@ -21,7 +21,9 @@ from ostiary.gateway.wire.upstream import INTERIM_ANSWERS_MAX
 
 logger = logging.getLogger("ostiary.gateway.health")
 
-CHECK_SECONDS_MAX: Final = 5.0  # of one check; less if they come more often
+# Of one check: what they are apart, but a target that is busy for a moment is not ill, and one that hangs is.
+CHECK_SECONDS_MIN: Final = 1.0
+CHECK_SECONDS_MAX: Final = 5.0
 BODY_BYTES_MAX: Final = 64 * 1024  # of an answer to a check is read; the status is what counts
 
 
@@ -55,7 +57,7 @@ class HealthChecks:
 
     async def _check(self, name: str, pool: TargetPool, health: Health, slot: int) -> None:
         target = pool.target
-        seconds = min(health.every_seconds, CHECK_SECONDS_MAX)
+        seconds = min(max(health.every_seconds, CHECK_SECONDS_MIN), CHECK_SECONDS_MAX)
         good = bad = 0
         while True:
             well = await is_well(pool, health.path, seconds=seconds)
