@@ -17,7 +17,9 @@ from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import HEAD_BYTES_MAX, ResponseError, parse_response_head
 from ostiary.gateway.wire.upstream import INTERIM_ANSWERS_MAX
 
-CHECK_SECONDS_MAX: Final = 5.0  # of one check; less if they come more often
+# Of one check: what they are apart, but a target that is busy for a moment is not ill, and one that hangs is.
+CHECK_SECONDS_MIN: Final = 1.0
+CHECK_SECONDS_MAX: Final = 5.0
 BODY_BYTES_MAX: Final = 64 * 1024  # of an answer to a check is read; the status is what counts
 
 
@@ -52,7 +54,7 @@ class HealthChecks:
 
     async def _check(self, key: tuple[str, Target, Health]) -> None:
         health = key[2]
-        seconds = min(health.every_seconds, CHECK_SECONDS_MAX)
+        seconds = min(max(health.every_seconds, CHECK_SECONDS_MIN), CHECK_SECONDS_MAX)
         good = bad = 0
         while True:
             well = await is_well(self._subjects[key][1].pool, health.path, seconds=seconds)
