@@ -367,3 +367,23 @@ async def test_an_answer_that_takes_too_long_as_a_whole_breaks_off() -> None:
         assert len(got) < 10_000
         await asyncio.wait_for(left.wait(), 5)
         assert gateway.count("gateway_errors_total", code="upstream_timeout") == 1
+
+
+async def test_the_time_of_a_call_ends_with_the_call() -> None:
+    """Row 96: on a connection that is kept, the time of a call that was long answered would end the next one."""
+
+    async def works(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if seen.target == "/slow":
+            await asyncio.sleep(0.7)  # its work: past the time of the call before, and the sweep that would notice
+        await answer_ok(seen, reader, writer)
+
+    async with origins(works) as targets:
+        bounded = settings(targets, timeouts=Timeouts(whole_seconds=0.1))
+        async with running_gateway(configuration([bounded], [route()])) as gateway:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+            gateway.gateway.reload(configuration([replace(bounded, timeouts=Timeouts())], [route()]))
+            writer.write(b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200")
+            writer.close()
