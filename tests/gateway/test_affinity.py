@@ -58,7 +58,7 @@ async def test_calls_of_one_header_go_to_one_target_whoever_calls() -> None:
             }
             assert len(targets) == 1
             tenants.update(targets)
-        assert len(tenants) == 3, "and tenants are spread"
+        assert len(tenants) > 1, "and tenants are spread"
 
 
 async def test_a_header_that_the_gateway_reads_itself_can_be_hashed_by() -> None:
@@ -67,7 +67,7 @@ async def test_a_header_that_the_gateway_reads_itself_can_be_hashed_by() -> None
         agents = [f"User-Agent: agent-{number}" for number in range(12)]
         first = [await here.target_of("/", agent) for agent in agents]
         assert first == [await here.target_of("/other", agent) for agent in agents]
-        assert len(set(first)) == 3
+        assert len(set(first)) > 1
 
 
 async def test_calls_without_the_header_go_by_their_key() -> None:
@@ -75,7 +75,7 @@ async def test_calls_without_the_header_go_by_their_key() -> None:
     async with site(HashBy(HashSource.HEADER, "X-Tenant"), keys=KEYS) as here:
         by_key = [await here.target_of("/", bearer(secret)) for secret in SECRETS]
         assert by_key == [await here.target_of("/", bearer(secret), "X-Tenant:") for secret in SECRETS]
-        assert len(set(by_key)) == 3
+        assert len(set(by_key)) > 1
 
 
 @pytest.mark.parametrize("source", [HashSource.KEY, HashSource.IP])
@@ -84,7 +84,7 @@ async def test_a_key_has_its_target_and_an_address_has_one_for_all_its_keys(sour
     async with site(HashBy(source), keys=KEYS) as here:
         targets = [await here.target_of("/", bearer(secret)) for secret in SECRETS]
         assert targets == [await here.target_of("/again", bearer(secret)) for secret in SECRETS]
-        assert len(set(targets)) == (3 if source is HashSource.KEY else 1)
+        assert (len(set(targets)) > 1) is (source is HashSource.KEY)
 
 
 async def test_calls_of_one_path_parameter_go_to_one_target() -> None:
@@ -94,4 +94,4 @@ async def test_calls_of_one_path_parameter_go_to_one_target() -> None:
         first = [await here.target_of(f"/v1/a/{client}") for client in clients]
         assert first == [await here.target_of(f"/v1/b/{client}/deeper?x=1") for client in clients]
         assert first == [await here.target_of(f"/v1/b/%63{client[1:]}/") for client in clients], "%63 is c"
-        assert len(set(first)) == 3
+        assert len(set(first)) > 1
