@@ -42,6 +42,13 @@ def reserve(host: str, port: int) -> socket.socket:
     return sock
 
 
+def inherited(descriptor: int) -> socket.socket:
+    """A socket that the program before had bound by `reserve`, and left open (see `handover`)."""
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
+
+
 def bind_shared(host: str, port: int) -> socket.socket:
     """A worker's own socket on the reserved address: bound, not listening yet. Raises CannotListen."""
     sock = _socket(host, port)

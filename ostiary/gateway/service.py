@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import time
+from dataclasses import replace
 
 from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration, Connections, Target, Upstream
@@ -154,9 +155,13 @@ class Gateway:
         self.draining = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self.connections):
-            connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self.clock() + deadline_seconds
+        # Those that were let in and begin only now have the same grace.
+        self.limits = replace(self.limits, keepalive_seconds=min(IDLE_GRACE_SECONDS, self.limits.keepalive_seconds))
+        for connection in list(self.connections):
+            connection.end_soon(self.limits)
+        if self.snapshot.configuration.gateway.listen.tls:  # a handshake under way is not among the connections yet
+            await asyncio.sleep(min(IDLE_GRACE_SECONDS, deadline_seconds))
         await self._all_closed(deadline - min(TUNNEL_CLOSE_SECONDS, deadline_seconds / 2))
         for connection in list(self.connections):
             if connection.tunnel is not None:

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
+from ostiary import __version__
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
+from ostiary.gateway.handover import ORPHAN_SECONDS, HandedProcess
 from ostiary.gateway.spawn import Child
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.metrics import shared_region
@@ -58,7 +60,7 @@ class Slot:
         self.generation = 0
         self.problem: str | None = None  # what the last process that could not start said
         self.reported: dict[str, Any] = {}
-        self.was_ready = False
+        self.came_up = asyncio.Event()  # one of its processes has been ready
         self._obtain = obtain
         self._greeting = greeting
         self._changed = changed
@@ -126,6 +128,15 @@ class Slot:
         finally:
             self._reloading = None
 
+    def hand_over(self, *, is_worker: bool) -> HandedProcess | None:
+        """Its process, as the next program will find it. One that is not ready loses its channel, and ends by that."""
+        child = self._child
+        if child is None or child.process.returncode is not None:
+            return None
+        channel = child.channel.settled_descriptor if self.state is State.READY else None
+        kill_at = None if channel is not None else time.monotonic() + ORPHAN_SECONDS
+        return HandedProcess(self.name, child.pid, is_worker, channel, self.region, kill_at)
+
     def drain(self, deadline_seconds: float) -> None:
         """Ends the slot: its process finishes what runs, and is not replaced."""
         self._ending.set()
@@ -152,7 +163,7 @@ class Slot:
         message, payload = self._greeting(self.name)
         self.generation = message["generation"]
         fields = {"name": self.name, "metrics_descriptor": self.region, "regions": child.regions}
-        child.channel.send({**message, "do": "start", **fields}, payload)
+        child.channel.send({**message, "do": "start", "version": __version__, **fields}, payload)
         if self._ending.is_set():
             child.channel.send({"do": "drain", "deadline": 0.0})
         try:
@@ -198,9 +209,10 @@ class Slot:
     def _heard(self, channel: Channel, message: dict[str, Any]) -> None:
         match message.get("event"):
             case "ready":
-                self.was_ready, self.problem = True, None
+                self.problem = None
                 if self.state is State.STARTING:
                     self._to(State.READY)
+                    self.came_up.set()
                 newest, payload = self._greeting(self.name)
                 if newest["generation"] != self.generation:  # a reload passed while it was starting
                     channel.send({"do": "reload", "generation": newest["generation"]}, payload)

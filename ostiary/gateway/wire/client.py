@@ -195,12 +195,16 @@ class ClientConnection:
             self._lost = True  # nothing more is written, though `connection_lost` comes a turn of the loop later
             self.transport.abort()
 
-    def end_soon(self, grace_seconds: float) -> None:
-        """For draining: a connection ends after the answer under way. One between two requests may send one more within
-        `grace_seconds`, for closing it in the moment in which its client writes would cost that client a request."""
-        self.keep_alive = False
-        if self.state is _IDLE:
-            self.deadline = min(self.deadline, self._path.deadlines.now + grace_seconds)
+    def end_soon(self, limits: ClientLimits) -> None:
+        """For draining: a connection ends with the next answer that says so (`Connection: close`). Where none is due, or its
+        head has left and said nothing, the client may send one more request within `limits.keepalive_seconds`; for
+        closing in the moment in which it writes would cost that client a request."""
+        self.limits = limits
+        state = self.state
+        if state is _IDLE:
+            self.deadline = min(self.deadline, self._path.deadlines.now + limits.keepalive_seconds)
+        elif state is not _ANSWERING:
+            self.keep_alive = False
 
     def _advance(self, event: Event) -> None:
         following = TRANSITIONS[self.state].get(event)
