@@ -137,6 +137,9 @@ class Gateway:
             del self._memory[name]
         for name, memory in self._memory.items():
             memory.keep(upstreams[name])
+        # What runs on a route that is gone has its meters; their series stay, should the route come back.
+        names = (UNROUTED, *(route.name for route in configuration.routes))
+        self._meters = {name: self._meters[name] for name in names}
         self._health.follow(self.snapshot.groups.values())
 
     # --- life

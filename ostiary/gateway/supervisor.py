@@ -417,6 +417,8 @@ class Supervisor:
         """Starts the workers: all at once, or, where there are predecessors, one by one, and for each that is ready one of
         those is relieved. If one can't start, the others of before serve on for as long as that takes."""
         deadline_seconds = self._configuration.gateway.drain_seconds
+        if self._predecessors.accepting:
+            self._spare.refill()  # the second worker imports while the first one does
         for worker in self._workers if self._predecessors.accepting else ():
             self._turns[worker.name].set()
             await worker.came_up.wait()
