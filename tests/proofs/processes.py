@@ -163,7 +163,7 @@ def main() -> None:
         "--reloads",
         type=int,
         default=1000,
-        help="valid reloads under load, and a tenth as many invalid ones (default 1000, 3 minutes)",
+        help="valid reloads, and a tenth as many invalid (default 1000, 3 minutes)",
     )
     parser.add_argument("--kills", type=int, default=20, help="workers killed under load (default 20, 4 minutes)")
     chosen = parser.parse_args()
