@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -119,13 +119,14 @@ def take_handover(environment: MutableMapping[str, str]) -> Handover | None:
     return Handover.decode(data)
 
 
-async def rehearse(handover: Handover) -> str | None:
-    """Starts the program on disk as a process of its own, which loads all that it needs, reads the configuration, compares
-    it with what it would take over, and ends. None when it would start; else why not, in its own words."""
+async def rehearse(handover: Handover, command: Sequence[str]) -> str | None:
+    """Starts `command`, the program on disk, as a process of its own, which loads all that it needs, reads the
+    configuration, compares it with what it would take over, and ends. None when it would start; else why not, in its own
+    words."""
     record = _record(handover.rehearsed())
     try:
         process = await asyncio.create_subprocess_exec(
-            *command(),
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -134,7 +135,7 @@ async def rehearse(handover: Handover) -> str | None:
             start_new_session=True,
         )
     except OSError as error:
-        return f"{sys.executable}: {error.strerror}"
+        return f"{command[0]}: {error.strerror}"
     finally:
         os.close(record)
     try:
@@ -150,8 +151,8 @@ async def rehearse(handover: Handover) -> str | None:
     return said or f"the program ended with exit status {process.returncode}"
 
 
-def become(handover: Handover) -> NoReturn:
-    """Replaces this program by the one on disk. Signals wait until that one listens for them (`SIGNALS`, which it unblocks).
+def become(handover: Handover, command: Sequence[str]) -> NoReturn:
+    """Replaces this program by `command`. Signals wait until that one listens for them (`SIGNALS`, which it unblocks).
     Raises OSError when the system can't; then everything is as before."""
     record = _record(handover)
     held = [record, *handover.descriptors()]
@@ -159,8 +160,7 @@ def become(handover: Handover) -> NoReturn:
     try:
         for descriptor in held:
             os.set_inheritable(descriptor, True)
-        # The same command: what a path in it leads to now is the new version.
-        os.execve(sys.executable, command(), os.environ | {VARIABLE: str(record)})  # noqa: S606  our own command line
+        os.execve(command[0], list(command), os.environ | {VARIABLE: str(record)})  # noqa: S606  our own command line
     finally:  # still here
         for descriptor in held:
             os.set_inheritable(descriptor, False)
@@ -168,8 +168,9 @@ def become(handover: Handover) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def command() -> list[str]:
-    """The command line that started this program, options of the interpreter included."""
+def own_command() -> list[str]:
+    """The command line that started this program, options of the interpreter included. What its paths lead to now is the
+    version that is installed now."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
-from ostiary import __version__
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
 from ostiary.gateway.handover import ORPHAN_SECONDS, HandedProcess
@@ -163,7 +162,7 @@ class Slot:
         message, payload = self._greeting(self.name)
         self.generation = message["generation"]
         fields = {"name": self.name, "metrics_descriptor": self.region, "regions": child.regions}
-        child.channel.send({**message, "do": "start", "version": __version__, **fields}, payload)
+        child.channel.send({**message, "do": "start", **fields}, payload)
         if self._ending.is_set():
             child.channel.send({"do": "drain", "deadline": 0.0})
         try:

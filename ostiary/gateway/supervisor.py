@@ -21,7 +21,7 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
-from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, HeldSocket, become, rehearse
+from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, HeldSocket, become, own_command, rehearse
 from ostiary.gateway.listening import CannotListen, inherited, reserve
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.reload import (
@@ -272,7 +272,7 @@ class Supervisor:
 
     def _greeting(self, name: str) -> tuple[dict[str, Any], bytes]:
         listen = None if name == SHIPPER else self._address
-        return {"generation": self._generation, "listen": listen}, self._packed
+        return {"version": __version__, "generation": self._generation, "listen": listen}, self._packed
 
     def _slot_changed(self, slot: Slot) -> None:
         restarts = self._metrics.counter("gateway_process_restarts_total", process=slot.name)
@@ -359,13 +359,13 @@ class Supervisor:
     async def _roll(self) -> str:
         """Becomes the program on disk, after a rehearsal. Returns only when that can't be, with the reason."""
         log.info("roll_rehearses", extra={"fields": {"version": __version__}})
-        if (problem := await rehearse(self._handover_now())) is not None:
+        if (problem := await rehearse(self._handover_now(), own_command())) is not None:
             return problem
         await self._admin.pause()
         try:
             if not self._draining:
                 log.info("hands_over", extra={"fields": {"version": __version__}})
-                become(self._handover_now())
+                become(self._handover_now(), own_command())
         except OSError as error:
             return f"the program on disk can't be started: {error.strerror}"
         finally:
