@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -21,8 +20,9 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
-from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, HeldSocket, become, own_command, rehearse
-from ostiary.gateway.listening import CannotListen, inherited, reserve
+from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, become, own_command, rehearse
+from ostiary.gateway.held_sockets import HeldSockets, moved
+from ostiary.gateway.listening import CannotListen
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.reload import (
     PROBLEMS_KEPT_MAX,
@@ -98,7 +98,7 @@ class Supervisor:
         self._roll_wanted = asyncio.Event()
         self._roll_refused: str | None = None
         self._changing = asyncio.Lock()  # a reload and a rolling restart take turns
-        self._held: tuple[socket.socket, socket.socket] | None = None  # of callers, of the admin listener
+        self._held: HeldSockets | None = None
         self._stop_wanted = asyncio.Event()
         self._end_at_once = asyncio.Event()
         self._notice_wanted = False
@@ -138,9 +138,14 @@ class Supervisor:
         listen, admin = self._configuration.gateway.listen, self._configuration.gateway.admin
         try:
             if self._handover is not None and self._handover.rehearsal:
-                return self._rehearsed(self._handover)
-            port, admin_port = self._held = self._sockets()
-            self._address = (listen.host, port.getsockname()[1])
+                # All that a start needs has been loaded; what is left to find out is whether the addresses are the same.
+                if names := moved(self._configuration.gateway, self._handover):
+                    raise CannotStart(
+                        f"{', '.join(names)}: the address has changed, which a rolling restart can't take"
+                    )
+                return 0
+            held = self._held = self._take_sockets()
+            self._address = (listen.host, held.port)
             await self._listen_for_operators()
         except CannotListen as error:
             raise CannotStart(str(error)) from error
@@ -173,8 +178,7 @@ class Supervisor:
             await asyncio.wait(self._lives.values(), timeout=KILLED_SECONDS)
         finally:
             watching.cancel()
-            port.close()
-            admin_port.close()
+            held.close()
             await self._admin.close()
         if self._fatal is not None and not self._serving:
             raise CannotStart(self._fatal)
@@ -374,44 +378,33 @@ class Supervisor:
 
     def _handover_now(self) -> Handover:
         assert self._held is not None  # noqa: S101  since `run` began
-        listen, admin = self._configuration.gateway.listen, self._configuration.gateway.admin
+        listen, admin = self._held.handed()
         handed = {slot.name: slot.hand_over(is_worker=slot is not self._shipper) for slot in self._slots}
         processes = [process for process in handed.values() if process is not None]
         if (pid := self._spare.pid) is not None:
             processes.append(HandedProcess("spare", pid, False, None, None, time.monotonic() + KILLED_SECONDS))
         idle = [slot.region for slot in self._slots if handed[slot.name] is None]
         return Handover(
-            listen=HeldSocket(listen.host, listen.port, self._held[0].fileno()),
-            admin=HeldSocket(admin.host, admin.port, self._held[1].fileno()),
+            listen=listen,
+            admin=admin,
             generation=self._generation,
             processes=(*processes, *(each.hand_over() for each in self._predecessors.all)),
             regions=(self._region, self._retired_region, *idle),
         )
 
-    def _rehearsed(self, handover: Handover) -> int:
-        """All that a start needs has been loaded; what is left to find out is whether the addresses are the same."""
-        if moved := self._moved(handover):
-            raise CannotStart(f"{', '.join(moved)}: the address has changed, which a rolling restart can't take")
-        return 0
-
-    def _moved(self, handover: Handover) -> list[str]:
-        gateway = self._configuration.gateway
-        pairs = (("gateway.listen", gateway.listen, handover.listen), ("gateway.admin", gateway.admin, handover.admin))
-        return [name for name, own, held in pairs if (own.host, own.port) != (held.host, held.port)]
-
-    def _sockets(self) -> tuple[socket.socket, socket.socket]:
-        listen, admin = self._configuration.gateway.listen, self._configuration.gateway.admin
+    def _take_sockets(self) -> HeldSockets:
+        settings = self._configuration.gateway
         if self._handover is None:
-            return reserve(listen.host, listen.port), reserve(admin.host, admin.port)
-        if moved := self._moved(self._handover):  # since the rehearsal; to end now would end everything
-            log.error("addresses_stay", extra={"fields": {"changed": moved}})
-        return inherited(self._handover.listen.descriptor), inherited(self._handover.admin.descriptor)
+            return HeldSockets.reserved(settings)
+        if names := moved(settings, self._handover):  # since the rehearsal; to end now would end everything
+            log.error("addresses_stay", extra={"fields": {"changed": list(names)}})
+        return HeldSockets.inherited(settings, self._handover)
 
     async def _listen_for_operators(self) -> None:
         """On a descriptor of its own, so that the socket stays open while the listener pauses."""
         assert self._held is not None  # noqa: S101  since `run` began
         admin = self._configuration.gateway.admin
-        await self._admin.start(self._held[1].dup(), f"{admin.host}:{admin.port}")
+        await self._admin.start(self._held.admin.dup(), f"{admin.host}:{admin.port}")
 
     async def _take_over(self) -> None:
         """Starts the workers: all at once, or, where there are predecessors, one by one, and for each that is ready one of
