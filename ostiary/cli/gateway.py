@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 from ostiary.cli.configuration import config_option, read_configuration
 from ostiary.core.config import load_file
 from ostiary.core.model import Configuration
+from ostiary.gateway.handover import Handover, HandoverError, take_handover
 from ostiary.gateway.supervisor import CannotStart, Supervisor
 from ostiary.gateway.telemetry import configure_logging
 
@@ -23,6 +25,7 @@ def gateway(config_path: str) -> None:
     \b
     Signals:
       SIGHUP          read FILE again (a changed file is also noticed by itself)
+      SIGUSR2         rolling restart: start what is installed now, worker by worker
       SIGTERM         finish what runs, within gateway.drain, and exit 0
       SIGTERM twice   end at once, exit 1
 
@@ -34,14 +37,15 @@ def gateway(config_path: str) -> None:
     Example:
       ostiary config check gateway.yaml && ostiary gateway -c gateway.yaml
     """
-    configuration = read_configuration(config_path)
-    configure_logging("supervisor")
     try:
-        status = asyncio.run(_supervise(Path(config_path), configuration))
-    except CannotStart as error:
+        handover = take_handover(os.environ)
+        configuration = read_configuration(config_path)
+        configure_logging("supervisor")
+        status = asyncio.run(_supervise(Path(config_path), configuration, handover))
+    except (CannotStart, HandoverError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
 
 
-async def _supervise(path: Path, configuration: Configuration) -> int:
-    return await Supervisor(path=path, configuration=configuration, load=load_file).run()
+async def _supervise(path: Path, configuration: Configuration, handover: Handover | None) -> int:
+    return await Supervisor(path=path, configuration=configuration, load=load_file, handover=handover).run()

@@ -16,6 +16,8 @@ from ostiary.gateway.listening import CannotListen
 from ostiary.gateway.telemetry.exposition import Exposition
 
 _LINGER_SECONDS = 1.0
+# An answer takes a millisecond, /metrics with ten thousand series some fifty.
+_ANSWER_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class AdminListener:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/status", self._state)
         application.on_response_prepare.append(_harden)
+        self._site: web.SockSite | None = None
         self._runner = web.AppRunner(
             application, access_log=None, handle_signals=False, shutdown_timeout=_LINGER_SECONDS
         )
@@ -58,12 +61,22 @@ class AdminListener:
 
     async def start(self, sock: socket.socket, host: str) -> None:
         """Listens on a socket bound by `listening.reserve`. Raises CannotListen."""
-        await self._runner.setup()
+        if self._runner.server is None:
+            await self._runner.setup()
+        self._site = web.SockSite(self._runner, sock)
         try:
-            await web.SockSite(self._runner, sock).start()
+            await self._site.start()
         except OSError as error:
             raise CannotListen(f"can't listen on {host}: {error.strerror}") from error
         self.port = int(sock.getsockname()[1])
+
+    async def pause(self) -> None:
+        """Accepts no more, and lets what was accepted be answered. New connections wait in the queue of the socket, if
+        another descriptor holds it open, until `start` is called with that one."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+            await asyncio.sleep(_ANSWER_SECONDS)
 
     async def close(self) -> None:
         await self._runner.cleanup()

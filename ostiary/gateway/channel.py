@@ -74,6 +74,13 @@ class Channel:
         except (asyncio.LimitOverrunError, ValueError, AttributeError) as error:
             raise ChannelError("not a message") from error
 
+    @property
+    def settled_descriptor(self) -> int | None:
+        """The descriptor of this end, if it is open and all that was sent has left this process."""
+        if self._writer.is_closing() or self._writer.transport.get_write_buffer_size():
+            return None
+        return int(self._writer.get_extra_info("socket").fileno())
+
     def close(self) -> None:
         self._writer.close()
 

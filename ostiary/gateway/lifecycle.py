@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.channel import Channel, unpack_configuration
 from ostiary.gateway.listening import HANDSHAKE_SECONDS, CannotListen, bind_shared, refuse_new_connections
@@ -79,7 +80,17 @@ async def run_child(sock: socket.socket, build: Build) -> int:
     start, payload = received
     configure_logging(start["name"])
     close_other_regions(start)
+    if start["version"] != __version__:  # what is pickled by one version is not for another to guess at
+        problem = f"the supervisor runs version {start['version']}, on disk is {__version__}; send it SIGUSR2"
+        return await tell_failure(channel, problem)
     return await ChildRun(channel, start, unpack_configuration(payload)).run(build)
+
+
+async def tell_failure(channel: Channel, problem: str) -> int:
+    """Says why this process can't start; returns its exit status."""
+    channel.send({"event": "failed", "problem": problem})
+    await channel.drained()
+    return 1
 
 
 class ChildRun:
@@ -100,10 +111,10 @@ class ChildRun:
             sock = bind_shared(*start["listen"]) if start["listen"] is not None else None
             await service.start(sock)
         except (CannotStartService, CannotListen) as error:
-            return await self._failed(str(error))
+            return await tell_failure(self._channel, str(error))
         except Exception as error:
             log.exception("start_failed")
-            return await self._failed(f"{type(error).__name__}, a defect; the log has it")
+            return await tell_failure(self._channel, f"{type(error).__name__}, a defect; the log has it")
         settle_garbage_collection()
         watchdog = Watchdog(metrics)
         watchdog.start()
@@ -122,11 +133,6 @@ class ChildRun:
         telling.cancel()
         watchdog.stop()
         return 0
-
-    async def _failed(self, problem: str) -> int:
-        self._channel.send({"event": "failed", "problem": problem})
-        await self._channel.drained()
-        return 1
 
     def _give_up(self, reason: str) -> None:
         if not self._gave_up.done():

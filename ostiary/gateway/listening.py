@@ -42,10 +42,20 @@ def reserve(host: str, port: int) -> socket.socket:
     return sock
 
 
+def inherited(descriptor: int) -> socket.socket:
+    """A socket that the program before had bound by `reserve`, and left open (see `handover`)."""
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return sock
+
+
 def bind_shared(host: str, port: int) -> socket.socket:
     """A worker's own socket on the reserved address: bound, not listening yet. Raises CannotListen."""
     sock = _socket(host, port)
     try:
+        # Accepted connections inherit it: those that outlive this gateway don't keep its successor from the address. A
+        # socket that listens still does (socket(7)).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(_address(host, port))
     except OSError as error:

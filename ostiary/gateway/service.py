@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import time
+from dataclasses import replace
 
 from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration, Connections, Target, Upstream
@@ -29,7 +30,7 @@ from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
-from ostiary.gateway.wire.client import IDLE_GRACE_SECONDS, ClientConnection
+from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.handshake import Handshake
@@ -40,6 +41,7 @@ from ostiary.gateway.wire.room import Room
 logger = logging.getLogger("ostiary.gateway")
 
 BACKLOG = 4096
+IDLE_GRACE_SECONDS = 0.5  # in which a client may still send a request, when its connection is to end
 # A drain lets tunnels go on, for no one knows when they would end by themselves; this long before its deadline their ends
 # get all that is on its way to them, and a FIN instead of a reset.
 TUNNEL_CLOSE_SECONDS = 2.5
@@ -158,6 +160,9 @@ class Gateway:
             del self._memory[name]
         for name, memory in self._memory.items():
             memory.keep(upstreams[name])
+        # What runs on a route that is gone has its meters; their series stay, should the route come back.
+        names = (UNROUTED, *(route.name for route in configuration.routes))
+        self._meters = {name: self._meters[name] for name in names}
         self._health.follow(self.snapshot.groups.values())
 
     # --- life
@@ -179,9 +184,11 @@ class Gateway:
         self.draining = True
         if self._accepting is not None:
             self._accepting.close()
-        for connection in list(self.connections):
-            connection.end_soon(IDLE_GRACE_SECONDS)
         deadline = self.clock() + deadline_seconds
+        # Those that were let in and begin only now have the same grace.
+        self.limits = replace(self.limits, keepalive_seconds=min(IDLE_GRACE_SECONDS, self.limits.keepalive_seconds))
+        for connection in list(self.connections):
+            connection.end_soon(self.limits)
         await self._all_closed(deadline - min(TUNNEL_CLOSE_SECONDS, deadline_seconds / 2))
         for connection in list(self.connections):
             if connection.tunnel is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
+from ostiary.gateway.handover import ORPHAN_SECONDS, HandedProcess
 from ostiary.gateway.spawn import Child
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.metrics import shared_region
@@ -58,7 +59,7 @@ class Slot:
         self.generation = 0
         self.problem: str | None = None  # what the last process that could not start said
         self.reported: dict[str, Any] = {}
-        self.was_ready = False
+        self.came_up = asyncio.Event()  # one of its processes has been ready
         self._obtain = obtain
         self._greeting = greeting
         self._changed = changed
@@ -125,6 +126,15 @@ class Slot:
             return f"{self.name} did not answer within {RELOAD_SECONDS:g} s"
         finally:
             self._reloading = None
+
+    def hand_over(self, *, is_worker: bool) -> HandedProcess | None:
+        """Its process, as the next program will find it. One that is not ready loses its channel, and ends by that."""
+        child = self._child
+        if child is None or child.process.returncode is not None:
+            return None
+        channel = child.channel.settled_descriptor if self.state is State.READY else None
+        kill_at = None if channel is not None else time.monotonic() + ORPHAN_SECONDS
+        return HandedProcess(self.name, child.pid, is_worker, channel, self.region, kill_at)
 
     def drain(self, deadline_seconds: float) -> None:
         """Ends the slot: its process finishes what runs, and is not replaced."""
@@ -198,9 +208,10 @@ class Slot:
     def _heard(self, channel: Channel, message: dict[str, Any]) -> None:
         match message.get("event"):
             case "ready":
-                self.was_ready, self.problem = True, None
+                self.problem = None
                 if self.state is State.STARTING:
                     self._to(State.READY)
+                    self.came_up.set()
                 newest, payload = self._greeting(self.name)
                 if newest["generation"] != self.generation:  # a reload passed while it was starting
                     channel.send({"do": "reload", "generation": newest["generation"]}, payload)

@@ -21,7 +21,10 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.channel import pack_configuration
-from ostiary.gateway.listening import CannotListen, authority, reserve
+from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, become, own_command, rehearse
+from ostiary.gateway.held_sockets import HeldSockets, moved
+from ostiary.gateway.listening import CannotListen, authority
+from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.reload import (
     PROBLEMS_KEPT_MAX,
     PROBLEMS_LOGGED_MAX,
@@ -37,6 +40,7 @@ from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
 from ostiary.gateway.telemetry.log import tell_left_out
+from ostiary.gateway.telemetry.metrics import foreign_region, shared_region
 from ostiary.gateway.telemetry.process import ProcessUsage, process_usage
 
 log = logging.getLogger("ostiary.gateway.supervisor")
@@ -46,8 +50,6 @@ FILE_POLL_SECONDS = 0.5
 # A load balancer counts as watching when it asked this recently; it is given this long to read that we are leaving.
 WATCHED_WITHIN_SECONDS = 30.0
 NOTICE_SECONDS_MAX = 5.0
-# Past its deadline a worker closes what is left; this is for that.
-DRAIN_MARGIN_SECONDS = 3.0
 # What the shipper has not shipped by then waits in the spool for the next start.
 SHIPPER_DRAIN_SECONDS = 5.0
 KILLED_SECONDS = 5.0
@@ -62,7 +64,8 @@ class CannotStart(Exception):
 
 class Supervisor:
     """`load` reads the file again on a reload and raises ConfigurationError. `service` names the callable, as
-    `module:name`, that builds what a worker serves, and `shipper` the one that ships what the workers metered."""
+    `module:name`, that builds what a worker serves, and `shipper` the one that ships what the workers metered. `handover` is
+    what the program before left to this one, in a rolling restart."""
 
     def __init__(
         self,
@@ -72,25 +75,40 @@ class Supervisor:
         load: Callable[[Path], Configuration],
         service: str = "ostiary.gateway.worker:build",
         shipper: str | None = "ostiary.gateway.shipping:build",
+        handover: Handover | None = None,
     ) -> None:
         self._path = path
         self._load = load
         self._configuration = configuration
         self._packed = pack_configuration(configuration)
-        self._generation = 1
+        self._handover = handover
+        self._generation = 1 if handover is None else handover.generation + 1
         self._last_reload: ReloadResult | None = None
         self._expiries: dict[str, int] = {}  # slots, by name; bounded by the catalog
         self._started_at = time.time()
-        self._serving = False  # every worker has been ready once
+        # Counters outlive the program as they outlive a process: of those that are gone, `retired` has the sums.
+        self._region, self._retired_region = shared_region("supervisor"), shared_region("retired")
+        self._metrics, self._retired = Metrics.attach(self._region), Metrics.attach(self._retired_region)
+        for descriptor in handover.regions if handover is not None else ():
+            if (region := foreign_region(descriptor)) is not None:
+                self._retired.add(region)
+            os.close(descriptor)
+        self._predecessors = Predecessors(handover.processes if handover is not None else (), self._retired)
+        self._serving = bool(self._predecessors.accepting)  # every worker has been ready once
         self._draining = False
         self._address = (configuration.gateway.listen.host, configuration.gateway.listen.port)
         self._reload_wanted = asyncio.Event()
+        self._roll_wanted = asyncio.Event()
+        self._roll_refused: str | None = None
+        self._changing = asyncio.Lock()  # a reload and a rolling restart take turns
+        self._held: HeldSockets | None = None
         self._stop_wanted = asyncio.Event()
         self._end_at_once = asyncio.Event()
         self._notice_wanted = False
         self._fatal: str | None = None
         self._defect = False
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, asyncio.Event] = {}
         self._workers: list[Slot] = []
         for index in range(configuration.gateway.listen.workers):
             self._workers.append(self._slot(f"worker-{index}", self._worker_process))
@@ -99,13 +117,12 @@ class Supervisor:
             self._shipper = self._slot(SHIPPER, partial(self._shipper_process, shipper))
         self._service = service
         self._spare = Spare(service, lambda: [worker.region for worker in self._workers])
-        self._metrics = Metrics.in_memory()
-        self._metrics.values[self._metrics.gauge("config_generation")] = 1
+        self._metrics.values[self._metrics.gauge("config_generation")] = self._generation
         for name in ("config_reloads_total", "config_reload_failures_total"):
             self._metrics.counter(name)
         self._admin = AdminListener(
             exposition=Exposition(
-                regions=lambda: [self._metrics.region, *(slot.metrics.region for slot in self._slots)],
+                regions=self._regions,
                 processes=self._processes,
             ),
             readiness=self.readiness,
@@ -123,20 +140,31 @@ class Supervisor:
         Raises CannotStart when the gateway never came to serve."""
         listen, admin = self._configuration.gateway.listen, self._configuration.gateway.admin
         try:
-            port = reserve(listen.host, listen.port)
-            admin_port = reserve(admin.host, admin.port)
-            self._address = (listen.host, port.getsockname()[1])
-            await self._admin.start(admin_port, authority(admin.host, admin.port))
+            if self._handover is not None and self._handover.rehearsal:
+                # All that a start needs has been loaded; what is left to find out is whether the addresses are the same.
+                if names := moved(self._configuration.gateway, self._handover):
+                    raise CannotStart(
+                        f"{', '.join(names)}: the address has changed, which a rolling restart can't take"
+                    )
+                return 0
+            held = self._held = self._take_sockets()
+            self._address = (listen.host, held.port)
+            await self._listen_for_operators()
         except CannotListen as error:
             raise CannotStart(str(error)) from error
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, True)
         loop.add_signal_handler(signal.SIGINT, self._stop, False)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._ask_to_roll)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see handover.become
         for slot in self._slots:
-            self._lives[slot.name] = life = asyncio.create_task(slot.run())
+            self._turns[slot.name] = asyncio.Event()
+            self._lives[slot.name] = life = asyncio.create_task(self._live(slot))
             life.add_done_callback(self._life_ended)
-        others = [asyncio.create_task(self._follow_file()), asyncio.create_task(self._spare.keep())]
+        watching = asyncio.create_task(self._predecessors.watch())
+        works = (self._follow_file(), self._follow_rolls(), self._spare.keep(), self._take_over())
+        others = [asyncio.create_task(work) for work in works]
         fields = {
             "version": __version__,
             "listen": authority(*self._address),
@@ -152,7 +180,8 @@ class Supervisor:
             status = await self._unless_ended_at_once(self._drain())
             await asyncio.wait(self._lives.values(), timeout=KILLED_SECONDS)
         finally:
-            port.close()
+            watching.cancel()
+            held.close()
             await self._admin.close()
         if self._fatal is not None and not self._serving:
             raise CannotStart(self._fatal)
@@ -180,6 +209,8 @@ class Supervisor:
         for slot in self._slots:
             slot.drain(0.0)
             slot.end_process()
+        self._start_all()
+        self._predecessors.kill()
         return 1
 
     async def _drain(self) -> int:
@@ -189,11 +220,16 @@ class Supervisor:
         await self._give_notice(min(NOTICE_SECONDS_MAX, deadline_seconds / 2))
         for worker in self._workers:
             worker.drain(deadline_seconds)
+        self._predecessors.relieve(None, deadline_seconds)
+        self._start_all()  # a slot whose turn has not come ends at once
         in_order = await self._ended(self._workers, deadline_seconds + DRAIN_MARGIN_SECONDS)
+        await self._predecessors.workers_gone.wait()
+        self._predecessors.drain(SHIPPER_DRAIN_SECONDS)
         if self._shipper is not None:
             self._shipper.drain(SHIPPER_DRAIN_SECONDS)
             in_order &= await self._ended([self._shipper], SHIPPER_DRAIN_SECONDS + DRAIN_MARGIN_SECONDS)
-        return 0 if in_order and not self._defect else 1
+        await self._predecessors.all_gone.wait()
+        return 0 if in_order and not self._defect and not self._predecessors.killed else 1
 
     async def _give_notice(self, seconds: float) -> None:
         """Waits until whoever watches /readyz has read that it is 503. No one watching, nothing to wait for."""
@@ -233,24 +269,37 @@ class Supervisor:
     async def _shipper_process(self, service: str) -> Child:
         return await spawn(service, [self._shipper.region] if self._shipper is not None else [])
 
+    async def _live(self, slot: Slot) -> None:
+        await self._turns[slot.name].wait()
+        await slot.run()
+
+    def _start_all(self) -> None:
+        for turn in self._turns.values():
+            turn.set()
+
     def _greeting(self, name: str) -> tuple[dict[str, Any], bytes]:
         listen = None if name == SHIPPER else self._address
-        return {"generation": self._generation, "listen": listen}, self._packed
+        return {"version": __version__, "generation": self._generation, "listen": listen}, self._packed
 
     def _slot_changed(self, slot: Slot) -> None:
         restarts = self._metrics.counter("gateway_process_restarts_total", process=slot.name)
         self._metrics.values[restarts] = slot.restarts
         ready = sum(worker.state is State.READY for worker in self._workers)
+        ready += len(self._predecessors.accepting)
         self._metrics.values[self._metrics.gauge("gateway_workers_ready")] = ready
         if not self._serving and ready == len(self._workers):
             self._serving = True
             log.info("ready", extra={"fields": {"workers": ready}})
         if self._serving and slot.state is State.READY and not self._draining:
             self._spare.refill()
-        if not self._serving and slot.problem is not None and not slot.was_ready and self._fatal is None:
+        if not self._serving and slot.problem is not None and not slot.came_up.is_set() and self._fatal is None:
             # Nothing has been served yet, and the child could say what is wrong: the operator should read it now.
             self._fatal = f"{slot.name} can't start: {slot.problem}"
             self._stop(notice=False)
+
+    def _regions(self) -> list[memoryview]:
+        ours = [self._metrics.region, self._retired.region, *(slot.metrics.region for slot in self._slots)]
+        return ours + self._predecessors.regions
 
     def _processes(self) -> dict[str, ProcessUsage]:
         pids = {"supervisor": os.getpid(), "spare": self._spare.pid} | {slot.name: slot.pid for slot in self._slots}
@@ -266,9 +315,10 @@ class Supervisor:
             reasons.append("draining")
         if not self._serving:
             reasons.append("starting")
-        elif not any(worker.state is State.READY for worker in self._workers):
+        elif not any(worker.state is State.READY for worker in self._workers) and not self._predecessors.accepting:
             reasons.append("no worker is ready")
-        reasons += [f"{slot.name} keeps dying" for slot in self._slots if slot.keeps_dying]
+        if not self._predecessors.accepting:  # in a rolling restart that is stuck, those of before serve all
+            reasons += [f"{slot.name} keeps dying" for slot in self._slots if slot.keeps_dying]
         return Readiness(tuple(reasons))
 
     def status(self) -> dict[str, object]:
@@ -285,7 +335,99 @@ class Supervisor:
             "workers": [worker.status() for worker in self._workers],
             "shipper": self._shipper.status() if self._shipper else None,
             "spare": {"pid": self._spare.pid},
+            "predecessors": self._predecessors.status(),
+            "roll_refused": self._roll_refused,
         }
+
+    # --- rolling restart (see handover) -------------------------------------------------------------------------------
+
+    def _ask_to_roll(self) -> None:
+        """One at a time. A stuck one, whose new processes can't start, may be followed by the next: that is its mend."""
+        stuck = any(slot.keeps_dying or slot.problem is not None for slot in self._slots)
+        if self._draining:
+            reason = "the gateway is ending"
+        elif not self._serving:
+            reason = "the gateway has not started yet"
+        elif self._roll_wanted.is_set() or (self._predecessors.all and not stuck):
+            reason = "a rolling restart is under way"
+        else:
+            self._roll_wanted.set()
+            return
+        log.warning("roll_ignored", extra={"fields": {"reason": reason}})
+
+    async def _follow_rolls(self) -> None:
+        while True:
+            await self._roll_wanted.wait()
+            async with self._changing:
+                self._roll_refused = await self._roll()
+            log.error("roll_refused", extra={"fields": {"problem": self._roll_refused}})
+            self._roll_wanted.clear()
+
+    async def _roll(self) -> str:
+        """Becomes the program on disk, after a rehearsal. Returns only when that can't be, with the reason."""
+        log.info("roll_rehearses", extra={"fields": {"version": __version__}})
+        if (problem := await rehearse(self._handover_now(), own_command())) is not None:
+            return problem
+        await self._admin.pause()
+        try:
+            if not self._draining:
+                log.info("hands_over", extra={"fields": {"version": __version__}})
+                become(self._handover_now(), own_command())
+        except OSError as error:
+            return f"the program on disk can't be started: {error.strerror}"
+        finally:
+            await self._listen_for_operators()
+        return "the gateway is ending"
+
+    def _handover_now(self) -> Handover:
+        assert self._held is not None  # noqa: S101  since `run` began
+        listen, admin = self._held.handed()
+        handed = {slot.name: slot.hand_over(is_worker=slot is not self._shipper) for slot in self._slots}
+        processes = [process for process in handed.values() if process is not None]
+        if (pid := self._spare.pid) is not None:
+            processes.append(HandedProcess("spare", pid, False, None, None, time.monotonic() + KILLED_SECONDS))
+        idle = [slot.region for slot in self._slots if handed[slot.name] is None]
+        return Handover(
+            listen=listen,
+            admin=admin,
+            generation=self._generation,
+            processes=(*processes, *(each.hand_over() for each in self._predecessors.all)),
+            regions=(self._region, self._retired_region, *idle),
+        )
+
+    def _take_sockets(self) -> HeldSockets:
+        settings = self._configuration.gateway
+        if self._handover is None:
+            return HeldSockets.reserved(settings)
+        if names := moved(settings, self._handover):  # since the rehearsal; to end now would end everything
+            log.error("addresses_stay", extra={"fields": {"changed": list(names)}})
+        return HeldSockets.inherited(settings, self._handover)
+
+    async def _listen_for_operators(self) -> None:
+        """On a descriptor of its own, so that the socket stays open while the listener pauses."""
+        assert self._held is not None  # noqa: S101  since `run` began
+        admin = self._configuration.gateway.admin
+        await self._admin.start(self._held.admin.dup(), authority(admin.host, admin.port))
+
+    async def _take_over(self) -> None:
+        """Starts the workers: all at once, or, where there are predecessors, one by one, and for each that is ready one of
+        those is relieved. If one can't start, the others of before serve on for as long as that takes."""
+        deadline_seconds = self._configuration.gateway.drain_seconds
+        if self._predecessors.accepting:
+            self._spare.refill()  # the second worker imports while the first one does
+        for worker in self._workers if self._predecessors.accepting else ():
+            self._turns[worker.name].set()
+            await worker.came_up.wait()
+            self._predecessors.relieve(1, deadline_seconds)
+            self._slot_changed(worker)
+        self._start_all()
+        if self._handover is None:
+            return
+        self._predecessors.relieve(None, deadline_seconds)
+        await self._predecessors.workers_gone.wait()
+        self._predecessors.drain(SHIPPER_DRAIN_SECONDS)
+        await self._predecessors.all_gone.wait()
+        log.info("rolled", extra={"fields": {"version": __version__, "workers": len(self._workers)}})
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
@@ -300,9 +442,10 @@ class Supervisor:
                 if not watch.came_to_rest():
                     continue
             self._reload_wanted.clear()
-            watch.mark_read()
-            problems = await self._reload(watch)
-            self._report(problems)
+            async with self._changing:
+                watch.mark_read()
+                problems = await self._reload(watch)
+                self._report(problems)
 
     async def _reload(self, watch: FileWatch) -> tuple[str, ...]:
         """Brings the file in force, or gives the reasons why not; then nothing has changed."""

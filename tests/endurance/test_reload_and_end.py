@@ -97,3 +97,28 @@ def test_sigterm_under_load_breaks_no_call_on_a_kept_connection_and_meters_every
 def _is_refusal_or_crossing(call: Call) -> bool:
     """Nobody listened any more, or the connection had served a call before and was closed between two."""
     return call.failure.startswith("connect: ") or not call.first
+
+
+def test_rolling_restarts_under_load_break_no_call_and_meter_every_one(
+    make_site: MakeSite, callers: Callers, origin: OriginProcess
+) -> None:
+    """Rows 94, 110: the usage of workers of both programs, and what the shipper of before had not shipped, is in Postgres
+    once; no call is broken on connections that are told to close."""
+    site = make_site(workers=2)
+    with site.gateway() as gateway:
+        callers.start([stream("rolled", gateway, "local", site.bearer("key_roomy"), connections=3)])
+        for number in range(1, 3):
+            callers.wait_until_answered(200)
+            gateway.signal(signal.SIGUSR2)
+            eventually(lambda number=number: len(gateway.logged("rolled")) == number, "rolled", seconds=60)  # type: ignore[misc]  # mypy does not infer such a lambda
+        callers.wait_until_answered(200)
+        calls = callers.stop()
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+
+    assert broken(calls) == []
+    assert {(call.status, call.code) for call in calls} == {(200, "")}
+    answered = [call.request_id for call in calls]
+    assert site.rows(answered) == dict.fromkeys(answered, 1)
+    books = site.reconcile()
+    assert books.returncode == 0, books.stdout + books.stderr

@@ -125,6 +125,36 @@ def test_workers_leave_when_the_supervisor_is_killed_and_finish_what_runs(tmp_pa
         eventually(lambda: not any(map(is_alive, pids)), "no worker survives")
 
 
+def test_after_the_supervisor_is_killed_a_new_gateway_serves_while_the_last_calls_of_the_old_one_run(
+    tmp_path: Path,
+) -> None:
+    """Row 109: kill -9 the supervisor: whoever restarts it must not be told that the port is in use for as long as a call of
+    before runs, which may be the whole of gateway.drain."""
+    with TinyGateway(tmp_path) as gateway:
+        pids = gateway.wait_ready().worker_pids()
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = client.recv(1000)
+            gateway.process.kill()
+            eventually(lambda: refused(gateway.port), "the old workers have closed their sockets")
+            with TinyGateway(tmp_path, port=gateway.port) as second:
+                assert served_by(second.wait_ready()) not in pids
+                (tmp_path / "release").touch()
+                while data := client.recv(1000):
+                    answer += data
+        assert int(answer.partition(b"\r\n\r\n")[2]) in pids
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # a SYN that a draining socket drops
+        return False
+    return False
+
+
 def test_a_worker_that_hangs_is_ended_and_replaced_and_says_where_it_hung(gateway: TinyGateway) -> None:
     """A worker whose loop stands still holds a share of all new connections until someone notices."""
     before = set(gateway.worker_pids())

@@ -77,6 +77,10 @@ def test_a_changed_file_is_noticed_without_a_signal(gateway: TinyGateway) -> Non
     assert routes_served(gateway) == {"changed"}
 
 
+# Nine levels of nine: 387 million strings, if aliases were followed.
+YAML_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 9)
+)
 INVALID: dict[str, tuple[Callable[[TinyGateway], str | None], str]] = {
     "invalid YAML": (lambda gateway: "version: 1\nroutes: [", "gateway.yaml:"),
     "unknown field": (lambda gateway: gateway.configuration("first") + "unknown_field: 1\n", "unknown_field"),
@@ -88,6 +92,8 @@ INVALID: dict[str, tuple[Callable[[TinyGateway], str | None], str]] = {
     "empty file": (lambda gateway: "", "gateway.yaml"),
     "python object": (lambda gateway: "!!python/object/apply:os.system ['true']\n", "gateway.yaml:"),
     "duplicate key": (lambda gateway: gateway.configuration("first") + "version: 1\n", "gateway.yaml:"),
+    "YAML bomb": (lambda gateway: YAML_BOMB, "gateway.yaml:"),
+    "50 MiB": (lambda gateway: gateway.configuration("first") + "# " + "x" * 50 * 1024 * 1024 + "\n", "gateway.yaml"),
     "another port": (lambda gateway: gateway.configuration("first", port=1), "gateway.listen"),
     "another number of workers": (lambda gateway: gateway.configuration("first", workers=3), "gateway.listen"),
     "another spool": (lambda gateway: gateway.configuration("first", directory="/tmp/elsewhere"), "stores.spool"),

@@ -1,6 +1,6 @@
-"""Proof: no call that was let in fails while the gateway ends, starts, reloads and loses workers, over and over.
+"""Proof: no call that was let in fails while the gateway ends, restarts, reloads and loses workers, over and over.
 
-Runs `ostiary gateway` with two workers before an origin of its own, under a steady load of new connections."""
+Runs `ostiary gateway` with two workers before an origin of its own, under a steady load on new connections and kept ones."""
 
 from __future__ import annotations
 
@@ -9,66 +9,13 @@ import os
 import signal
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.support.gateway_process import GatewayProcess, eventually
-from tests.support.load import BODY_BYTES, Load
-
-CONFIGURATION = """\
-version: 1
-gateway:
-  listen: {{host: 127.0.0.1, port: 0, workers: 2}}
-  admin: {{host: 127.0.0.1, port: 0}}
-upstreams:
-  origin:
-    targets: [{{url: "http://127.0.0.1:{origin}"}}]
-routes:
-  - {{name: all-{number}, match: {{path: /**}}, upstream: origin, auth: {{schemes: [anonymous]}}}}
-"""
-
-
-class Origin(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(BODY_BYTES))
-        self.end_headers()
-        self.wfile.write(b"x" * BODY_BYTES)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Its log is of no interest."""
-
-
-class OriginServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024
-
-
-@contextmanager
-def origin() -> Iterator[int]:
-    server = OriginServer(("127.0.0.1", 0), Origin)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@contextmanager
-def running(path: Path) -> Iterator[GatewayProcess]:
-    gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
-    try:
-        yield gateway.wait_ready()
-    finally:
-        gateway.stop()
+from tests.support.load import Load
+from tests.support.plain_gateway import CONFIGURATION, origin, running
 
 
 def prove_drains(path: Path, rounds: int) -> list[str]:
@@ -92,26 +39,80 @@ def prove_drains(path: Path, rounds: int) -> list[str]:
     return failures
 
 
-def prove_reloads(path: Path, rounds: int, text: str) -> list[str]:
-    """Valid reloads under load: no call fails, no process is replaced, memory does not grow."""
+# A quiet machine takes two; the bound is for one that does much else.
+ROLL_SECONDS = 120.0
+
+
+def loads_of(gateway: GatewayProcess) -> list[Load]:
+    """Clients of both kinds: every call on a new connection, and one connection for as long as it is kept."""
+    loads = [Load(gateway.port, clients=2), Load(gateway.port, clients=2, keep=True)]
+    for load in loads:
+        load.wait_until_answered(50)
+    return loads
+
+
+def stopped(loads: list[Load]) -> tuple[int, list[str]]:
+    """(calls answered, what failed)"""
+    for load in loads:
+        load.stop()
+    refused = ["a connection was refused" for load in loads if load.refused_at is not None]
+    return sum(load.answered for load in loads), [failure for load in loads for failure in load.failures] + refused
+
+
+def prove_rolls(path: Path, rounds: int) -> list[str]:
+    """Rolling restarts under load: no call fails, and the gateway stays the same process and ready."""
     with running(path) as gateway:
-        load = Load(gateway.port)
-        load.wait_until_answered(100)
+        loads = loads_of(gateway)
+        failures, seconds, resident = [], [], []
+        for number in range(rounds):
+            began = time.monotonic()
+            gateway.signal(signal.SIGUSR2)
+            # From the log: between two programs /status waits, on a machine that is busy for seconds.
+            eventually(partial(has_rolled, gateway, number + 1), f"rolling restart {number + 1}", ROLL_SECONDS)
+            seconds.append(time.monotonic() - began)
+            resident.append(sum(map(resident_bytes, [gateway.process.pid, *gateway.worker_pids()])))
+            if gateway.admin("/readyz")[0] != 200:
+                failures.append(f"not ready after rolling restart {number + 1}")
+            for load in loads:
+                load.wait_until_answered(10)
+        closes = loads[1].closes
+        answered, failed = stopped(loads)
+        failures += failed
+        failures += [str(line) for line in gateway.logged("process_ended")]
+    print(
+        f"rolling restarts         {rounds:5}   calls {answered:7}   failed {len(failures)}   told to close {closes}   "
+        f"each {statistics.median(seconds):.1f} s (at most {max(seconds):.1f})   memory {resident[-1] / resident[0] - 1:+.1%}"
+    )
+    return failures
+
+
+def prove_reloads(path: Path, rounds: int, text: str) -> list[str]:
+    """Reloads under load, every eleventh invalid: no call fails, no process is replaced, memory does not grow."""
+    with running(path) as gateway:
+        loads = loads_of(gateway)
         resident = []
         for number in range(rounds):
-            path.write_text(text.replace("all-0", f"all-{number % 7}"))
+            # A route that only this version has: what belongs to it must go with it.
+            path.write_text(text.replace("all-0", f"all-{number}"))
             gateway.signal(signal.SIGHUP)
             # Not from the log, which leaves lines out of so many in a second.
             eventually(partial(is_in_force, gateway, number + 2), f"generation {number + 2}")
+            if number % 10 == 9:
+                path.write_text(text.replace("upstream: origin", "upstream: nowhere"))
+                gateway.signal(signal.SIGHUP)
+                eventually(partial(was_refused, gateway), f"refusal after generation {number + 2}")
             if number in (rounds // 10, rounds - 1):
                 resident.append(sum(map(resident_bytes, gateway.worker_pids())))
-        load.stop()
-        failures = load.failures + [str(line) for line in gateway.logged("process_ended")]
+        answered, failures = stopped(loads)
+        failures += [str(line) for line in gateway.logged("process_ended")]
+        if len({load.closes for load in loads} | {0}) > 1:
+            failures.append("a kept connection was closed")
         growth = resident[-1] / resident[0] - 1
         if growth > 0.05:
             failures.append(f"memory grew by {growth:.1%}")
     print(
-        f"reloads under load       {rounds:5}   calls {load.answered:7}   failed {len(failures)}   memory {growth:+.1%}"
+        f"reloads under load       {rounds:5}   invalid {rounds // 10}   calls {answered:7}   failed {len(failures)}   "
+        f"memory {growth:+.1%}"
     )
     return failures
 
@@ -141,6 +142,14 @@ def prove_replacements(path: Path, rounds: int) -> list[str]:
     return failures
 
 
+def has_rolled(gateway: GatewayProcess, times: int) -> bool:
+    return len(gateway.logged("rolled")) == times
+
+
+def was_refused(gateway: GatewayProcess) -> bool:
+    return bool(gateway.status()["last_reload"]["result"] == "refused")
+
+
 def is_in_force(gateway: GatewayProcess, generation: int) -> bool:
     return bool(gateway.status()["generation"] == generation)
 
@@ -152,7 +161,13 @@ def resident_bytes(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/prove processes", description=__doc__)
     parser.add_argument("--drains", type=int, default=100, help="SIGTERMs under load (default 100, about 8 minutes)")
-    parser.add_argument("--reloads", type=int, default=1000, help="valid reloads under load (default 1000, a minute)")
+    parser.add_argument("--rolls", type=int, default=100, help="rolling restarts under load (default 100, 5 minutes)")
+    parser.add_argument(
+        "--reloads",
+        type=int,
+        default=1000,
+        help="valid reloads, and a tenth as many invalid (default 1000, 3 minutes)",
+    )
     parser.add_argument("--kills", type=int, default=20, help="workers killed under load (default 20, 4 minutes)")
     chosen = parser.parse_args()
     failures = []
@@ -162,6 +177,8 @@ def main() -> None:
         path.write_text(text)
         if chosen.drains:
             failures += prove_drains(path, chosen.drains)
+        if chosen.rolls:
+            failures += prove_rolls(path, chosen.rolls)
         if chosen.reloads:
             failures += prove_reloads(path, chosen.reloads, text)
         if chosen.kills:

@@ -23,7 +23,7 @@ class UpstreamMemory:
         self._budget: tuple[float, RetryBudget] | None = None
 
     def health_of(self, target: Target) -> TargetHealth:
-        server = replace(target, weight=1)  # its share of the calls says nothing about how it is
+        server = _server(target)
         health = self._targets.get(server)
         if health is None:
             health = self._targets[server] = TargetHealth()
@@ -42,7 +42,7 @@ class UpstreamMemory:
 
     def keep(self, upstream: Upstream) -> None:
         """The configuration in force is this one: what it has not is forgotten."""
-        servers = {replace(target, weight=1) for target in upstream.targets}
+        servers = {_server(target) for target in upstream.targets}
         for target in self._targets.keys() - servers:
             del self._targets[target]
         if upstream.breaker is None:
@@ -60,3 +60,8 @@ class UpstreamMemory:
         if self._budget is None or self._budget[0] != share:
             self._budget = (share, RetryBudget(share))
         return self._budget[1]
+
+
+def _server(target: Target) -> Target:
+    """Neither its share of the calls nor a renewed certificate says anything about how it is."""
+    return replace(target, weight=1, tls=None)

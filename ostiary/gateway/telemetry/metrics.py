@@ -109,6 +109,20 @@ class Metrics:
         """What `layout.read_series` reads."""
         return self._region
 
+    def add(self, other: memoryview) -> None:
+        """Adds the counters and histograms of a region whose process is gone, so that sums over the gateway never go back. A
+        series that this version does not have is left out; gauges say what was, and count for nothing."""
+        theirs: memoryview[float] = other[VALUES_AT:].cast("d")
+        for series, _ in read_series(other):
+            family = FAMILIES.get(series.name)
+            if family is None or family.kind is Kind.GAUGE or family.width != series.width:
+                continue
+            if len(family.labels) != len(series.label_values):
+                continue
+            slot = self._slot(family, dict(zip(family.labels, series.label_values, strict=True)))
+            for offset in range(series.width):
+                self.values[slot + offset] += theirs[series.slot + offset]
+
     def _take_over(self) -> None:
         """Reads what a predecessor left. What it was writing when it died is wiped: those slots were in no one's hands."""
         self._commit(0, NAMES_AT)
@@ -175,6 +189,15 @@ class Metrics:
         if self._descriptor is not None and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._descriptor, committed, target - committed)
         self._committed[start] = target
+
+
+def foreign_region(descriptor: int) -> memoryview | None:
+    """The region of a process that is not ours to write to, for `Metrics.add` and the exposition. None if another version
+    lays it out in another way."""
+    if os.fstat(descriptor).st_size != REGION_BYTES:
+        return None
+    region = memoryview(mmap.mmap(descriptor, REGION_BYTES, access=mmap.ACCESS_READ))
+    return region if bytes(region[: len(MAGIC)]) == MAGIC else None
 
 
 def shared_region(name: str) -> int:

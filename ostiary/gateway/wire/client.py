@@ -46,7 +46,6 @@ WRITE_HIGH_BYTES: Final = 256 * 1024
 # nobody: one that is silent for so long after the FIN is given up. A client that half-closes does so with its request.
 HALF_CLOSED_PAUSE_SECONDS: Final = 0.25
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
-IDLE_GRACE_SECONDS: Final = 0.5  # in which a client may still send a request, when its connection is to end
 # A body must come at this pace, after a first `body_idle_seconds` in which it need not. A kilobit a second is less than any
 # network gives; without a pace, a byte every so often would hold this connection and one of the upstream's for ever.
 BODY_BYTES_PER_SECOND_MIN: Final = 128
@@ -237,12 +236,16 @@ class ClientConnection:
             self._lost = True  # nothing more is written, though `connection_lost` comes a turn of the loop later
             self.transport.abort()
 
-    def end_soon(self, grace_seconds: float) -> None:
-        """For draining: a connection ends after the answer under way. One between two requests may send one more within
-        `grace_seconds`, for closing it in the moment in which its client writes would cost that client a request."""
-        self.keep_alive = False
-        if self.state is _IDLE:
-            self.deadline = min(self.deadline, self._path.deadlines.now + grace_seconds)
+    def end_soon(self, limits: ClientLimits) -> None:
+        """For draining: a connection ends with the next answer that says so (`Connection: close`). Where none is due, or its
+        head has left and said nothing, the client may send one more request within `limits.keepalive_seconds`; for
+        closing in the moment in which it writes would cost that client a request."""
+        self.limits = limits
+        state = self.state
+        if state is _IDLE:
+            self.deadline = min(self.deadline, self._path.deadlines.now + limits.keepalive_seconds)
+        elif state is not _ANSWERING:
+            self.keep_alive = False
 
     def end_idle(self, idle_seconds: float) -> bool:
         """Ends the connection if no request was begun on it for so long: it makes room. Whether it did."""

@@ -11,7 +11,7 @@ import logging
 import ssl
 from typing import Final, Protocol, cast
 
-from .client import IDLE_GRACE_SECONDS, ClientConnection, RequestPath
+from .client import ClientConnection, RequestPath
 from .pool import as_protocol
 from .room import HANDSHAKES_MAX, TOO_MANY_HANDSHAKES, plain_address
 
@@ -124,7 +124,7 @@ class Handshake:
         secured.set_protocol(as_protocol(client))
         client.connection_made(secured)
         if self._path.draining:
-            client.end_soon(IDLE_GRACE_SECONDS)
+            client.end_soon(self._path.limits)
         if self._early:
             client.data_received(self._early)
         if self._eof and not client.eof_received():
