@@ -60,6 +60,7 @@ LoadModule proxy_http_module {modules}/mod_proxy_http.so
 LimitRequestLine 65536
 LimitRequestFieldSize 65536
 LimitRequestFields 512
+MaxRanges none
 AllowEncodedSlashes NoDecode
 ProxyPreserveHost On
 ProxyPass / http://127.0.0.1:{behind}/ nocanon
