@@ -8,7 +8,7 @@ from typing import Final
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.overload.shedding import Shedder
-from ostiary.gateway.phases.fail import accepts_json, fail, render
+from ostiary.gateway.phases.fail import accepts_json, fail, own_lines, render
 from ostiary.gateway.wire.states import State
 
 # Clients that were refused together should not come back together.
@@ -42,7 +42,7 @@ class Refusals:
         error = _ERRORS[turn]
         client, head = exchange.client, exchange.head
         usual = client.keep_alive and client.state is _WAITING and head.minor == 1 and head.method != b"HEAD"
-        if not usual or not accepts_json(head.values.get(b"accept")):
+        if not usual or own_lines(exchange) or not accepts_json(head.values.get(b"accept")):
             return fail(exchange, error)
         exchange.error = error
         exchange.answer_status = error.code.value.status

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import Any
 
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
@@ -21,11 +22,11 @@ class LoopShortOfPorts(asyncio.SelectorEventLoop):
     exhausted: int | None = None
     refused = 0
 
-    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        if port is not None and port == self.exhausted:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        if address[1] == self.exhausted:
             self.refused += 1
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
-        return await super().create_connection(protocol_factory, host, port, **options)
+        await super().sock_connect(sock, address)
 
 
 def test_without_local_ports_calls_get_502_at_once_and_200_when_there_are_some_again() -> None:
