@@ -23,4 +23,5 @@ def test_good_clients_lose_no_call_while_slow_ones_hold_their_connections(tmp_pa
         assert outcome.failures == (), outcome
         assert outcome.calls > 200, outcome
         assert outcome.left <= 10, outcome  # the good ones' own, that are kept
-    assert outcomes[0].most > 150, "slowhttptest did hold its connections"
+    # Fifty come a second, and each is let hold its connection for two.
+    assert outcomes[0].most > 60, "slowhttptest did hold its connections"

@@ -208,6 +208,7 @@ async def test_a_client_that_gives_up_in_the_handshake_leaves_nothing_behind(
 ) -> None:
     """Row 26: scanners do so all day; each would take a place, or a line of the log, for good."""
     async with gateway_of(origin, parties) as gateway:
+        caplog.clear()
         _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(sent)
         writer.close()

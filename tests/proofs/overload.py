@@ -27,7 +27,7 @@ version: 1
 gateway:
   listen: {{host: 127.0.0.1, port: 0, workers: 1}}
   admin: {{host: 127.0.0.1, port: 0}}
-  limits: {{{limits}}}
+  limits: {{connections_per_address: 100000{limits}}}  # all callers have one address
 upstreams:
   origin:
     targets: [{{url: "http://127.0.0.1:{origin}"}}]
@@ -64,7 +64,7 @@ def origin() -> Iterator[int]:
 @contextmanager
 def running(directory: Path, origin_port: int, *, limits: str = "") -> Iterator[GatewayProcess]:
     path = directory / "gateway.yaml"
-    path.write_text(CONFIGURATION.format(origin=origin_port, limits=limits))
+    path.write_text(CONFIGURATION.format(origin=origin_port, limits=f", {limits}" if limits else ""))
     gateway = GatewayProcess(["ostiary", "gateway", "-c", str(path)])
     try:
         yield gateway.wait_ready()

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from ostiary.core.model import Health, Target, Timeouts
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut, Dialer, first_of, in_turn
 from ostiary.gateway.wire.resolver import LOOK_UPS_MAX, Address, Resolver
 from tests.gateway.test_health import until
+from tests.support.directories import directory_for_all
 from tests.support.fault_proxy import unanswered_port
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
@@ -204,9 +205,16 @@ async def test_a_target_that_does_not_answer_is_passed_over() -> None:
         assert len(origin.seen) == 2
 
 
-async def test_a_unix_socket_is_a_target_and_is_checked(tmp_path: Path) -> None:
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """The path of a unix socket may have 107 characters; pytest's own directories may be longer."""
+    with directory_for_all() as directory:
+        yield directory
+
+
+async def test_a_unix_socket_is_a_target_and_is_checked(short_directory: Path) -> None:
     """A service on the same machine needs no port that others could reach."""
-    path = tmp_path / "app.sock"
+    path = short_directory / "app.sock"
     origin = Origin()
     checked = Health(path="/healthz", every_seconds=0.05, unhealthy_after=1, healthy_after=1)
     settings = configuration([upstream(targets=(Target("unix", str(path), 0),), health=checked)], [route()])
