@@ -8,7 +8,8 @@ it can in that time, and refuses the rest of what has piled up.
 A refusal costs half of a served call (33 of 56 µs, interpreted), most of it for reading and writing, which no cleverness
 saves. Clients that come back at once could have a worker do little but refuse. So a connection is not read for a while after
 a refusal: while turns are late, one connection is taken back for ten calls that were let in, and all after the shortest
-Retry-After. What such a client sends meanwhile waits in the system's buffers, at no cost."""
+Retry-After. What such a client sends meanwhile waits in the system's buffers, at no cost, and is refused again if turns are
+still late then."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from .pressure import ALWAYS, NOBODY, RANKS, Pressure, patience
 if TYPE_CHECKING:
     from ostiary.gateway.wire.client import ClientConnection
 
+HIGHEST: Final = len(RANKS) - 1
 BEAT_SECONDS: Final = 0.02  # 50 wake-ups a second of an idle worker: 0.1 % of a processor
 LATE_SECONDS: Final = 0.05  # the least patience there is: a worker that is never later than this makes nobody wait
 STANDING_SECONDS: Final = 0.3
@@ -58,18 +60,19 @@ class Shedder:
         self._refused_until = [0.0] * len(RANKS)
         self._let_in = 0  # since the last beat
         self._held: deque[tuple[float, ClientConnection]] = deque()
+        self._overdue: set[ClientConnection] = set()
 
-    def refuses(self, rank: int) -> bool:
-        """Whether a call of this rank, met now, is refused. Asked only while `watchful`."""
+    def refuses(self, rank: int, client: ClientConnection) -> bool:
+        """Whether a call of this rank that `client` makes, met now, is refused. Asked only while `watchful`."""
         now = self._clock()
-        waited = now - self._beat
         bound = self.patience[rank]
-        if waited <= bound:
+        overdue = rank < HIGHEST and client in self._overdue
+        if now - self._beat <= bound and not overdue:
             self._let_in += 1
             return False
         self.shed += 1
         self._values[self._counters[rank]] += 1
-        if bound > 0:  # it waited too long: then nothing below its rank may take its time
+        if bound > 0 and not overdue:  # it waited too long: then nothing below its rank may take its time
             self._refused_until[rank] = now + CALM_SECONDS
         return True
 
@@ -93,6 +96,7 @@ class Shedder:
             self._stalled_until = now + CALM_SECONDS
         self._beat = now
         self._take_stock(now)
+        self._overdue.clear()
         if self._held:
             self._take_back(now, passed, late)
         self._let_in = 0
@@ -128,4 +132,9 @@ class Shedder:
         held = self._held
         while held and (budget > 0 or now - held[0][0] >= HELD_SECONDS_MAX):
             budget -= 1
-            held.popleft()[1].take_back()
+            client = held.popleft()[1]
+            if not time_to_spare:
+                # What is met in this turn was sent while the connection was held, by a client that did not heed Retry-After:
+                # nobody knows how long ago. To serve it could be to serve a caller who has given up.
+                self._overdue.add(client)
+            client.take_back()

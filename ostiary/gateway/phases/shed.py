@@ -26,7 +26,7 @@ def is_refused(exchange: Exchange, shedder: Shedder) -> bool:
     """For a `watchful` shedder: whether the call has waited too long for its priority."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
-    return shedder.refuses(route.rank)
+    return shedder.refuses(route.rank, exchange.client)
 
 
 class Refusals:

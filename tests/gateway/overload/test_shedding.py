@@ -43,6 +43,9 @@ class Connection:
         self.held = False
 
 
+ANYONE = cast(ClientConnection, Connection())
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -83,7 +86,7 @@ def test_a_standing_queue_is_cut_where_each_priority_has_waited_too_long(shedder
     begun = clock.now
     for waited in WAIT_SECONDS_MAX:
         clock.now = begun + waited + 0.001
-        met.append([shedder.refuses(rank) for rank in (LOW, NORMAL, HIGH)])
+        met.append([shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)])
     assert met == [[True, False, False], [True, True, False], [True, True, True]]
 
 
@@ -93,9 +96,9 @@ def test_low_calls_are_shut_out_while_normal_ones_have_to_be_refused(
     """Row 115: without it every turn would serve the low calls that it happens to meet first."""
     turns(shedder, clock, 0.6, each=LONG_TURN_SECONDS)
     clock.now += WAIT_SECONDS_MAX[NORMAL] + 0.001
-    assert shedder.refuses(NORMAL)
+    assert shedder.refuses(NORMAL, ANYONE)
     shedder.beat()
-    assert [shedder.refuses(rank) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
+    assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
     assert metrics.values[metrics.counter("requests_shed_total", priority="low")] == 1
     assert metrics.values[metrics.counter("requests_shed_total", priority="normal")] == 1
     assert metrics.values[metrics.gauge("gateway_overloaded")] == 1
@@ -105,7 +108,7 @@ def test_it_ends_by_itself_when_turns_are_short_again(shedder: Shedder, clock: C
     """Row 115: a gateway that goes on refusing after the load has gone is an outage of its own making."""
     turns(shedder, clock, 3.0, each=LONG_TURN_SECONDS)
     clock.now += 0.3
-    assert shedder.refuses(HIGH)
+    assert shedder.refuses(HIGH, ANYONE)
     turns(shedder, clock, 2 * CALM_SECONDS + 0.1, each=BEAT_SECONDS)
     assert not shedder.watchful
     assert metrics.values[metrics.gauge("gateway_overloaded")] == 0
@@ -115,7 +118,7 @@ def test_a_stall_shuts_low_calls_for_a_moment(shedder: Shedder, clock: Clock) ->
     """Row 113: the loop stood still once; what has piled up is served before low calls are."""
     turns(shedder, clock, 0.1, each=BEAT_SECONDS)
     turns(shedder, clock, STALL_SECONDS + BEAT_SECONDS + 0.01, each=STALL_SECONDS + BEAT_SECONDS + 0.01)
-    assert [shedder.refuses(rank) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
+    assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
     turns(shedder, clock, CALM_SECONDS + BEAT_SECONDS, each=BEAT_SECONDS)
     assert not shedder.watchful
 
@@ -127,7 +130,7 @@ def test_while_turns_are_late_one_connection_is_taken_back_for_ten_calls_let_in(
     for connection in connections:
         shedder.hold(cast(ClientConnection, connection))
     for _ in range(200):
-        assert not shedder.refuses(NORMAL)
+        assert not shedder.refuses(NORMAL, ANYONE)
     turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
     assert shedder.held == 100 - 1 - 200 // SERVED_PER_TAKEN_BACK
     turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)  # in which nothing was let in
@@ -153,3 +156,24 @@ def test_no_connection_is_held_for_longer_than_the_shortest_retry_after(shedder:
         shedder.hold(cast(ClientConnection, Connection()))
     turns(shedder, clock, HELD_SECONDS_MAX + BEAT_SECONDS, each=BEAT_SECONDS)
     assert shedder.held == 0
+
+
+def test_a_client_that_did_not_wait_is_refused_again_while_turns_are_late(shedder: Shedder, clock: Clock) -> None:
+    """Row 115: what was sent on a held connection is as old as the hold. Serving it takes the time of those who can still be
+    served in time, for a caller who may have gone."""
+    turns(shedder, clock, 0.6, each=LONG_TURN_SECONDS)
+    impatient = Connection()
+    client = cast(ClientConnection, impatient)
+    shedder.hold(client)
+    turns(shedder, clock, HELD_SECONDS_MAX + LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
+    while impatient.held:
+        turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
+    shedder.hold(client)
+    clock.now += LONG_TURN_SECONDS
+    shedder.beat()
+    assert not impatient.held
+    assert shedder.refuses(NORMAL, client)
+    assert not shedder.refuses(NORMAL, ANYONE)
+    assert not shedder.refuses(HIGH, client)
+    turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
+    assert not shedder.refuses(NORMAL, client), "by now it may have heeded Retry-After"
