@@ -14,12 +14,8 @@ from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut
 from ostiary.gateway.wire.pool import NoConnection, TargetPool
 from ostiary.gateway.wire.response_head import ResponseHead
-from ostiary.gateway.wire.upstream import (
-    UpstreamConnection,
-    UpstreamFailure,
-    UpstreamReset,
-    UpstreamSilent,
-)
+from ostiary.gateway.wire.upstream import UpstreamConnection
+from ostiary.gateway.wire.upstream_failure import UpstreamFailure, UpstreamReset, UpstreamSilent
 
 IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
