@@ -230,7 +230,7 @@ class Gateway:
         overload.sweep()
         self.connections_max, self.shut = overload.connections_max, overload.shut
 
-    # --- what connections ask (wire.client.RequestPath, wire.handshake.HandshakePath)
+    # --- what connections ask (wire/surroundings.py)
 
     def shaken(self, result: str) -> None:
         self._metrics.values[self._metrics.counter("tls_handshakes_total", result=result)] += 1
