@@ -11,7 +11,8 @@ import time
 from dataclasses import replace
 
 from ostiary.core.errors import GatewayError
-from ostiary.core.model import Configuration, Connections, Target, Upstream
+from ostiary.core.model import Configuration
+from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ostiary.core.model import Retries
+from ostiary.core.upstream import Retries
 from ostiary.gateway.wire.dialing import ConnectFailed
 from ostiary.gateway.wire.upstream_failure import UpstreamFailure, UpstreamReset, UpstreamSilent
 
