@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ostiary.core.model import HashBy, HashSource, Key, Route
+from ostiary.core.model import Key, Route
 from ostiary.core.paths import Parameter, equivalent_path, parse_template
+from ostiary.core.upstream import HashBy, HashSource
 from ostiary.gateway.exchange import Exchange
 
 _IP: Final = HashSource.IP

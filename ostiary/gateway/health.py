@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Final, cast
 
-from ostiary.core.model import Health, Target
+from ostiary.core.upstream import Health, Target
 from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.dialing import ConnectFailed
 from ostiary.gateway.wire.pool import TargetPool

@@ -6,7 +6,7 @@ import socket
 
 from ostiary.core.model import GatewaySettings
 from ostiary.gateway.handover import Handover, HeldSocket
-from ostiary.gateway.listening import inherited, reserve
+from ostiary.gateway.listening import authority, inherited, reserve
 
 
 class HeldSockets:
@@ -39,6 +39,12 @@ class HeldSockets:
             HeldSocket(listen.host, listen.port, self.listen.fileno()),
             HeldSocket(admin.host, admin.port, self.admin.fileno()),
         )
+
+    def for_operators(self) -> tuple[socket.socket, str]:
+        """What the admin listener listens on, and the name of it: a descriptor of its own, so that the socket stays open
+        while the listener pauses."""
+        admin = self._settings.admin
+        return self.admin.dup(), authority(admin.host, admin.port)
 
     def close(self) -> None:
         self.listen.close()

@@ -11,7 +11,8 @@ import time
 from dataclasses import replace
 
 from ostiary.core.errors import GatewayError
-from ostiary.core.model import Configuration, Connections, Target, Upstream
+from ostiary.core.model import Configuration
+from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
@@ -230,7 +231,7 @@ class Gateway:
         overload.sweep()
         self.connections_max, self.shut = overload.connections_max, overload.shut
 
-    # --- what connections ask (wire.client.RequestPath, wire.handshake.HandshakePath)
+    # --- what connections ask (wire/surroundings.py)
 
     def shaken(self, result: str) -> None:
         self._metrics.values[self._metrics.counter("tls_handshakes_total", result=result)] += 1

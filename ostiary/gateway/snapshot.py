@@ -9,20 +9,9 @@ from dataclasses import replace
 
 from ostiary.core.edge import PLAIN_EDGE
 from ostiary.core.errors import ErrorCode
-from ostiary.core.model import (
-    Authentication,
-    Balance,
-    Configuration,
-    Environment,
-    Key,
-    LimitBy,
-    Network,
-    Plan,
-    Route,
-    Scheme,
-    Upstream,
-)
+from ostiary.core.model import Authentication, Configuration, Environment, Key, LimitBy, Network, Plan, Route, Scheme
 from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.affinity import Affinity
 from ostiary.gateway.compression import CompiledGzip
 from ostiary.gateway.edge.addresses import AddressFilter, Networks

@@ -7,7 +7,7 @@ import os
 import ssl
 import tempfile
 
-from ostiary.core.model import Target, TargetTls
+from ostiary.core.upstream import Target, TargetTls
 
 
 class TlsRefused(Exception):

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from math import log
 from typing import Final
 
-from ostiary.core.model import Balance, Upstream
+from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.resilience.guard import Guard
 from ostiary.gateway.resilience.target_health import TargetHealth
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters

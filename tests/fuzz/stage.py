@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from ostiary.core.model import UNIX, Authentication, ClientLimits, Match, PathPolicy, Retries, Scheme, Target
+from ostiary.core.model import Authentication, ClientLimits, Match, PathPolicy, Scheme
+from ostiary.core.upstream import UNIX, Retries, Target
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway

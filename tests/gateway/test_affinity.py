@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from ostiary.core.model import Authentication, Balance, Environment, HashBy, HashSource, Key, Match, Scheme
+from ostiary.core.model import Authentication, Environment, Key, Match, Scheme
+from ostiary.core.upstream import Balance, HashBy, HashSource
 from tests.support.gateway import ANONYMOUS, configuration, key, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from ostiary.core.model import Balance, Breaker, Ejection, Retries, Timeouts, Upstream
+from ostiary.core.upstream import Balance, Breaker, Ejection, Retries, Timeouts, Upstream
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Answer, Origin, Seen, answer_ok, answer_with, running_origin
 

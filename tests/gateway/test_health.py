@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from ostiary.core.model import Balance, Health, Target, Upstream
+from ostiary.core.upstream import Balance, Health, Target, Upstream
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk
 from tests.support.origin import Origin, Seen, answer_ok, running_origin
 

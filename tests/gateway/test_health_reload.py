@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from ostiary.core.model import Health
+from ostiary.core.upstream import Health
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import answer_ok, answer_with, running_origin
 

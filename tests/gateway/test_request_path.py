@@ -9,7 +9,8 @@ from ipaddress import ip_network
 import h11
 import pytest
 
-from ostiary.core.model import Authentication, Match, Retries, Scheme, Target, Timeouts
+from ostiary.core.model import Authentication, Match, Scheme
+from ostiary.core.upstream import Retries, Target, Timeouts
 from tests.support.gateway import (
     KEY_ID,
     SECRET,

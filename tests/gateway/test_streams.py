@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ostiary.core.model import Authentication, Configuration, Plan, Scheme, Timeouts, Window
+from ostiary.core.model import Authentication, Configuration, Plan, Scheme, Window
+from ostiary.core.upstream import Timeouts
 from tests.support.gateway import (
     SECRET,
     RunningGateway,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ostiary.core.model import Health, Target, TargetTls, Timeouts, Upstream
+from ostiary.core.upstream import Health, Target, TargetTls, Timeouts, Upstream
 from ostiary.gateway.target_tls import client_context
 from tests.gateway.test_health import healthy, until
 from tests.support.authority import Authority, Signed

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ostiary.core.model import Authentication, Configuration, Environment, Plan, Scheme, Timeouts, Upgrade
+from ostiary.core.model import Authentication, Configuration, Environment, Plan, Scheme, Upgrade
+from ostiary.core.upstream import Timeouts
 from tests.gateway.test_edge_tls import make_certificate
 from tests.gateway.wire.test_upgrade import MALFORMED
 from tests.support.gateway import (

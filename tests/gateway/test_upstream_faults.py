@@ -12,7 +12,7 @@ from pathlib import Path
 import h11
 import pytest
 
-from ostiary.core.model import Target, Timeouts
+from ostiary.core.upstream import Target, Timeouts
 from ostiary.gateway.usage.segment import scan
 from tests.gateway.test_request_path import parse, request
 from tests.support.fault_proxy import Ending, FaultProxy, Faults, fault_proxy

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ostiary.core.model import Breaker, Environment, Match, Target, Upstream
+from ostiary.core.model import Environment, Match
+from ostiary.core.upstream import Breaker, Target, Upstream
 from ostiary.gateway.channel import MESSAGE_BYTES_MAX
 from ostiary.gateway.upstream_status import TARGETS_SHOWN_MAX
 from tests.support.gateway import configuration, route, running_gateway

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ostiary.core.model import Balance, Target, Upstream
+from ostiary.core.upstream import Balance, Target, Upstream
 from ostiary.gateway.resilience.target_health import TargetHealth
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters

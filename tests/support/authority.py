@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ostiary.core.model import TargetTls
+from ostiary.core.upstream import TargetTls
 
 HOUR = datetime.timedelta(hours=1)
 

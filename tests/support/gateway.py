@@ -22,14 +22,11 @@ from ostiary.core.model import (
     Match,
     Network,
     Plan,
-    Retries,
     Route,
     Scheme,
     Stores,
-    Target,
-    Timeouts,
-    Upstream,
 )
+from ostiary.core.upstream import Retries, Target, Timeouts, Upstream
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway

@@ -11,8 +11,8 @@ from ostiary.core.config.document import Sequence
 from ostiary.core.config.fields import Kind, Schema
 from ostiary.core.config.kinds import read_text
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.model import UNIX
 from ostiary.core.paths import TemplateError, parse_template
+from ostiary.core.upstream import UNIX
 
 _SOCKET_PATH_BYTES_MAX: Final = 103  # macOS; 107 on Linux (unix(7))
 # A label may have underscores here: names of containers and of services in clusters do.

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
-from ostiary.core.model import Environment, HashSource, Key, Route, Scheme, Stores, Upstream
+from ostiary.core.model import Environment, Key, Route, Scheme, Stores
 from ostiary.core.paths import Parameter, parse_template
 from ostiary.core.routing import find_conflicts
+from ostiary.core.upstream import HashSource, Upstream
 
 
 def check_routes(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:

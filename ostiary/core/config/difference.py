@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeVar
 from ostiary.core.config import words
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
 from ostiary.core.model import (
-    Balance,
     Certificate,
     ClientCertificate,
     Configuration,
@@ -21,9 +20,9 @@ from ostiary.core.model import (
     Priority,
     Route,
     Scheme,
-    Upstream,
 )
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
+from ostiary.core.upstream import Balance, Upstream
 
 T = TypeVar("T")
 

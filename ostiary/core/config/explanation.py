@@ -9,9 +9,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.config import words
-from ostiary.core.model import Balance, Configuration, Environment, Key, LimitBy, Match, Route, Scheme, Upstream
+from ostiary.core.model import Configuration, Environment, Key, LimitBy, Match, Route, Scheme
 from ostiary.core.rewriting import Rewriting
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
+from ostiary.core.upstream import Balance, Upstream
 
 # An answer is for reading: of ten thousand routes, these are the nearest.
 CANDIDATES_MAX: Final = 20

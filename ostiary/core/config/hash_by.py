@@ -8,7 +8,7 @@ from typing import Final
 from ostiary.core.config.fields import Kind, NameOrRecord, Record, Schema, Values, optional
 from ostiary.core.config.kinds import Choice, TextKind
 from ostiary.core.config.reading import REFUSED, Place, Reading, Refused
-from ostiary.core.model import HashBy, HashSource
+from ostiary.core.upstream import HashBy, HashSource
 
 # A caller's credentials differ from call to call (signatures, nonces), and none of them should be worth a look-up.
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "x-timestamp", "x-nonce"})

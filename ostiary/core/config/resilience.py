@@ -8,7 +8,7 @@ from typing import Final
 from ostiary.core.config.fields import Kind, ListOf, NameOrRecord, Record, Schema, Values, defaulted, optional
 from ostiary.core.config.kinds import Choice, Duration, Integer, Percent, or_reference, read_text
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.model import Breaker, Connections, Ejection, Retries
+from ostiary.core.upstream import Breaker, Connections, Ejection, Retries
 
 _STATUS: Final = Integer(500, 599)
 
@@ -19,7 +19,7 @@ class _RetryFault(StrEnum):
 
 
 class _TargetFault(StrEnum):
-    """As `model.TARGET_FAULTS`."""
+    """As `upstream.TARGET_FAULTS`."""
 
     CONNECT = "connect"
     RESET = "reset"

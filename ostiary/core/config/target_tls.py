@@ -9,7 +9,7 @@ from ostiary.core.config.addresses import ServerName
 from ostiary.core.config.fields import Kind, Record, Schema, Values, optional
 from ostiary.core.config.kinds import read_text
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.model import TargetTls
+from ostiary.core.upstream import TargetTls
 
 PEM_BYTES_MAX: Final = 512 * 1024  # a chain of three certificates is 6 KiB, all public authorities together are 220 KiB
 

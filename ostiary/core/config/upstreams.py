@@ -13,7 +13,7 @@ from ostiary.core.config.plans import NAME
 from ostiary.core.config.reading import REFUSED, Refused
 from ostiary.core.config.resilience import BREAKER, CONNECTIONS, EJECTION, RETRIES
 from ostiary.core.config.target_tls import TLS
-from ostiary.core.model import Balance, HashBy, Health, Target, Timeouts, Upstream
+from ostiary.core.upstream import Balance, HashBy, Health, Target, Timeouts, Upstream
 
 _URL = required(
     "url",

@@ -9,24 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.edge import AddressLists, CrossOrigin, Deprecation, Framing, HeaderEdits, SecurityHeaders
-from ostiary.core.model import (
-    UNIX,
-    Breaker,
-    Certificate,
-    ClientAuthorities,
-    Connections,
-    Ejection,
-    Environment,
-    Gzip,
-    HashBy,
-    Plan,
-    Quota,
-    Rate,
-    RouteLimit,
-    Target,
-    TargetTls,
-    Window,
-)
+from ostiary.core.model import Certificate, ClientAuthorities, Environment, Gzip, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.upstream import UNIX, Breaker, Connections, Ejection, HashBy, Target, TargetTls
 
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))

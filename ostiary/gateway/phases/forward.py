@@ -1,54 +1,21 @@
-"""forward: ask an upstream. Try again only where that can't do a thing twice: nothing was sent, or the method is idempotent
-and the whole request is still here (RFC 9110 §9.2.2); and only within the upstream's budget of further tries."""
+"""forward: ask an upstream, and ask again where that is safe and wanted (`resilience/retrying`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
 
 from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.core.model import Retries
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.resilience.guard import Guard
+from ostiary.gateway.resilience.retrying import Retrying
 from ostiary.gateway.upstreams import Member, UpstreamGroup
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut
 from ostiary.gateway.wire.pool import NoConnection, TargetPool
 from ostiary.gateway.wire.response_head import ResponseHead
-from ostiary.gateway.wire.upstream import (
-    UpstreamConnection,
-    UpstreamFailure,
-    UpstreamReset,
-    UpstreamSilent,
-)
-
-IDEMPOTENT_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-
+from ostiary.gateway.wire.upstream import UpstreamConnection
+from ostiary.gateway.wire.upstream_failure import UpstreamFailure, UpstreamReset, UpstreamSilent
 
 Clock = Callable[[], float]
-
-
-class Try(NamedTuple):
-    """What is known when an attempt has failed."""
-
-    number: int  # 1 for the first
-    cause: str  # `connect`, `reset`, `timeout`, `protocol`, or the status of a whole answer
-    answered: bool  # a part of an answer has come
-    stale: bool  # on a kept connection, which its server may have closed in this very moment
-
-
-def may_retry(retries: Retries, attempt: Try, *, idempotent: bool, repeatable: bool) -> bool:
-    """Whether asking again is safe and wanted. `repeatable`: no part of a streamed body has been handed on."""
-    if not repeatable:
-        return False
-    if attempt.cause == "connect":  # no request was taken; a TLS server may refuse a handshake after it was sent one
-        return attempt.number < retries.attempts and "connect" in retries.on
-    if not idempotent:
-        return False
-    if attempt.stale:
-        return True  # happens at most once: the next try takes a fresh connection
-    if attempt.number >= retries.attempts:
-        return False
-    return attempt.cause in retries.on and not (attempt.cause == "reset" and attempt.answered)
 
 
 async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
@@ -68,15 +35,12 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     if (seconds := upstream.timeouts.whole_seconds) is not None:
         late = GatewayError(ErrorCode.UPSTREAM_TIMEOUT, f"upstream {group.name}: not whole within {seconds:g} s")
         exchange.alarm = exchange.client.bound_call(seconds, late)
-    tried: list[Member] = []
-    number = 0
-    fresh = False
+    retrying: Retrying | None = None  # once an attempt has failed
     member = group.choose(affinity, began)
     assert member is not None  # noqa: S101  nothing was tried yet
     while True:
-        number += 1
         pool = member.pool
-        connection = None if fresh else pool.take()
+        connection = None if retrying is not None and retrying.fresh else pool.take()
         status = 0
         failure: UpstreamFailure | ConnectFailed | None = None
         try:
@@ -110,16 +74,10 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             if guard is not None:
                 guard.abandoned(member.health, epoch)
             raise
-        attempt = _judge(number, status, failure, connection, stale_before=fresh)
-        if guard is not None and not attempt.stale:
-            guard.failed(member.number, member.health, attempt.cause, began, epoch, now)
-        following = None
-        idempotent = head.method in IDEMPOTENT_METHODS
-        if may_retry(upstream.retries, attempt, idempotent=idempotent, repeatable=not streams or connection is None):
-            following = member if attempt.stale else _another(group, affinity, member, tried, attempt, now)
+        if retrying is None:
+            retrying = Retrying(group, affinity, epoch, method=head.method, streams=streams)
+        following = retrying.following(member, connection, status, failure, began, now)
         if following is None:
-            if guard is not None and attempt.stale:
-                guard.abandoned(member.health, epoch)
             if failure is None:
                 return answer
             raise _error_of(failure, group.name) from failure
@@ -128,9 +86,6 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             connection.abort()
             exchange.upstream = None
             exchange.upstream_answered = 0.0
-        if attempt.stale:
-            number -= 1  # no attempt of the target's: it may not have seen it
-        fresh = attempt.stale
         member, began = following, now
 
 
@@ -161,48 +116,6 @@ async def _connect(group: UpstreamGroup, pool: TargetPool) -> UpstreamConnection
         if connection is not None:
             return connection
     return await pool.connect()
-
-
-def _another(
-    group: UpstreamGroup, affinity: str, member: Member, tried: list[Member], attempt: Try, now: float
-) -> Member | None:
-    """The target for one more try: another one if there is, else the same, which a connection can't be tried with again.
-
-    A try after a failed connect is free of the budget when the other target's last call went well: nothing was sent, and one
-    that works takes the call. When all are down none is like that, and further tries are few."""
-    tried.append(member)
-    other = group.choose(affinity, now, tried)
-    if other is None:
-        if attempt.cause == "connect":
-            return None
-        other = group.choose(affinity, now)
-    guard = group.guard
-    if guard is None or other is None:
-        return other
-    free = attempt.cause == "connect" and attempt.number == 1 and not other.health.failures and not other.health.out
-    if guard.may_try_again(free=free, now=now):
-        return other
-    other.health.end_trial()
-    return None
-
-
-def _judge(
-    number: int,
-    status: int,
-    failure: UpstreamFailure | ConnectFailed | None,
-    connection: UpstreamConnection | None,
-    *,
-    stale_before: bool,
-) -> Try:
-    if failure is None:
-        return Try(number, str(status), answered=True, stale=False)
-    if isinstance(failure, ConnectFailed):
-        return Try(number, "connect", answered=False, stale=False)
-    if isinstance(failure, UpstreamReset):
-        kept = connection is not None and connection.reused and not stale_before
-        return Try(number, "reset", answered=failure.answered, stale=kept and not failure.answered)
-    cause = "timeout" if isinstance(failure, UpstreamSilent) else "protocol"
-    return Try(number, cause, answered=failure.answered, stale=False)
 
 
 def _interrupted(guard: Guard, member: Member, error: GatewayError, began: float, epoch: int, now: float) -> None:

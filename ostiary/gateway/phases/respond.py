@@ -15,7 +15,7 @@ from ostiary.gateway.wire.response_head import ResponseHead
 from ostiary.gateway.wire.states import State, TunnelState
 from ostiary.gateway.wire.tunnel import Tunnel
 from ostiary.gateway.wire.upgrade import WEBSOCKET
-from ostiary.gateway.wire.upstream import UpstreamFailure, UpstreamSilent
+from ostiary.gateway.wire.upstream_failure import UpstreamFailure, UpstreamSilent
 
 
 async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> bytes:

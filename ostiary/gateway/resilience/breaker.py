@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from ostiary.core.model import Breaker
+from ostiary.core.upstream import Breaker
 
 from .window import RollingCounts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.core.model import Upstream
+from ostiary.core.upstream import Upstream
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 
 from .breaker import BreakerState, CircuitBreaker
@@ -76,7 +76,7 @@ class Guard:
                 self._meters.breaker_changed(breaker.state)
 
     def failed(self, target: int, health: TargetHealth, cause: str, began: float, epoch: int, now: float) -> None:
-        """`cause` is one of `model.TARGET_FAULTS`, or a status."""
+        """`cause` is one of `upstream.TARGET_FAULTS`, or a status."""
         if cause in self._ejection_on:
             seconds = health.failed(self._ejection, began, now)
             if seconds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ostiary.core.model import Breaker, Target, Upstream
+from ostiary.core.upstream import Breaker, Target, Upstream
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 
 from .breaker import CircuitBreaker

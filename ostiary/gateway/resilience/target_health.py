@@ -6,7 +6,7 @@ up would fall again."""
 
 from __future__ import annotations
 
-from ostiary.core.model import Ejection
+from ostiary.core.upstream import Ejection
 
 
 class TargetHealth:

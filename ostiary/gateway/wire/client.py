@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import ClientLimits
@@ -19,22 +19,21 @@ from ostiary.gateway.signal import Drive
 from .deadlines import NEVER, Alarm, Deadlines
 from .request_body import RequestBody
 from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
-from .room import Room, plain_address
+from .room import Place, plain_address
 from .states import (
     LINGER_BYTES_MAX,
     LINGER_SECONDS,
     READ_AHEAD_BYTES_MAX,
     TRANSITIONS,
+    Due,
     Event,
     ProtocolBug,
     State,
+    what_is_due,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ostiary.gateway.snapshot import Snapshot
-
+    from .surroundings import RequestPath
     from .tunnel import Tunnel
     from .upstream import UpstreamConnection
 
@@ -46,9 +45,6 @@ WRITE_HIGH_BYTES: Final = 256 * 1024
 # nobody: one that is silent for so long after the FIN is given up. A client that half-closes does so with its request.
 HALF_CLOSED_PAUSE_SECONDS: Final = 0.25
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
-# A body must come at this pace, after a first `body_idle_seconds` in which it need not. A kilobit a second is less than any
-# network gives; without a pace, a byte every so often would hold this connection and one of the upstream's for ever.
-BODY_BYTES_PER_SECOND_MIN: Final = 128
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Looked up once: a member of an enum by way of its class costs 40 ns, and a request has a dozen of them.
@@ -66,41 +62,15 @@ _ANSWER_WHOLE: Final = Event.ANSWER_WHOLE
 _NO_BODY: Final = Framing.NONE
 
 
-class RequestPath(Protocol):
-    """What a connection needs of the gateway around it."""
-
-    limits: ClientLimits
-    deadlines: Deadlines
-    connections: set[ClientConnection]
-    room: Room
-    connections_max: int  # at which `on_full` is called
-    draining: bool
-    snapshot: Snapshot  # what a request that begins now begins under
-    clock: Callable[[], float]
-    shut: bool  # no new connection is served
-
-    def on_full(self) -> None:
-        """There are as many connections as descriptors allow."""
-        ...
-
-    async def handle(self, exchange: Exchange) -> None: ...
-
-    def refuse(self, client: ClientConnection, error: GatewayError, *, bodiless: bool) -> bytes:
-        """The answer to a head that could not be parsed, without a body if it asks for none (HEAD); counts it."""
-        ...
-
-
 class ClientConnection:
     """One client: an asyncio protocol in all but name (see pool.as_protocol). `peer` is its address as text; `secure` whether
     TLS stands between."""
 
     __slots__ = (
-        "_admitted",
         "_ahead",
         "_blank_line",
         "_bodiless",
         "_body",
-        "_body_due",
         "_checked_bytes",
         "_continue_owed",
         "_drive",
@@ -110,10 +80,10 @@ class ClientConnection:
         "_linger_bytes",
         "_lost",
         "_path",
+        "_place",
         "_reading",
         "_relayed_bytes",
         "_stalled_bytes",
-        "_told",
         "_turning",
         "certificate_line",
         "deadline",
@@ -146,7 +116,6 @@ class ClientConnection:
         self._blank_line = False  # an empty line has come before this request
         self._body: RequestBody | None = None
         self._bodiless = False  # what is refused is a HEAD, so its answer has no body
-        self._body_due = NEVER  # when its first byte is due, at the pace that a body must have
         self._checked_bytes = 0
         self._continue_owed = False
         self._exchange: Exchange | None = None
@@ -159,14 +128,13 @@ class ClientConnection:
         self._turning = False
         self._stalled_bytes = 0
         self._linger_bytes = 0
-        self._admitted = False
-        self._told = False
+        self._place = Place.OUTSIDE
 
     # --- the connection
 
     def enter_with(self, certificate_line: bytes) -> None:
         """The client has been counted in, by its handshake."""
-        self._admitted = True
+        self._place = Place.INSIDE
         self.certificate_line = certificate_line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -182,13 +150,13 @@ class ClientConnection:
         self.deadline = path.deadlines.after(self.limits.keepalive_seconds)
         if len(path.connections) >= path.connections_max:
             path.on_full()
-        reason = None if self._admitted else path.room.enter(self.peer)
+        reason = None if self._place is Place.INSIDE else path.room.enter(self.peer)
         if reason is None:
-            self._admitted = True
+            self._place = Place.INSIDE
             if path.shut:
                 self.refuse(GatewayError(ErrorCode.OVERLOADED, "memory is short", closes=True))
         elif path.room.tell():
-            self._told = True
+            self._place = Place.AT_THE_DOOR
             self.refuse(GatewayError(ErrorCode.OVERLOADED, f"too many {reason}", closes=True))
         else:
             self.abort()
@@ -199,9 +167,9 @@ class ClientConnection:
         path = self._path
         path.connections.discard(self)
         path.deadlines.forget(self)
-        if self._admitted:
+        if self._place is Place.INSIDE:
             path.room.leave(self.peer)
-        elif self._told:
+        elif self._place is Place.AT_THE_DOOR:
             path.room.told()
         self._abandon()
 
@@ -270,38 +238,42 @@ class ClientConnection:
 
     def on_deadline(self) -> None:
         state = self.state
-        if state is _HEAD:
+        untaken = self._stalled_bytes > 0 or (state is _LINGERING and self.transport.get_write_buffer_size() > 0)
+        due = what_is_due(
+            state, reading=self._reading, untaken=untaken, half_closed=self._eof and self.source is not None
+        )
+        if due is Due.REFUSAL:
             self._bodiless = self._ahead.startswith(b"HEAD ")
             self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
-        elif state is _BODY:
-            if self._reading:
-                # The request path waits for this body: it gets the error where it waits, and answers it.
-                error = GatewayError(ErrorCode.REQUEST_TIMEOUT, "no more of the body in time", closes=True)
-                self._fail_exchange(error)
-            else:
-                self.deadline = NEVER  # held back by us; the upstream's own deadline runs
-        elif self._stalled_bytes or (state is _LINGERING and self.transport.get_write_buffer_size()):
-            self._on_write_deadline()
-        elif state is _IDLE:
-            self.deadline = NEVER
-            self.transport.close()
-        elif state is _ANSWERING and self._eof and self.source is not None:
-            if self.source.bytes_relayed == self._relayed_bytes:
-                self.abort()
-            else:
-                self._await_more(self.source)
-        elif state is _LINGERING:
+        elif due is Due.FAILURE:
+            error = GatewayError(ErrorCode.REQUEST_TIMEOUT, "no more of the body in time", closes=True)
+            self._fail_exchange(error)
+        elif due is Due.LOOK_AT_CLIENT:
+            self._look_at_client()
+        elif due is Due.LOOK_AT_UPSTREAM:
+            self._look_at_upstream()
+        elif due is Due.ABORT:
             self.abort()
         else:
             self.deadline = NEVER
+            if due is Due.CLOSE:
+                self.transport.close()
 
-    def _on_write_deadline(self) -> None:
+    def _look_at_client(self) -> None:
+        """Whether it has taken any of what waits for it."""
         left = self.transport.get_write_buffer_size()
         if self._stalled_bytes == 0 or left < self._stalled_bytes:  # slow, but it takes something
             self._stalled_bytes = left
             self.deadline = self._path.deadlines.after(self.limits.write_idle_seconds)
         else:
             self._reset()
+
+    def _look_at_upstream(self) -> None:
+        """Whether any more of the answer has come, for a client that has half-closed or left."""
+        if self.source is not None and self.source.bytes_relayed != self._relayed_bytes:
+            self._await_more(self.source)
+        else:
+            self.abort()
 
     def _reset(self) -> None:
         """Ends the connection and drops what the system still holds for it. A close alone would leave megabytes in its send
@@ -372,7 +344,6 @@ class ClientConnection:
             body = None
         else:
             self._advance(Event.BODY_EXPECTED)
-            self._body_due = NEVER  # until somebody wants it
             body = self._body = RequestBody(head.framing, head.length, 1 << 62, self)
             self._continue_owed = b"expect" in head.values and not rest and head.minor == 1
             self._bodiless = head.method == b"HEAD"
@@ -413,8 +384,7 @@ class ClientConnection:
                 self._advance(Event.BODY_WHOLE)
                 self._ahead += rest
         elif self.state is _BODY or self.state is _EARLY:
-            idle = self._path.deadlines.after(self.limits.body_idle_seconds)
-            self.deadline = min(idle, self._body_due + body.received_bytes / BODY_BYTES_PER_SECOND_MIN)
+            self.deadline = body.due(self._path.deadlines.after(self.limits.body_idle_seconds))
         return True
 
     def _fail_exchange(self, error: GatewayError) -> None:
@@ -474,9 +444,8 @@ class ClientConnection:
             self.transport.write(CONTINUE)
         if self.state in (_BODY, _EARLY):
             self.deadline = self._path.deadlines.after(self.limits.body_idle_seconds)
-            if (body := self._body) is not None:
-                # The time in which nobody wanted it is not the client's.
-                self._body_due = self.deadline - body.received_bytes / BODY_BYTES_PER_SECOND_MIN
+            if self._body is not None:
+                self._body.pace_from(self.deadline)
         self._resume()
 
     def hold_body(self) -> None:

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from ostiary.core.model import UNIX, Target
+from ostiary.core.upstream import UNIX, Target
 
 from .resolver import Address, Resolver
 

@@ -9,11 +9,14 @@ import asyncio
 import base64
 import logging
 import ssl
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from .client import ClientConnection, RequestPath
+from .client import ClientConnection
 from .pool import as_protocol
 from .room import HANDSHAKES_MAX, TOO_MANY_HANDSHAKES, plain_address
+
+if TYPE_CHECKING:
+    from .surroundings import HandshakePath
 
 logger: Final = logging.getLogger("ostiary.gateway.wire")
 
@@ -26,16 +29,6 @@ CLIENT_CERTIFICATE_BYTES_MAX: Final = 5 * 1024
 OK: Final = "ok"
 FAILED: Final = "failed"
 TIMED_OUT: Final = "timeout"
-
-
-class HandshakePath(RequestPath, Protocol):
-    """What a handshake needs of the gateway around it."""
-
-    handshakes: set[Handshake]
-
-    def shaken(self, result: str) -> None:
-        """Counts a handshake: ok, failed or timeout."""
-        ...
 
 
 class Handshake:

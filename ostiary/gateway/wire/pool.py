@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final, cast
 
-from ostiary.core.model import Connections, Target
+from ostiary.core.upstream import Connections, Target
 from ostiary.gateway.signal import Signal, in_task
 
 from .deadlines import Deadlines

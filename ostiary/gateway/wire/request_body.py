@@ -11,9 +11,13 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.signal import Signal
 
 from .chunked import ChunkedDecoder, ChunkedError
+from .deadlines import NEVER
 from .request_head import Framing
 
 WAITING_BYTES_MAX: Final = 64 * 1024
+# A body must come at this pace, after a first `body_idle_seconds` in which it need not. A kilobit a second is less than any
+# network gives; without a pace, a byte every so often would hold its connection and one of the upstream's for ever.
+BYTES_PER_SECOND_MIN: Final = 128
 
 
 class BodyTaker(Protocol):
@@ -42,6 +46,7 @@ class RequestBody:
     __slots__ = (
         "_collected",
         "_decoder",
+        "_due",
         "_left",
         "_source",
         "_taker",
@@ -60,6 +65,7 @@ class RequestBody:
         self.received_bytes = 0
         self.whole = False
         self._left = length
+        self._due = NEVER  # when its first byte is, at the pace that it must have
         self._decoder = ChunkedDecoder() if framing is Framing.CHUNKED else None
         self._source = source
         # One buffer, not a list of pieces: a client may send a byte at a time, and an object costs 40 bytes.
@@ -108,6 +114,14 @@ class RequestBody:
             self._taker.end_body()
         elif self._collected is not None:
             self._collected.set(bytes(self._waiting))
+
+    def pace_from(self, deadline: float) -> None:
+        """It is wanted, and more of it is due at `deadline`. The time in which nobody wanted it is not the client's."""
+        self._due = deadline - self.received_bytes / BYTES_PER_SECOND_MIN
+
+    def due(self, deadline: float) -> float:
+        """When more of it is due: at `deadline`, or before that at its pace."""
+        return min(deadline, self._due + self.received_bytes / BYTES_PER_SECOND_MIN)
 
     # --- from the request path's side
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from enum import IntEnum, auto
 from ipaddress import ip_address
 from typing import Final
 
@@ -44,6 +45,14 @@ def counted_as(address: str) -> str:
         return socket.inet_pton(socket.AF_INET6, address)[:8].hex()
     except OSError:
         return address
+
+
+class Place(IntEnum):
+    """Which of the counts a connection is in."""
+
+    OUTSIDE = auto()  # none
+    AT_THE_DOOR = auto()  # of the refused, who are told why
+    INSIDE = auto()
 
 
 class Room:

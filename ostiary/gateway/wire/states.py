@@ -8,11 +8,13 @@ and its answer leaves. Their progress together is one state; `client.py` reports
     HEAD        head begun   none       yes        head_seconds
     BODY        head whole   none       yes        body_idle_seconds, the upstream's time
     WAITING     whole        none       ahead      the upstream's time
-    EARLY       head whole   begun      yes        body_idle_seconds
+    EARLY       head whole   begun      yes        write_idle_seconds, the upstream's time
     ANSWERING   whole        begun      ahead      write_idle_seconds
     TUNNEL      whole        a 101      no         the tunnel's idle time (tunnel.py has the connection)
     LINGERING   given up     whole      discards   LINGER_SECONDS
     CLOSED
+
+What each means when its time is over is a table too, `WHEN_OVER`.
 
 "ahead": what arrives is the next request. It is kept, up to `READ_AHEAD_BYTES_MAX`, and not parsed.
 
@@ -89,6 +91,43 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 }
 for _row in TRANSITIONS.values():
     _row[Event.CLOSED] = State.CLOSED
+
+
+class Due(IntEnum):
+    """What there is to do when a deadline has passed."""
+
+    NOTHING = auto()  # another's deadline runs
+    REFUSAL = auto()  # the head is not whole
+    FAILURE = auto()  # the body is not: the request path, which waits for it, gets the error and answers it
+    LOOK_AT_CLIENT = auto()  # it takes what it is sent slowly, or not at all
+    LOOK_AT_UPSTREAM = auto()  # more of the answer comes, or the client may as well have left
+    CLOSE = auto()
+    ABORT = auto()
+
+
+WHEN_OVER: Final[dict[State, Due]] = {
+    State.IDLE: Due.CLOSE,
+    State.HEAD: Due.REFUSAL,
+    State.BODY: Due.FAILURE,
+    State.WAITING: Due.NOTHING,
+    State.EARLY: Due.NOTHING,
+    State.ANSWERING: Due.NOTHING,
+    State.TUNNEL: Due.NOTHING,
+    State.LINGERING: Due.ABORT,
+    State.CLOSED: Due.NOTHING,
+}
+
+
+def what_is_due(state: State, *, reading: bool, untaken: bool, half_closed: bool) -> Due:
+    """When the deadline of a connection in `state` has passed. `reading`: we do not hold the client back. `untaken`: part of
+    an answer waits for it. `half_closed`: it will send no more, and an upstream is answering."""
+    if state is State.BODY and not reading:
+        return Due.NOTHING
+    if untaken and state is not State.HEAD and state is not State.BODY:
+        return Due.LOOK_AT_CLIENT
+    if half_closed and state is State.ANSWERING:
+        return Due.LOOK_AT_UPSTREAM
+    return WHEN_OVER[state]
 
 
 class TunnelState(IntEnum):

@@ -17,6 +17,7 @@ from .request_body import RequestBody
 from .request_head import Framing
 from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_response_head
 from .upgrade import granted_upgrade
+from .upstream_failure import UpstreamFailure, UpstreamGarbled, UpstreamReset, UpstreamSilent
 
 if TYPE_CHECKING:
     from .client import ClientConnection
@@ -30,27 +31,6 @@ _UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
 INTERIM_ANSWERS_MAX: Final = 32  # 1xx before the answer: a hint or two is usual, a stream of them an attack
 WRITE_HIGH_BYTES: Final = 256 * 1024
-
-
-class UpstreamFailure(Exception):
-    """The upstream gave no whole answer. `answered` says whether any byte of one had come."""
-
-    def __init__(self, reason: str, *, answered: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.answered = answered
-
-
-class UpstreamReset(UpstreamFailure):
-    """The connection ended. Before any byte of an answer this may be a kept connection that the upstream had given up."""
-
-
-class UpstreamGarbled(UpstreamFailure):
-    """What came is not valid HTTP/1.1."""
-
-
-class UpstreamSilent(UpstreamFailure):
-    """Nothing came in time."""
 
 
 class UpstreamConnection:

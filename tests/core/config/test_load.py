@@ -12,26 +12,21 @@ import pytest
 
 from ostiary.core.config import load_file, load_text
 from ostiary.core.model import (
-    Balance,
     ClientLimits,
     Environment,
-    Health,
     LimitBy,
     Overage,
     Period,
     Quota,
     Rate,
-    Retries,
     Route,
     RouteLimit,
     Scheme,
     StoreFailure,
-    Target,
-    Timeouts,
-    Upstream,
     Window,
 )
 from ostiary.core.resources import resource_directory
+from ostiary.core.upstream import Balance, Health, Retries, Target, Timeouts, Upstream
 from tests.core.config.loading import SECRET, VALID, load, varied
 from tests.support.certificates import issue
 

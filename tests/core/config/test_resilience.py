@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from ostiary.core.config.difference import compare
-from ostiary.core.model import Breaker, Connections, Ejection, HashBy, HashSource, Retries, Timeouts, Upstream
+from ostiary.core.upstream import Breaker, Connections, Ejection, HashBy, HashSource, Retries, Timeouts, Upstream
 from tests.core.config.loading import VALID, load, only_problem, varied
 
 LIVE = 'live: {targets: [{url: "http://127.0.0.1:9000"}]'

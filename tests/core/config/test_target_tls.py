@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from ostiary.core.config import ConfigurationError, Problem, load_text
 from ostiary.core.config.difference import compare
 from ostiary.core.config.explanation import explain
-from ostiary.core.model import Configuration, Target
+from ostiary.core.model import Configuration
+from ostiary.core.upstream import Target
 from tests.support.authority import Authority, Signed
 
 

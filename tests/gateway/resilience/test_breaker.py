@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostiary.core.model import Breaker
+from ostiary.core.upstream import Breaker
 from ostiary.gateway.resilience.breaker import BreakerState, CircuitBreaker
 
 RULE = Breaker(errors_share=0.5, calls=4, window_seconds=10.0, open_seconds=5.0, trials=2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostiary.core.model import Ejection
+from ostiary.core.upstream import Ejection
 from ostiary.gateway.resilience.target_health import TargetHealth, ejection_seconds
 
 RULE = Ejection(after=3, seconds=10.0, seconds_max=60.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ostiary.core.model import Health, Target, Timeouts
+from ostiary.core.upstream import Health, Target, Timeouts
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut, Dialer, first_of, in_turn
 from ostiary.gateway.wire.resolver import LOOK_UPS_MAX, Address, Resolver
 from tests.gateway.test_health import until

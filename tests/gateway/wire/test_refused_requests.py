@@ -12,7 +12,8 @@ import httptools
 import psutil
 import pytest
 
-from ostiary.core.model import ClientLimits, Timeouts
+from ostiary.core.model import ClientLimits
+from ostiary.core.upstream import Timeouts
 from tests.gateway.wire.corpus import BAD, MARK, Bad
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
