@@ -159,7 +159,9 @@ def prove_goodput(
     if not counts["refused"]:
         failures.append("nothing was refused")
     if counts["failed"]:
-        failures.append(f"{counts['failed']} calls got neither an answer nor 503 with Retry-After")
+        failures.append(
+            f"{counts['failed']} calls got neither an answer nor 503 with Retry-After: {result['failures']}"
+        )
     return failures
 
 
@@ -173,7 +175,9 @@ def prove_priorities(gateway: GatewayProcess, *, plateau: float, seconds: float,
         parts[path] = tally["served"] / max(1, tally["begun"])
         print(f"priority {path[1:]:9} {parts[path]:7.1%} of {tally['begun']} served, refused {tally['refused']}")
     failures = [
-        f"{tally['failed']} calls of {path} failed" for path, tally in result["paths"].items() if tally["failed"]
+        f"{tally['failed']} calls of {path} failed: {result['failures']}"
+        for path, tally in result["paths"].items()
+        if tally["failed"]
     ]
     if not parts["/high"] > parts["/normal"] > parts["/low"]:
         failures.append("the priorities were not kept")

@@ -11,7 +11,7 @@ import select
 import socket
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -50,6 +50,7 @@ class OpenLoop:
         self._poll = select.epoll()
         self.tallies = {path: Tally() for path in paths}
         self.unmade = 0
+        self.failures: Counter[str] = Counter()
         for _ in range(connections):
             sock = socket.create_connection(("127.0.0.1", port), timeout=10)
             sock.setblocking(False)
@@ -78,6 +79,7 @@ class OpenLoop:
                 self._hear(descriptor)
         for _, path in self._begun.values():
             self.tallies[path].failed += 1
+            self.failures["no answer"] += 1
         for sock in self._sockets.values():
             sock.close()
 
@@ -132,11 +134,12 @@ class OpenLoop:
             tally.refused += 1
         else:
             tally.failed += 1
+            self.failures[data.partition(b"\r\n")[0].decode("latin-1")] += 1
 
 
 def _end_of(answer: bytes) -> bytes:
     """How an answer ends: a problem of the gateway's, a compressed one, or one that was left as it is."""
-    if answer.startswith(b"HTTP/1.1 503 "):
+    if b"\r\nContent-Type: application/problem+json\r\n" in answer:
         return b"}\n"
     return b"\r\n0\r\n\r\n" if b"\r\nTransfer-Encoding: chunked\r\n" in answer else b"}]"
 
@@ -153,7 +156,7 @@ def main() -> None:
         counts = asdict(tally)
         seconds = counts.pop("seconds_of_served")
         tallies[path] = counts | {"p50": quantile(seconds, 0.5), "p99": quantile(seconds, 0.99)}
-    print(json.dumps({"unmade": load.unmade, "paths": tallies}))
+    print(json.dumps({"unmade": load.unmade, "failures": load.failures, "paths": tallies}))
 
 
 if __name__ == "__main__":

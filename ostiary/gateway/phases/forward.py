@@ -102,7 +102,7 @@ async def _pass_interim(exchange: Exchange, connection: UpstreamConnection, answ
 
 async def _connect(group: UpstreamGroup, pool: TargetPool) -> UpstreamConnection:
     """A fresh connection; when there may be no more of them, the next that comes free. Raises ConnectFailed, OVERLOADED."""
-    if pool.full:
+    if pool.must_wait:
         turn = pool.wait()
         if turn is None:
             group.meters.waited("refused")

@@ -19,6 +19,10 @@ IDLE_SECONDS: Final = 4.0
 # All of them: a busy worker sends a turn's requests before it reads their answers, so it needs a connection for each. While
 # 256 were kept, an overloaded worker made and closed the others with every turn, and served a quarter less.
 IDLE_CONNECTIONS_MAX: Final = 4096
+# Connections that are being made to a target at once; further calls wait for one of these, or for one that is given back,
+# whichever comes first. Without the bound a burst of 2 000 calls made 2 000 connections, took so long over it that the last of
+# them missed their deadline, and used most of them once.
+CONNECTING_MAX: Final = 64
 
 
 def as_protocol(connection: object) -> asyncio.Protocol:
@@ -76,6 +80,11 @@ class TargetPool:
         return not self._idle and len(self._all) + self._connecting >= self._bounds.at_most
 
     @property
+    def must_wait(self) -> bool:
+        """A call that has no kept connection can't make a new one at this moment."""
+        return self._connecting >= CONNECTING_MAX or self.full
+
+    @property
     def waiting(self) -> int:
         return len(self._waiters)
 
@@ -106,6 +115,7 @@ class TargetPool:
                     signal.set(connection)
                 else:
                     self.give_back(connection)
+                self._let_in()
 
         in_task(deliver())
         return signal
@@ -143,12 +153,14 @@ class TargetPool:
     # --- waiting for one
 
     def wait(self) -> Signal[UpstreamConnection | None] | None:
-        """The turn of one more call that waits, see Waiter; None when too many wait already."""
+        """The turn of one more call that waits, see Waiter; None when too many wait already. While only the making of
+        connections is what they wait for, as many may as there may be connections."""
         waiters = self._waiters
-        if len(waiters) >= self._bounds.waiting:
+        waiting_max = self._bounds.waiting if self.full else self._bounds.at_most
+        if len(waiters) >= waiting_max:
             for waiter in [each for each in waiters if not each.turn.awaited]:
                 self._forget(waiter)
-            if len(waiters) >= self._bounds.waiting:
+            if len(waiters) >= waiting_max:
                 return None
         waiter = Waiter(self, self._deadlines.after(self._bounds.wait_seconds))
         waiters.append(waiter)
@@ -169,7 +181,7 @@ class TargetPool:
 
     def _let_in(self) -> None:
         """There may be room for a new connection: the first who waits makes it, before `set` returns."""
-        while self._waiters and not self.full:
+        while self._waiters and not self.must_wait:
             waiter = self._waiters.popleft()
             self._deadlines.forget(waiter)
             if waiter.turn.awaited:
