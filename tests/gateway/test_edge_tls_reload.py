@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 
 from ostiary.core.model import Certificate, Configuration, Listen
-from ostiary.gateway.edge_tls import CertificateRefused
+from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.reload import needs_restart
 from tests.gateway.telemetry.test_exposition import samples
 from tests.support.certificates import issue, model
