@@ -16,15 +16,9 @@ import pytest
 from ostiary.core.model import ClientCertificate, ClientLimits, Listen
 from tests.support.certificates import Issued, issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @dataclass

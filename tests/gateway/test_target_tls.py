@@ -18,11 +18,12 @@ import pytest
 from ostiary.core.model import Health, Target, TargetTls, Timeouts, Upstream
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.target_tls import client_context
-from tests.gateway.test_health import healthy, until
+from tests.gateway.test_health import healthy
 from tests.support.certificates import Issued, issue
 from tests.support.fault_proxy import Ending, Faults, fault_proxy
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import OK, Origin, answer_with, running_origin
+from tests.support.waiting import until
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
 EMPTY_POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
