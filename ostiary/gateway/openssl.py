@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ostiary.gateway.telemetry.metrics import shared_region
+from ostiary.gateway.nameless import nameless_memory
 
 
 class CertificateRefused(Exception):
@@ -18,7 +18,7 @@ class CertificateRefused(Exception):
 def load_pair(context: ssl.SSLContext, *, file: str, cert_pem: bytes, key_pem: bytes) -> None:
     """The certificate of `file` with its chain, and its key, by nameless files: the key is on no disk but its own. Raises
     CertificateRefused."""
-    chain, key = shared_region("certificate"), shared_region("key")
+    chain, key = nameless_memory("certificate"), nameless_memory("key")
     try:
         for descriptor, content in ((chain, cert_pem), (key, key_pem)):
             os.write(descriptor, content)

@@ -24,6 +24,7 @@ from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.handover import SIGNALS, HandedProcess, Handover, become, own_command, rehearse
 from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.listening import CannotListen, authority
+from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.reload import (
     PROBLEMS_KEPT_MAX,
@@ -40,7 +41,7 @@ from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
 from ostiary.gateway.telemetry.log import tell_left_out
-from ostiary.gateway.telemetry.metrics import foreign_region, shared_region
+from ostiary.gateway.telemetry.metrics import foreign_region
 from ostiary.gateway.telemetry.process import ProcessUsage, process_usage
 
 log = logging.getLogger("ostiary.gateway.supervisor")
@@ -87,7 +88,7 @@ class Supervisor:
         self._expiries: dict[str, int] = {}  # slots, by name; bounded by the catalog
         self._started_at = time.time()
         # Counters outlive the program as they outlive a process: of those that are gone, `retired` has the sums.
-        self._region, self._retired_region = shared_region("supervisor"), shared_region("retired")
+        self._region, self._retired_region = nameless_memory("supervisor"), nameless_memory("retired")
         self._metrics, self._retired = Metrics.attach(self._region), Metrics.attach(self._retired_region)
         for descriptor in handover.regions if handover is not None else ():
             if (region := foreign_region(descriptor)) is not None:
