@@ -31,8 +31,6 @@ from tests.support.messages import parse, request
 from tests.support.origin import Origin
 
 EVERY = Authentication(schemes=EVERY_SCHEME, scopes={"GET": frozenset({"read"}), "*": frozenset({"write"})})
-OPEN_TO_KEYS = Authentication(schemes=EVERY_SCHEME)
-GOOD_LINE = b"X-API-Key: " + SECRET
 OURS = generate_secret(Environment.TEST).encode()
 
 
