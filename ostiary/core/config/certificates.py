@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from datetime import UTC
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from ostiary.core.config.fields import Record, Values, optional, required
 from ostiary.core.config.kinds import Choice
 from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates, unfit
 from ostiary.core.config.reading import Refused
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _CERT = required("cert", PemFile(), "The certificate and its chain, PEM, its own first.")
 _KEY = required("key", PemFile(), "The certificate's private key, PEM, without a passphrase.")
@@ -58,6 +60,8 @@ def _certificate(values: Values) -> Certificate | Refused:
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The DNS names, in lower case (RFC 9525: the subject's common name is none)."""
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):

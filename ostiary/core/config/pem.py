@@ -3,15 +3,14 @@ not change with a file."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ostiary.core.config.fields import Kind, Schema
 from ostiary.core.config.kinds import read_text
 from ostiary.core.config.reading import Place, Reading, Refused
+
+if TYPE_CHECKING:
+    from cryptography import x509  # 30 ms where it is imported, which files without certificates need not pay
 
 # A chain of three certificates is 6 KiB, all public authorities together are 220 KiB.
 PEM_BYTES_MAX: Final = 512 * 1024
@@ -45,6 +44,9 @@ class PemFile(Kind[Pem]):
 
 def certificates(pem: Pem) -> list[x509.Certificate]:
     """Those of the file in their order; none if it is not PEM, or one of them can't be read."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         return x509.load_pem_x509_certificates(pem.content)
     except (ValueError, UnsupportedAlgorithm):
@@ -53,6 +55,9 @@ def certificates(pem: Pem) -> list[x509.Certificate]:
 
 def unfit(certificate: x509.Certificate, key_pem: Pem) -> tuple[str, str] | None:
     """Why the key is not the certificate's or can't be used, and the mend. Nothing of the key is in it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
     try:
         key = load_pem_private_key(key_pem.content, password=None)
         of_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
