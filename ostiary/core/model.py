@@ -327,31 +327,3 @@ class Configuration:
     routes: tuple[Route, ...]
     keys: Mapping[str, Key] = field(repr=False)
     warnings: tuple[str, ...] = ()
-
-
-# --- metering -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class UsageEvent:
-    """One finished call, as it is metered. Durations are microseconds, `occurred_at` is when the call ended."""
-
-    request_id: str
-    occurred_at: float
-    key_id: str | None
-    app_id: str | None
-    organization_id: str | None
-    environment: str | None
-    route: str
-    method: str
-    path_template: str
-    status: int
-    latency_us: int
-    upstream_us: int | None
-    bytes_in: int
-    bytes_out: int
-    ip: str
-    country: str | None
-    user_agent: str | None
-    overage: bool
-    complete: bool

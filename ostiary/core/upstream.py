@@ -37,6 +37,11 @@ class TargetTls:
     key: str | None = None
     key_pem: bytes | None = field(default=None, repr=False)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What its renewal changes."""
+        return tuple(file for file in (self.ca, self.cert, self.key) if file is not None)
+
 
 UNIX = "unix"  # the scheme of targets that are reached over a unix socket
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from ostiary import __version__
 from ostiary.gateway.handover import HandedProcess, Handover
+from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
-from ostiary.gateway.telemetry.metrics import foreign_region, shared_region
+from ostiary.gateway.telemetry.metrics import foreign_region
 from ostiary.gateway.telemetry.process import ProcessUsage, process_usage
 
 log = logging.getLogger("ostiary.gateway.supervisor")
@@ -48,7 +49,7 @@ class Children:
         self._changed = changed
         self._takes_over = handover is not None
         # Counters outlive the program as they outlive a process: of those that are gone, `retired` has the sums.
-        self._retired_region = shared_region("retired")
+        self._retired_region = nameless_memory("retired")
         self._retired = Metrics.attach(self._retired_region)
         for descriptor in handover.regions if handover is not None else ():
             if (region := foreign_region(descriptor)) is not None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 
 from ostiary.core.model import Certificate, ClientCertificate
-from ostiary.gateway.telemetry.metrics import shared_region
+from ostiary.gateway.openssl import load_authorities, load_pair
 
 # For TLS 1.2; those of 1.3 are all good. Forward secrecy and authenticated encryption alone (RFC 9325 §4.2).
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-
-
-class CertificateRefused(Exception):
-    """OpenSSL does not take a certificate or its key; the text names the file and OpenSSL's reason."""
 
 
 def server_context(certificates: tuple[Certificate, ...]) -> ssl.SSLContext | None:
@@ -48,27 +43,9 @@ def _context(certificate: Certificate) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        _load_chain(context, certificate)
-        if certificate.clients is not None:
-            optional = certificate.clients.presence is ClientCertificate.OPTIONAL
-            context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=certificate.clients.pem.decode("ascii", "replace"))
-    except (ssl.SSLError, ValueError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
-        raise CertificateRefused(f"{certificate.cert}: OpenSSL does not take it: {reason}") from error
+    load_pair(context, file=certificate.cert, cert_pem=certificate.cert_pem, key_pem=certificate.key_pem)
+    if certificate.clients is not None:
+        optional = certificate.clients.presence is ClientCertificate.OPTIONAL
+        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
+        load_authorities(context, file=certificate.clients.file, pem=certificate.clients.pem)
     return context
-
-
-def _load_chain(context: ssl.SSLContext, certificate: Certificate) -> None:
-    """OpenSSL takes files alone, so it gets nameless ones: what was read with the configuration is what is used, and the
-    key is on no disk but its own."""
-    chain, key = shared_region("certificate"), shared_region("key")
-    try:
-        for descriptor, content in ((chain, certificate.cert_pem), (key, certificate.key_pem)):
-            os.write(descriptor, content)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        context.load_cert_chain(f"/dev/fd/{chain}", f"/dev/fd/{key}")
-    finally:
-        os.close(chain)
-        os.close(key)

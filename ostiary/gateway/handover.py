@@ -12,10 +12,11 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
+
+from ostiary.gateway.nameless import nameless_memory
 
 FORMAT = 1  # of the record; another one is refused in the rehearsal, while the old program still serves
 VARIABLE = "OSTIARY_HANDOVER"  # the descriptor of the record
@@ -176,10 +177,6 @@ def own_command() -> list[str]:
 
 def _record(handover: Handover) -> int:
     """A descriptor of nameless memory that holds the record."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("ostiary-handover", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+    descriptor = nameless_memory("handover")
     os.write(descriptor, handover.encode())
     return descriptor

@@ -79,8 +79,12 @@ def _signature(path: str) -> _Signature:
 
 
 def certificate_files(configuration: Configuration) -> tuple[str, ...]:
-    """What is followed besides the configuration file: a certificate is renewed without touching it."""
-    return tuple(dict.fromkeys(file for certificate in configuration.gateway.listen.tls for file in certificate.files))
+    """What is followed besides the configuration file: a certificate, towards clients or towards targets, is renewed
+    without touching it."""
+    towards_clients = (file for certificate in configuration.gateway.listen.tls for file in certificate.files)
+    targets = (target for upstream in configuration.upstreams.values() for target in upstream.targets)
+    towards_targets = (file for target in targets if target.tls is not None for file in target.tls.files)
+    return tuple(dict.fromkeys((*towards_clients, *towards_targets)))
 
 
 class Refused(Exception):

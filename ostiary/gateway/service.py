@@ -145,7 +145,8 @@ class Gateway:
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
         made after it. Raises CertificateRefused."""
-        tls = server_context(configuration.gateway.listen.tls)  # can refuse, so it comes first
+        tls = server_context(configuration.gateway.listen.tls)  # what can refuse comes first
+        self._target_contexts.make(configuration.upstreams.values())
         self.snapshot = self._compile(configuration)
         self._tls = tls
         self.limits = configuration.gateway.client_limits

@@ -13,9 +13,9 @@ from typing import Any
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
 from ostiary.gateway.handover import ORPHAN_SECONDS, HandedProcess
+from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.spawn import Child
 from ostiary.gateway.telemetry import Metrics
-from ostiary.gateway.telemetry.metrics import shared_region
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
@@ -64,7 +64,7 @@ class Slot:
         self._greeting = greeting
         self._changed = changed
         self._deaths = DeathRecord()
-        self.region = shared_region(name)
+        self.region = nameless_memory(name)
         self.metrics = Metrics.attach(self.region)
         self._ending = asyncio.Event()
         self._child: Child | None = None

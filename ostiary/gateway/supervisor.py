@@ -23,11 +23,11 @@ from ostiary.gateway.handover import SIGNALS, Handover
 from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
+from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.roll import Roll
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
-from ostiary.gateway.telemetry.metrics import shared_region
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
@@ -59,7 +59,7 @@ class Supervisor:
         self._address = (configuration.gateway.listen.host, configuration.gateway.listen.port)
         self._handover = handover
         self._started_at = time.time()
-        region = shared_region("supervisor")
+        region = nameless_memory("supervisor")
         self._metrics = Metrics.attach(region)
         changing = asyncio.Lock()  # a reload and a rolling restart take turns
         self._in_force = InForce(

@@ -3,15 +3,11 @@ system's authorities alone are some 400 KiB and 20 ms."""
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
+from collections.abc import Iterable
 
-from ostiary.core.upstream import Target, TargetTls
-
-
-class TlsRefused(Exception):
-    """OpenSSL does not take a file of an upstream's `tls`; the text names it, and OpenSSL's reason."""
+from ostiary.core.upstream import Target, TargetTls, Upstream
+from ostiary.gateway.openssl import load_authorities, load_pair
 
 
 class TargetContexts:
@@ -20,8 +16,14 @@ class TargetContexts:
     def __init__(self) -> None:
         self._made: dict[TargetTls | None, ssl.SSLContext] = {}
 
+    def make(self, upstreams: Iterable[Upstream]) -> None:
+        """For every target, so that none is refused later. Raises CertificateRefused."""
+        for upstream in upstreams:
+            for target in upstream.targets:
+                self.of(target)
+
     def of(self, target: Target) -> ssl.SSLContext | None:
-        """None for a target that speaks plain HTTP. Raises TlsRefused."""
+        """None for a target that speaks plain HTTP. Raises CertificateRefused."""
         if target.scheme != "https":
             return None
         context = self._made.get(target.tls)
@@ -36,28 +38,15 @@ class TargetContexts:
 
 
 def client_context(tls: TargetTls | None) -> ssl.SSLContext:
-    """Raises TlsRefused."""
+    """Raises CertificateRefused."""
     tls = tls or TargetTls()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        if tls.ca_pem is None:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        else:
-            context.load_verify_locations(cadata=tls.ca_pem.decode("ascii", "replace"))
-        if tls.cert_pem is not None and tls.key_pem is not None:
-            _load_chain(context, tls.cert_pem, tls.key_pem)
-    except (ssl.SSLError, ValueError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
-        raise TlsRefused(f"tls of an upstream ({tls.ca or tls.cert}): OpenSSL does not take it: {reason}") from error
+    if tls.ca is None or tls.ca_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        load_authorities(context, file=tls.ca, pem=tls.ca_pem)
+    if tls.cert is not None and tls.cert_pem is not None and tls.key_pem is not None:
+        load_pair(context, file=tls.cert, cert_pem=tls.cert_pem, key_pem=tls.key_pem)
     return context
-
-
-def _load_chain(context: ssl.SSLContext, cert_pem: bytes, key_pem: bytes) -> None:
-    """OpenSSL reads files alone, so it gets one without a name: what was read with the configuration is what is used."""
-    with tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else open(os.memfd_create("tls"), "w+b") as file:
-        file.write(cert_pem + b"\n" + key_pem)
-        file.flush()
-        file.seek(0)
-        context.load_cert_chain(f"/dev/fd/{file.fileno()}")

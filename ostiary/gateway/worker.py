@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
-from ostiary.gateway.edge_tls import CertificateRefused
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
+from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import Spool, SpoolError

@@ -8,8 +8,8 @@ from ostiary.demo.stores import EmbeddedPostgres
 from tests.endurance.callers import Callers, broken
 from tests.endurance.conftest import MakeSite
 from tests.endurance.site import ask, stream
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
+from tests.support.samples import samples
 
 AWAY_SECONDS = 1.5
 

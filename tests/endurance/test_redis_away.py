@@ -17,8 +17,8 @@ from tests.endurance.conftest import MakeSite
 from tests.endurance.judging import moments_of, most_within
 from tests.endurance.origin import OriginProcess
 from tests.endurance.site import Site, stream
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
+from tests.support.samples import samples
 
 WORKERS = 2
 RECOVERED_WITHIN_SECONDS = 2.0

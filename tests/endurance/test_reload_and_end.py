@@ -8,8 +8,8 @@ from tests.endurance.callers import Call, Callers, broken, whole
 from tests.endurance.conftest import MakeSite
 from tests.endurance.origin import OriginProcess
 from tests.endurance.site import Site, ask, stream
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.samples import samples
 
 VALID, INVALID = 20, 5
 

@@ -1,4 +1,4 @@
-"""What other parsers read in a stream: h11 for requests and answers, llhttp for answers."""
+"""What another parser, h11, reads in a stream of requests or of answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import h11
-import httptools
 
 EVENT_BYTES_MAX = 1 << 24
 
@@ -116,19 +115,6 @@ def read_answers(data: bytes, methods: list[bytes]) -> Answers:
         messages.append(message)
         data = judge.trailing_data[0]
     return Answers(messages, "garbled" if data else "clean", f"more than was asked for: {data[:60]!r}" if data else "")
-
-
-class LlhttpAnswer:
-    """One answer as llhttp reads it. Raises httptools.HttpParserError."""
-
-    def __init__(self, data: bytes) -> None:
-        self.whole = 0
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.feed_data(data)
-        self.status = self._parser.get_status_code()
-
-    def on_message_complete(self) -> None:
-        self.whole += 1
 
 
 def read_requests(data: bytes) -> list[Message]:

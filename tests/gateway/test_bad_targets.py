@@ -6,27 +6,19 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from ostiary.core.upstream import Balance, Breaker, Ejection, Retries, Timeouts, Upstream
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Answer, Origin, Seen, answer_ok, answer_with, running_origin
+from tests.support.waiting import until
 
 RESETS = answer_with(b"", reset=True)
 ILL = answer_with(b"HTTP/1.1 503 Ill\r\nContent-Length: 0\r\n\r\n")
 EJECTION = Ejection(after=3, seconds=0.3, seconds_max=10.0)
 RETRIES = Retries(attempts=2, on=frozenset({"connect", "reset"}))
-
-
-async def until(holds: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(10):
-            while not holds():  # noqa: ASYNC110  time passes without an event
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within 10 s: {what}") from None
 
 
 async def calls(port: int, count: int = 1, *, method: str = "GET") -> Counter[int]:

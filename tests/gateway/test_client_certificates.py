@@ -16,15 +16,9 @@ import pytest
 from ostiary.core.model import ClientCertificate, ClientLimits, Listen
 from tests.support.certificates import Issued, issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @dataclass
@@ -47,9 +41,9 @@ def parties(tmp_path: Path) -> Parties:
         server=issue(tmp_path, "a.test"),
         other_server=issue(tmp_path, "b.test"),
         authority=authority,
-        client=issue(tmp_path, "client", by=authority),
-        expired=issue(tmp_path, "expired", by=authority, valid_for=datetime.timedelta(minutes=-1)),
-        stranger=issue(tmp_path, "stranger", by=strange),
+        client=authority.sign("client"),
+        expired=authority.sign("expired", valid_for=datetime.timedelta(minutes=-1)),
+        stranger=strange.sign("stranger"),
     )
 
 
@@ -208,7 +202,7 @@ async def test_a_client_that_gives_up_in_the_handshake_leaves_nothing_behind(
 ) -> None:
     """Row 26: scanners do so all day; each would take a place, or a line of the log, for good."""
     async with gateway_of(origin, parties) as gateway:
-        caplog.clear()
+        caplog.clear()  # what it says at its start is about this machine
         _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(sent)
         writer.close()

@@ -17,8 +17,8 @@ from ostiary.core.config.gzip import TYPES
 from ostiary.core.model import Gzip
 from ostiary.gateway.compression import accepts_gzip, compressed_lines
 from ostiary.gateway.wire.gzip_stream import STREAMS_MAX
-from tests.gateway.test_request_path import parse, request
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
+from tests.support.messages import parse, request
 from tests.support.origin import Answer, Origin, Seen, answer_with, running_origin
 
 JSON = json.dumps([{"id": number, "name": f"client {number}"} for number in range(2000)]).encode()

@@ -15,7 +15,6 @@ import pytest
 from ostiary.core.credentials import generate_secret
 from ostiary.core.model import Authentication, Environment, Scheme
 from ostiary.demo.stores import EmbeddedValkey
-from tests.gateway.test_request_path import parse, request
 from tests.support.gateway import (
     EVERY_SCHEME,
     KEY_ID,
@@ -28,11 +27,10 @@ from tests.support.gateway import (
     talk,
     upstream,
 )
-from tests.support.origin import Origin, running_origin
+from tests.support.messages import parse, request
+from tests.support.origin import Origin
 
 EVERY = Authentication(schemes=EVERY_SCHEME, scopes={"GET": frozenset({"read"}), "*": frozenset({"write"})})
-OPEN_TO_KEYS = Authentication(schemes=EVERY_SCHEME)
-GOOD_LINE = b"X-API-Key: " + SECRET
 OURS = generate_secret(Environment.TEST).encode()
 
 
@@ -61,12 +59,6 @@ def signed(
     if body:
         lines = (*lines, b"Content-Length: %d" % len(body))
     return request(target, *lines, method=method, body=body)
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from ostiary.gateway.service import IDLE_GRACE_SECONDS
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
 from tests.support.origin import Answer, Seen, answer_ok, running_origin
+from tests.support.waiting import until
 
 ASK = b"GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n"
 ANSWER_SECONDS = 5.0
@@ -50,16 +51,10 @@ async def answer_of(connection: Opened) -> bytes:
         return await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(2)
 
 
-async def until(question: Callable[[], object]) -> None:
-    async with asyncio.timeout(ANSWER_SECONDS):
-        while not question():  # noqa: ASYNC110  the state of a connection has no event
-            await asyncio.sleep(0.001)
-
-
 async def begun(gateway: RunningGateway) -> Awaitable[None]:
     """A drain that has begun."""
     draining = asyncio.create_task(gateway.gateway.drain(ANSWER_SECONDS))
-    await until(lambda: gateway.gateway.draining)
+    await until(lambda: gateway.gateway.draining, "it drains")
     return draining
 
 
@@ -84,7 +79,7 @@ async def test_a_request_that_waits_for_its_answer_gets_it_with_connection_close
     origin = Held(b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     async with opened(origin) as (gateway, connection):
         connection[1].write(ASK)
-        await until(lambda: gateway.gateway.status()["upstreams"]["origin"][0]["in_flight"])  # type: ignore[index]  # JSON
+        await until(lambda: gateway.gateway.status()["upstreams"]["origin"][0]["in_flight"], "a call is under way")  # type: ignore[index]  # JSON
         draining = await begun(gateway)
         origin.go.set()
         assert b"connection: close\r\n" in (await answer_of(connection)).lower()

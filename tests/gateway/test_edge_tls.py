@@ -16,7 +16,7 @@ from ostiary.core.model import Certificate, Listen
 from ostiary.gateway.edge_tls import server_context
 from tests.support.certificates import issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
 
 
 def make_certificate(directory: Path, *names: str) -> Certificate:
@@ -31,12 +31,6 @@ class Handshake:
     version: str | None
     protocol: str | None
     answer: bytes
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @pytest.fixture

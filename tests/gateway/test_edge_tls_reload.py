@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +16,15 @@ import pytest
 from cryptography import x509
 
 from ostiary.core.model import Certificate, Configuration, Listen
-from ostiary.gateway.edge_tls import CertificateRefused
+from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.reload import needs_restart
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.certificates import issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
 from tests.support.gateway_process import TinyGateway, eventually
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
+from tests.support.samples import samples
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 def settings(origin: Origin, *certificates: Certificate) -> Configuration:
@@ -131,11 +125,8 @@ def test_certificates_are_reloaded_and_the_socket_takes_a_restart(tmp_path: Path
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[TinyGateway]:
     issue(tmp_path, "a.test", stem="edge")
-    running = TinyGatewayWithTls(tmp_path)
-    try:
+    with TinyGatewayWithTls(tmp_path) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 class TinyGatewayWithTls(TinyGateway):

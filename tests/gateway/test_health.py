@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 from ostiary.core.upstream import Balance, Health, Target, Upstream
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk
 from tests.support.origin import Origin, Seen, answer_ok, running_origin
+from tests.support.waiting import until
 
 HEALTH = Health(path="/healthz", every_seconds=0.05, unhealthy_after=3, healthy_after=2)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -33,15 +33,6 @@ class Patient:
 def settings(*ports: int) -> Upstream:
     targets = tuple(Target("http", "127.0.0.1", port) for port in ports)
     return Upstream("origin", targets, balance=Balance.ROUND_ROBIN, health=HEALTH)
-
-
-async def until(holds: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(10):
-            while not holds():  # noqa: ASYNC110  a background check has no event to wait for
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within 10 s: {what}") from None
 
 
 def healthy(gateway: RunningGateway, origin: Origin) -> bool:

@@ -1,46 +1,17 @@
-"""Active health checks: a target that fails them gets no calls until it is well again."""
+"""Active checks over a reload: what was found stays, what is new begins."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 from ostiary.core.upstream import Health
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
-from tests.support.origin import answer_ok, answer_with, running_origin
+from tests.support.origin import answer_with, running_origin
+from tests.support.waiting import until
 
 HEALTH = Health("/healthz", every_seconds=0.02, unhealthy_after=2, healthy_after=2)
 CALL = b"GET /call HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 FAILS = answer_with(b"HTTP/1.1 500 Wrong\r\nContent-Length: 0\r\n\r\n")
-
-
-async def until(holds: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  checks announce nothing
-            await asyncio.sleep(0.005)
-    assert holds(), what
-
-
-async def test_a_target_that_fails_its_checks_gets_no_calls_until_it_is_well_again() -> None:
-    """One of two servers that answers nothing but errors would fail every second call."""
-    async with running_origin() as ill, running_origin() as well:
-        target = upstream(ill.port, well.port, health=HEALTH)
-        async with running_gateway(configuration([target], [route()])) as running:
-            values, slot = (
-                running.metrics.values,
-                running.metrics.gauge("upstream_healthy", upstream="origin", target=f"127.0.0.1:{ill.port}"),
-            )
-            ill.answer = FAILS
-            await until(lambda: values[slot] == 0.0, "the target is out")
-            answers = [await talk(running.port, CALL) for _ in range(6)]
-            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
-            assert not [seen for seen in ill.seen if seen.target == "/call"]
-            ill.answer = answer_ok
-            await until(lambda: values[slot] == 1.0, "the target is in again")
-            for _ in range(2):
-                await talk(running.port, CALL)
-            assert [seen for seen in ill.seen if seen.target == "/call"]
 
 
 async def test_a_reload_brings_the_first_check() -> None:

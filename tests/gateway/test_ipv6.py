@@ -17,13 +17,7 @@ from ostiary.gateway.listening import bind_shared, reserve
 from ostiary.gateway.phases.admit import client_address
 from tests.support.gateway import configuration, route, running_gateway, upstream
 from tests.support.gateway_process import TinyGateway
-from tests.support.origin import Origin, running_origin
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
+from tests.support.origin import Origin
 
 
 @asynccontextmanager

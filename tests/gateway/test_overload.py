@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.telemetry.test_exposition import samples
 from tests.proofs.overload import HealthAsker, cpu_seconds, load, origin, running, sums
 from tests.support.gateway_process import GatewayProcess, eventually
 from tests.support.quick_origin import BODY
+from tests.support.samples import samples
 
 GET = b"GET /normal HTTP/1.1\r\nHost: x\r\n\r\n"
 

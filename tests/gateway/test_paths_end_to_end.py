@@ -22,15 +22,9 @@ from tests.support.gateway import (
     talk,
     upstream,
 )
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
 
 SIGNED = Authentication(schemes=frozenset({Scheme.HMAC}))
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @pytest.fixture

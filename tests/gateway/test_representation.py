@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
 import pytest
 
 from ostiary.core.model import Match
-from tests.gateway.test_request_path import parse, request
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
-from tests.support.origin import Origin, answer_with, running_origin
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
-        assert origin.garbled == []
-
-
-@pytest.fixture
-async def gateway(origin: Origin) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(configuration([upstream(origin.port)], [route()])) as gateway:
-        yield gateway
-
+from tests.support.messages import parse, request
+from tests.support.origin import Origin, answer_with
 
 ASKED = (
     b"Range: bytes=0-1,5-",

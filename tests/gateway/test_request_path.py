@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import h11
@@ -22,57 +21,8 @@ from tests.support.gateway import (
     talk,
     upstream,
 )
-from tests.support.origin import Origin, Seen, answer_ok, answer_with, running_origin
-
-CLOSE = b"Connection: close\r\n"
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
-        assert origin.garbled == []  # h11 has read everything that went upstream
-
-
-@pytest.fixture
-async def gateway(origin: Origin) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(configuration([upstream(origin.port)], [route()])) as gateway:
-        yield gateway
-
-
-def request(target: str = "/", *lines: bytes, method: bytes = b"GET", body: bytes = b"", close: bool = True) -> bytes:
-    head = (
-        method
-        + b" "
-        + target.encode()
-        + b" HTTP/1.1\r\nHost: api.test\r\n"
-        + b"".join(line + b"\r\n" for line in lines)
-    )
-    return head + (CLOSE if close else b"") + b"\r\n" + body
-
-
-def parse(data: bytes, method: bytes = b"GET") -> tuple[h11.Response, bytes]:
-    """One answer as h11 reads it; raises if it is not whole."""
-    connection = h11.Connection(h11.CLIENT)
-    connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-    connection.send(h11.EndOfMessage())
-    connection.receive_data(data)
-    connection.receive_data(b"")
-    body = b""
-    response: h11.Response | None = None
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Response):
-            response = event
-        elif isinstance(event, h11.InformationalResponse):
-            continue
-        elif isinstance(event, h11.Data):
-            body += event.data
-        elif isinstance(event, h11.EndOfMessage):
-            assert response is not None
-            return response, body
-        else:
-            raise AssertionError(event)
+from tests.support.messages import parse, request
+from tests.support.origin import Origin, Seen, answer_ok, answer_with
 
 
 async def test_headers_and_target_pass_byte_for_byte(gateway: RunningGateway, origin: Origin) -> None:

@@ -10,21 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import GatewayProcess, TinyGateway, eventually, is_alive
 from tests.support.load import Load
 from tests.support.plain_gateway import CONFIGURATION, origin, running
+from tests.support.samples import samples
 
 ROLLS = 5
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
-    running = TinyGateway(tmp_path)
-    try:
+    with TinyGateway(tmp_path) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 def roll(gateway: GatewayProcess) -> None:

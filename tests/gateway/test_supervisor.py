@@ -12,27 +12,21 @@ from pathlib import Path
 import pytest
 
 from ostiary.gateway.deaths import DEATHS_FREE
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import SECRET, TinyGateway, eventually, is_alive
+from tests.support.samples import samples
 
 
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyGateway]:
     """For tests that only look."""
-    running = TinyGateway(tmp_path_factory.mktemp("steady"))
-    try:
+    with TinyGateway(tmp_path_factory.mktemp("steady")) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
-    running = TinyGateway(tmp_path)
-    try:
+    with TinyGateway(tmp_path) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 def served_by(gateway: TinyGateway) -> int:

@@ -15,11 +15,8 @@ from tests.support.load import Load
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
-    running = TinyGateway(tmp_path)
-    try:
+    with TinyGateway(tmp_path) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 def test_sigterm_under_load_breaks_no_call_that_was_let_in(tmp_path: Path) -> None:

@@ -11,28 +11,22 @@ import pytest
 
 from ostiary.core.model import Configuration
 from ostiary.gateway.reload import FileWatch, Refused, read_whole
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway import configuration
 from tests.support.gateway_process import TinyGateway, eventually
+from tests.support.samples import samples
 
 
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyGateway]:
     """For tests that leave the file valid, whatever its generation."""
-    running = TinyGateway(tmp_path_factory.mktemp("steady"))
-    try:
+    with TinyGateway(tmp_path_factory.mktemp("steady")) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[TinyGateway]:
-    running = TinyGateway(tmp_path)
-    try:
+    with TinyGateway(tmp_path) as running:
         yield running.wait_ready()
-    finally:
-        running.stop()
 
 
 def routes_served(gateway: TinyGateway) -> set[str]:

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from ostiary.core.upstream import Health, Target, TargetTls, Timeouts, Upstream
+from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.target_tls import client_context
-from tests.gateway.test_health import healthy, until
-from tests.support.authority import Authority, Signed
+from tests.gateway.test_health import healthy
+from tests.support.certificates import Issued, issue
 from tests.support.fault_proxy import Ending, Faults, fault_proxy
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import OK, Origin, answer_with, running_origin
+from tests.support.waiting import until
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
 EMPTY_POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -29,8 +31,8 @@ UNREACHABLE = b"HTTP/1.1 502 Upstream unreachable\r\n"
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> Issued:
+    return issue(tmp_path, "authority", authority=True)
 
 
 @asynccontextmanager
@@ -57,7 +59,7 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [reason for reason in found if reason is not None]
 
 
-async def test_a_target_of_a_private_authority_is_verified_and_used(authority: Authority) -> None:
+async def test_a_target_of_a_private_authority_is_verified_and_used(authority: Issued) -> None:
     """By its address, as SNI can't have it; HTTP/1.1 is agreed upon; the connection is kept."""
     async with tls_origin(authority.sign("127.0.0.1").server()) as origin:
         settings = configuration([of(https(origin, authority.trusted()))], [route()])
@@ -68,7 +70,7 @@ async def test_a_target_of_a_private_authority_is_verified_and_used(authority: A
         assert len(origin.raw) == 1
 
 
-async def test_server_name_is_what_is_asked_for_and_verified(authority: Authority) -> None:
+async def test_server_name_is_what_is_asked_for_and_verified(authority: Issued) -> None:
     """A target that is known by its address has a certificate for its name."""
     context = authority.sign("api.internal").server()
     asked: list[str | None] = []
@@ -95,13 +97,13 @@ async def test_a_target_that_is_not_who_it_should_be_gets_nothing_and_another_is
     valid_for_hours: float,
     known: bool,
     reason: str,
-    authority: Authority,
+    authority: Issued,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Row 95: a request with its caller's data would go to whoever answers there. Nothing was sent, so a POST may go on."""
     signed = authority.sign(*names, valid_for=datetime.timedelta(hours=valid_for_hours))
-    tls = authority.trusted() if known else Authority(tmp_path, "stranger").trusted()
+    tls = authority.trusted() if known else issue(tmp_path, "stranger", authority=True).trusted()
     async with tls_origin(signed.server()) as wrong, running_origin() as right:
         async with running_gateway(configuration([of(https(wrong, tls))], [route()])) as gateway:
             assert (await talk(gateway.port, POST)).startswith(UNREACHABLE)
@@ -115,7 +117,7 @@ async def test_a_target_that_is_not_who_it_should_be_gets_nothing_and_another_is
 
 
 @pytest.fixture
-def strict_server(authority: Authority) -> Iterator[Callable[[ssl.TLSVersion], int]]:
+def strict_server(authority: Issued) -> Iterator[Callable[[ssl.TLSVersion], int]]:
     """Servers, by their ports, that want a client certificate. By OpenSSL alone, which tells a client why it is refused;
     uvloop only closes. Each answers all it is asked."""
     listeners: list[socket.socket] = []
@@ -158,7 +160,7 @@ def strict_server(authority: Authority) -> Iterator[Callable[[ssl.TLSVersion], i
 async def test_a_target_that_wants_a_certificate_gets_it_or_nothing(
     newest: ssl.TLSVersion,
     reason: str,
-    authority: Authority,
+    authority: Issued,
     strict_server: Callable[[ssl.TLSVersion], int],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -181,7 +183,7 @@ async def test_a_target_that_wants_a_certificate_gets_it_or_nothing(
         assert len(other.seen) == 2
 
 
-async def test_a_server_without_tls_is_no_target_for_it(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_without_tls_is_no_target_for_it(authority: Issued, caplog: pytest.LogCaptureFixture) -> None:
     """Row 95: a fall-back to plain HTTP would send secrets in the clear."""
     async with running_origin() as origin:
         target = https(origin, authority.trusted())
@@ -191,7 +193,7 @@ async def test_a_server_without_tls_is_no_target_for_it(authority: Authority, ca
     assert origin.seen == []
 
 
-async def test_the_default_is_the_system_s_authorities_and_no_less(authority: Authority) -> None:
+async def test_the_default_is_the_system_s_authorities_and_no_less(authority: Issued) -> None:
     """Row 95: without `tls` a target is verified all the same."""
     async with (
         tls_origin(authority.sign("127.0.0.1").server()) as origin,
@@ -205,7 +207,7 @@ async def test_the_default_is_the_system_s_authorities_and_no_less(authority: Au
 
 
 async def test_a_handshake_that_hangs_ends_at_the_time_to_connect(
-    authority: Authority, caplog: pytest.LogCaptureFixture
+    authority: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Row 96: the time to connect is to the end of the handshake; TCP alone answers nothing."""
     async with (
@@ -222,7 +224,7 @@ async def test_a_handshake_that_hangs_ends_at_the_time_to_connect(
         await proxy.until(lambda proxy: not proxy.links[0].open)  # nothing of the attempt is left
 
 
-async def test_checks_are_made_by_the_same_tls(authority: Authority) -> None:
+async def test_checks_are_made_by_the_same_tls(authority: Issued) -> None:
     """A target would be taken out, or left in, for what calls to it don't meet."""
     mine = authority.sign("gateway.internal")
     checked = Health(path="/healthz", every_seconds=0.05, unhealthy_after=2, healthy_after=1)
@@ -240,27 +242,41 @@ async def test_checks_are_made_by_the_same_tls(authority: Authority) -> None:
             await until(lambda: not healthy(gateway, origin), "the target whose name is another is taken out")
 
 
-async def test_a_reload_takes_the_certificates_that_are_there_now(authority: Authority, tmp_path: Path) -> None:
+async def test_a_reload_takes_the_certificates_that_are_there_now(authority: Issued, tmp_path: Path) -> None:
     """A renewed client certificate that needed a restart would be found out on the day that the old one expires."""
-    stranger = Authority(tmp_path, "stranger")
+    stranger = issue(tmp_path, "stranger", authority=True)
     mine = stranger.sign("gateway.internal", stem="mine")
     async with tls_origin(authority.sign("127.0.0.1").server(clients=authority)) as origin:
 
-        def now(show: Signed) -> Upstream:
+        def now(show: Issued) -> Upstream:
             return of(https(origin, authority.trusted(show=show)))
 
         async with running_gateway(configuration([now(mine)], [route()])) as gateway:
             assert (await talk(gateway.port, POST)).startswith(UNREACHABLE)
             renewed = authority.sign("gateway.internal", stem="mine")
-            assert renewed == mine  # the same files
+            assert (renewed.cert, renewed.key) == (mine.cert, mine.key)
             gateway.gateway.reload(configuration([now(renewed)], [route()]))
             assert (await talk(gateway.port, POST)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+async def test_a_certificate_that_openssl_refuses_leaves_the_old_one_in_force(authority: Issued) -> None:
+    """Row 111: half a reload would serve some targets by the new configuration."""
+    mine, other = authority.sign("gateway.internal"), authority.sign("other")
+    tls = authority.trusted(show=mine)
+    async with (
+        tls_origin(authority.sign("127.0.0.1").server(clients=authority)) as origin,
+        running_gateway(configuration([of(https(origin, tls))], [route()])) as gateway,
+    ):
+        unfit = of(https(origin, replace(tls, key_pem=other.key.read_bytes())))
+        before = gateway.gateway.snapshot
+        with pytest.raises(CertificateRefused, match=r"gateway\.internal\.pem: OpenSSL does not take it: "):
+            gateway.gateway.reload(configuration([unfit], [route()]))
+        assert gateway.gateway.snapshot is before
+        assert (await talk(gateway.port, POST)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("cut", [Ending.CLOSE, Ending.RESET])
-async def test_an_answer_that_only_tls_could_end_is_not_ended_by_anybody_else(
-    cut: Ending, authority: Authority
-) -> None:
+async def test_an_answer_that_only_tls_could_end_is_not_ended_by_anybody_else(cut: Ending, authority: Issued) -> None:
     """Row 98: whoever sits between could cut an answer without a length short, and it would look whole (RFC 9112 §9.8)."""
     async with (
         tls_origin(authority.sign("127.0.0.1").server()) as origin,

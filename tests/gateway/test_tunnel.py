@@ -16,8 +16,8 @@ import pytest
 
 from ostiary.core.model import Authentication, Configuration, Environment, Plan, Scheme, Upgrade
 from ostiary.core.upstream import Timeouts
-from tests.gateway.test_edge_tls import make_certificate
 from tests.gateway.wire.test_upgrade import MALFORMED
+from tests.support.certificates import issue, model
 from tests.support.gateway import (
     KEY_ID,
     SECRET,
@@ -400,7 +400,7 @@ async def test_a_tunnel_in_tls_passes_bytes_and_ends_when_either_end_does(
     client_first: bool, origin: TunnelOrigin, tmp_path: Path
 ) -> None:
     """Row 107: event loops have no half-closed TLS, so there one end is the end of both, with all that was on its way."""
-    certificate = make_certificate(tmp_path, "api.test")
+    certificate = model(issue(tmp_path, "api.test"))
     plain = settings(origin)
     listen = replace(plain.gateway.listen, tls=(certificate,))
     secure = replace(plain, gateway=replace(plain.gateway, listen=listen))

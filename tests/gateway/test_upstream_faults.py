@@ -14,20 +14,13 @@ import pytest
 
 from ostiary.core.upstream import Target, Timeouts
 from ostiary.gateway.usage.segment import scan
-from tests.gateway.test_request_path import parse, request
 from tests.support.fault_proxy import Ending, FaultProxy, Faults, fault_proxy
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
-from tests.support.origin import OK, Answer, Origin, Seen, answer_ok, answer_with, running_origin
+from tests.support.messages import parse, request
+from tests.support.origin import OK, Answer, Origin, Seen, answer_ok, answer_with
 
 QUICK = Timeouts(connect_seconds=1.0, first_byte_seconds=0.3, idle_seconds=0.3)
 SWEEPS_SECONDS = 1.0  # how late a deadline may be met: two sweeps, and a busy machine
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
-        assert origin.garbled == []
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 
 import ostiary.control_plane.db
 from ostiary.demo.stores import EmbeddedValkey
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import SECRET, GatewayProcess, eventually
+from tests.support.samples import samples
 
 CONFIGURATION = """\
 version: 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
+from ostiary.core.upstream import TargetTls
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -29,6 +32,32 @@ class Issued:
     def der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
+    def sign(self, *names: str, valid_for: datetime.timedelta = HOUR, stem: str | None = None) -> Issued:
+        """As `issue`, by this authority and in its folder."""
+        return issue(self.cert.parent, *names, by=self, valid_for=valid_for, stem=stem)
+
+    def server(self, *, clients: Issued | None = None) -> ssl.SSLContext:
+        """What a server shows; with `clients` it wants a certificate of that authority."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.load_cert_chain(self.cert, self.key)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients.cert)
+        return context
+
+    def trusted(self, *, server_name: str | None = None, show: Issued | None = None) -> TargetTls:
+        """As the configuration has it for targets whose certificates this authority signs."""
+        return TargetTls(
+            ca=str(self.cert),
+            ca_pem=self.cert.read_bytes(),
+            server_name=server_name,
+            cert=str(show.cert) if show else None,
+            cert_pem=show.cert.read_bytes() if show else None,
+            key=str(show.key) if show else None,
+            key_pem=show.key.read_bytes() if show else None,
+        )
+
 
 def issue(
     directory: Path,
@@ -38,7 +67,8 @@ def issue(
     stem: str | None = None,
     authority: bool = False,
 ) -> Issued:
-    """For `names`, of which the first is the common name; signed by `by`, or by itself."""
+    """For `names`, DNS names and addresses, of which the first is the common name. Signed by `by`, or by itself; expired if
+    `valid_for` is negative."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     now = datetime.datetime.now(datetime.UTC)
@@ -50,11 +80,11 @@ def issue(
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now, now + valid_for) - HOUR)
         .not_valid_after(now + valid_for)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .sign(by.private_key if by else key, hashes.SHA256())
     )
-    stem = stem or names[0].replace("*", "any")
+    stem = stem or names[0].replace("*", "any").replace(":", "_")
     issued = Issued(directory / f"{stem}.pem", directory / f"{stem}.key", certificate, key)
     issued.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     issued.key.write_bytes(
@@ -63,10 +93,17 @@ def issue(
     return issued
 
 
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
 def model(
     issued: Issued, *, clients: Issued | None = None, presence: ClientCertificate = ClientCertificate.REQUIRED
 ) -> Certificate:
-    """As the configuration gives it to a gateway."""
+    """As the configuration has it for the gateway's own side."""
     extension = issued.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     authorities = ClientAuthorities(str(clients.cert), clients.cert.read_bytes(), presence) if clients else None
     return Certificate(

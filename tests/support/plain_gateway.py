@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +44,10 @@ class OriginServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def origin() -> Iterator[int]:
+def origin(tls: ssl.SSLContext | None = None) -> Iterator[int]:
     server = OriginServer(("127.0.0.1", 0), Origin)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield server.server_port

@@ -194,27 +194,6 @@ class RoutePath(Kind[str]):
         return "a path: `/v1/clients`, `/v1/clients/{id}` or `/v1/clients/**`"
 
 
-class ExistingFile(Kind[str]):
-    """A file that must be there. It is not read here."""
-
-    def read(self, place: Place, reading: Reading) -> str | Refused:
-        text = read_text(place, reading, self.words)
-        if isinstance(text, Refused):
-            return text
-        path = reading.path(text.value)
-        if "\0" in text.value or not path.is_file():
-            mend = None if text.expanded else f"it was looked for at {path}"
-            return reading.problem(place, f"the file {place.shown} does not exist", mend)
-        return str(path)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "minLength": 1}
-
-    @property
-    def words(self) -> str:
-        return "a file, relative to the configuration's folder"
-
-
 class Directory(Kind[str]):
     """A folder, which is made when it is first used."""
 

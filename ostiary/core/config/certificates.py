@@ -1,47 +1,19 @@
-"""`gateway.listen.tls`: certificates, their keys, and whose client certificates are taken. The files are read with the
-configuration, so that a pair that does not fit is refused with its line, and what is in force does not change with a file."""
+"""`gateway.listen.tls`: certificates, their keys, and whose client certificates are taken."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-
-from ostiary.core.config.fields import Kind, Record, Schema, Values, optional, required
-from ostiary.core.config.kinds import Choice, read_text
-from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.fields import Record, Values, optional, required
+from ostiary.core.config.kinds import Choice
+from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates, unfit
+from ostiary.core.config.reading import Refused
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
 
-# A chain of three certificates is 6 KiB, all public authorities together are 220 KiB.
-PEM_BYTES_MAX: Final = 512 * 1024
-
-
-class Pem(NamedTuple):
-    path: str
-    content: bytes
-
-
-class PemFile(Kind[Pem]):
-    """A PEM file, read with the configuration. Its content is never shown: it may be a private key."""
-
-    def read(self, place: Place, reading: Reading) -> Pem | Refused:
-        text = read_text(place, reading, self.words)
-        if isinstance(text, Refused):
-            return text
-        content = reading.followed_file(place, text.value, bytes_max=PEM_BYTES_MAX)
-        return content if isinstance(content, Refused) else Pem(str(reading.path(text.value)), content)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "minLength": 1}
-
-    @property
-    def words(self) -> str:
-        return "a PEM file, relative to the configuration's folder"
-
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _CERT = required("cert", PemFile(), "The certificate and its chain, PEM, its own first.")
 _KEY = required("key", PemFile(), "The certificate's private key, PEM, without a passphrase.")
@@ -60,23 +32,17 @@ def _certificate(values: Values) -> Certificate | Refused:
     cert, key, authorities = values[_CERT], values[_KEY], values[_CLIENT_CA]
     if authorities is None and values[_CLIENT_CERTIFICATE] is not None:
         return values.problem(_CLIENT_CERTIFICATE, "means nothing without client_ca", "add client_ca, or remove it")
+    if authorities is not None and not certificates(authorities):
+        return values.problem(_CLIENT_CA, *NO_CERTIFICATE)
+    chain = certificates(cert)
+    if not chain:
+        return values.problem(_CERT, *NO_CERTIFICATE)
+    if (problem := unfit(chain[0], key)) is not None:
+        return values.problem(_KEY, *problem)
     clients = None
     if authorities is not None:
-        clients = ClientAuthorities(
-            file=authorities.path,
-            pem=authorities.content,
-            presence=values[_CLIENT_CERTIFICATE] or ClientCertificate.REQUIRED,
-        )
-        if not _certificates(authorities.content):
-            return values.problem(
-                _CLIENT_CA, "has no certificate in PEM form", "it begins with -----BEGIN CERTIFICATE-----"
-            )
-    chain = _certificates(cert.content)
-    if not chain:
-        return values.problem(_CERT, "has no certificate in PEM form", "it begins with -----BEGIN CERTIFICATE-----")
-    problem = _unfit(chain[0], key.content)
-    if problem is not None:
-        return values.problem(_KEY, *problem)
+        presence = values[_CLIENT_CERTIFICATE] or ClientCertificate.REQUIRED
+        clients = ClientAuthorities(file=authorities.path, pem=authorities.content, presence=presence)
     expires_at = chain[0].not_valid_after_utc.timestamp()
     if expires_at <= time.time():
         when = chain[0].not_valid_after_utc.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -92,30 +58,10 @@ def _certificate(values: Values) -> Certificate | Refused:
     )
 
 
-def _certificates(pem: bytes) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except (ValueError, UnsupportedAlgorithm):
-        return []
-
-
-def _unfit(certificate: x509.Certificate, key_pem: bytes) -> tuple[str, str] | None:
-    """Why the key can't be used, and the mend. Nothing of the key is in it."""
-    try:
-        key = load_pem_private_key(key_pem, password=None)
-        mine = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        theirs = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except TypeError:
-        return "is encrypted, and nobody is there to type its passphrase", "openssl pkey -in KEY -out PLAIN"
-    except (ValueError, UnsupportedAlgorithm):
-        return "is no private key in PEM form", "it begins with -----BEGIN PRIVATE KEY-----"
-    if mine != theirs:
-        return "is not the key of this certificate", "give the key that the certificate was requested with"
-    return None
-
-
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The DNS names, in lower case (RFC 9525: the subject's common name is none)."""
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ostiary.core.config.document import Mapping, Node, Resolved, Scalar, Sequence, resolve
 from ostiary.core.config.problems import suggestion
@@ -284,25 +284,6 @@ class Placed(Kind[At[T]]):
     @property
     def words(self) -> str:
         return self.kind.words
-
-
-class NotYet(Kind[None]):
-    """Part of the file's format that this version does not build: refused, never passed over."""
-
-    _MESSAGE: Final = "is not supported yet by this version of Ostiary"
-
-    def __init__(self, mend: str) -> None:
-        self._mend = mend
-
-    def read(self, place: Place, reading: Reading) -> Refused | None:
-        return reading.problem(place, self._MESSAGE, self._mend)
-
-    def schema(self) -> Schema:
-        return {"not": {}}
-
-    @property
-    def words(self) -> str:
-        return "not supported yet"
 
 
 def written(value: Written, beside: Node) -> Node:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from bisect import bisect_left
 from pathlib import Path
 from typing import Final
@@ -79,7 +78,7 @@ class Metrics:
 
     @classmethod
     def attach(cls, descriptor: int) -> Metrics:
-        """As `open`, for a file that is open already (`shared_region`). Keeps the descriptor."""
+        """As `open`, for a file that is open already (`nameless_memory`). Keeps the descriptor."""
         if os.fstat(descriptor).st_size == 0:
             os.truncate(descriptor, REGION_BYTES)
         if os.fstat(descriptor).st_size != REGION_BYTES:
@@ -198,15 +197,6 @@ def foreign_region(descriptor: int) -> memoryview | None:
         return None
     region = memoryview(mmap.mmap(descriptor, REGION_BYTES, access=mmap.ACCESS_READ))
     return region if bytes(region[: len(MAGIC)]) == MAGIC else None
-
-
-def shared_region(name: str) -> int:
-    """A descriptor of nameless memory for `Metrics.attach`, to be handed to a child: no path, so nothing is left behind
-    however the gateway ends. `name` shows in /proc alone."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(f"ostiary-{name}", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _declared(name: str, kind: Kind) -> Family:

@@ -54,14 +54,6 @@ def parse_host(value: bytes) -> bytes | None:
     return bytes(host.lower())
 
 
-def _is_ipv6(text: bytes) -> bool:
-    try:
-        IPv6Address(text.decode())
-    except ValueError:
-        return False
-    return True
-
-
 class RequestHeader(IntEnum):
     """What the gateway does with a request header. Everything not named here is passed on as it came."""
 

@@ -20,8 +20,8 @@ IDLE_SECONDS: Final = 4.0
 # 256 were kept, an overloaded worker made and closed the others with every turn, and served a quarter less.
 IDLE_CONNECTIONS_MAX: Final = 4096
 # Connections that are being made to a target at once; further calls wait for one of these, or for one that is given back,
-# whichever comes first. Without the bound a burst of 2 000 calls made 2 000 connections, took so long over it that the last of
-# them missed their deadline, and used most of them once.
+# whichever comes first. Without the bound a burst of 2 000 calls made 2 000 connections, took so long over it that the last
+# of them missed their deadline, and used most of them once.
 CONNECTING_MAX: Final = 64
 
 

@@ -12,12 +12,12 @@ from ostiary.core.config.difference import compare
 from ostiary.core.config.explanation import explain
 from ostiary.core.model import Configuration
 from ostiary.core.upstream import Target
-from tests.support.authority import Authority, Signed
+from tests.support.certificates import Issued, issue
 
 
 @pytest.fixture
-def signed(tmp_path: Path) -> Signed:
-    return Authority(tmp_path).sign("gateway.internal", stem="mine")
+def signed(tmp_path: Path) -> Issued:
+    return issue(tmp_path, "authority", authority=True).sign("gateway.internal", stem="mine")
 
 
 def load(directory: Path, tls: str, url: str = "https://api.internal:8443") -> Configuration:
@@ -41,7 +41,7 @@ def refused(directory: Path, tls: str, url: str = "https://api.internal:8443") -
     return problem
 
 
-def test_every_file_is_read_with_the_configuration(tmp_path: Path, signed: Signed) -> None:
+def test_every_file_is_read_with_the_configuration(tmp_path: Path, signed: Issued) -> None:
     """What is in force must not change with a file that somebody edits."""
     configuration = load(tmp_path, "{ca: authority.pem, server_name: API.internal, cert: mine.pem, key: mine.key}")
     (target,) = configuration.upstreams["api"].targets
@@ -69,7 +69,7 @@ def test_every_file_is_read_with_the_configuration(tmp_path: Path, signed: Signe
     ],
 )
 def test_a_file_that_is_no_good_is_refused_at_its_line(
-    tls: str, path: str, message: str, mend: str, tmp_path: Path, signed: Signed
+    tls: str, path: str, message: str, mend: str, tmp_path: Path, signed: Issued
 ) -> None:
     """Found at the first call, it would be found in production; and no part of a key may be in the message."""
     (tmp_path / "junk").write_text("-----BEGIN NOTHING-----")
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_good_is_refused_at_its_line(
 
 
 @pytest.mark.parametrize("url", ["http://api.internal", "unix:/run/app.sock"])
-def test_tls_for_a_target_without_it_is_refused(url: str, tmp_path: Path, signed: Signed) -> None:
+def test_tls_for_a_target_without_it_is_refused(url: str, tmp_path: Path, signed: Issued) -> None:
     """Its author believes that calls are encrypted."""
     problem = refused(tmp_path, "{ca: authority.pem}", url)
     assert problem.message == f"is for https targets alone, and {url} is none"
@@ -107,12 +107,12 @@ def test_a_unix_socket_is_a_target() -> None:
     )
 
 
-def test_a_renewed_certificate_is_a_change_and_shows(tmp_path: Path, signed: Signed) -> None:
+def test_a_renewed_certificate_is_a_change_and_shows(tmp_path: Path, signed: Issued) -> None:
     """`config diff` before a reload tells whether the new file is there."""
     fields = "{ca: authority.pem, cert: mine.pem, key: mine.key}"
     before = load(tmp_path, fields)
     assert compare(before, load(tmp_path, fields)) == ()
-    Authority(tmp_path).sign("gateway.internal", stem="mine")
+    issue(tmp_path, "authority", authority=True).sign("gateway.internal", stem="mine")
     (change,) = compare(before, load(tmp_path, fields))
     assert (change.subject, change.field) == ("upstream api", "tls")
     assert change.before is not None
@@ -120,7 +120,7 @@ def test_a_renewed_certificate_is_a_change_and_shows(tmp_path: Path, signed: Sig
     assert change.before != change.after
 
 
-def test_explain_tells_how_targets_are_checked(tmp_path: Path, signed: Signed) -> None:
+def test_explain_tells_how_targets_are_checked(tmp_path: Path, signed: Issued) -> None:
     facts = explain(load(tmp_path, "{ca: authority.pem, server_name: x.internal}"), "GET", "/a", {}).facts
     assert facts["TLS of api"].startswith(f"ca {tmp_path / 'authority.pem'} (")
     assert facts["TLS of api"].endswith(", server_name x.internal")

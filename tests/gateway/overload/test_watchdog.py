@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from ostiary.gateway.overload.watchdog import STALL_SECONDS
-from tests.gateway.telemetry.test_exposition import samples
 from tests.support.gateway_process import TinyGateway, eventually
+from tests.support.samples import samples
 
 
 def test_a_blocked_loop_is_logged_with_its_place_and_counted(tmp_path: Path) -> None:

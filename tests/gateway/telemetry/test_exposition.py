@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
-from prometheus_client.parser import text_string_to_metric_families
 
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.catalog import FAMILIES, Kind
 from ostiary.gateway.telemetry.exposition import Exposition
 from ostiary.gateway.telemetry.process import process_usage
+from tests.support.samples import samples
 
 CONTRACT = {
     "http_request_duration_seconds",
@@ -33,14 +33,6 @@ CONTRACT = {
     "config_reload_failures_total",
     "gateway_overhead_seconds",
 }
-
-
-def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def test_every_metric_of_the_contract_is_declared() -> None:

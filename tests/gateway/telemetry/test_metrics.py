@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.telemetry import Metrics, MetricsError
 from ostiary.gateway.telemetry.catalog import FAMILIES
 from ostiary.gateway.telemetry.exposition import merge
 from ostiary.gateway.telemetry.layout import NAMES_AT, read_series
 from ostiary.gateway.telemetry.meters import RouteMeters
-from ostiary.gateway.telemetry.metrics import shared_region
 
 LABELS = {"route": "clients", "method": "GET", "status": "200"}
 
@@ -88,7 +88,7 @@ def test_labels_beyond_the_bound_share_one_series_and_no_count_is_lost() -> None
 
 def test_a_series_that_finds_no_room_is_not_reported_and_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk or memory limit must cost a series, never a call: the worker would die of SIGBUS at the addition."""
-    metrics = Metrics.attach(shared_region("test"))
+    metrics = Metrics.attach(nameless_memory("test"))
     kept = metrics.counter("gateway_errors_total", code="kept")
 
     def full(descriptor: int, offset: int, length: int) -> None:

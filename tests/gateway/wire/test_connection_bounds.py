@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from ostiary.core.upstream import Connections, Retries
-from tests.gateway.test_bad_targets import Hanging, reset, until
+from tests.gateway.test_bad_targets import Hanging, reset
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Seen, answer_ok, answer_with, running_origin
+from tests.support.waiting import until
 
 
 def ask(path: str) -> bytes:

@@ -15,11 +15,11 @@ import pytest
 from ostiary.core.upstream import Health, Target, Timeouts
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut, Dialer, first_of, in_turn
 from ostiary.gateway.wire.resolver import LOOK_UPS_MAX, Address, Resolver
-from tests.gateway.test_health import until
 from tests.support.directories import directory_for_all
 from tests.support.fault_proxy import unanswered_port
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
+from tests.support.waiting import until
 
 POST = b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
 V4, V6 = socket.AF_INET, socket.AF_INET6

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
-from tests.support.origin import Origin, running_origin
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-async def gateway(origin: Origin) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(configuration([upstream(origin.port)], [route()])) as gateway:
-        yield gateway
-
+from tests.support.origin import Origin
 
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.Random(1).randbytes(506)
 FOREIGN = {

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from ostiary.core.model import ClientLimits
 from tests.gateway.wire.odd import ODD, Odd
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
-from tests.support.origin import Origin, Seen, running_origin
+from tests.support.origin import Origin, Seen
 
 HOP_BY_HOP = {"te", "trailer", "keep-alive", "proxy-connection", "upgrade", "http2-settings", "x-consumer-id"}
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
-        assert origin.garbled == []
-
-
-@pytest.fixture
-async def gateway(origin: Origin) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(configuration([upstream(origin.port)], [route()])) as gateway:
-        yield gateway
 
 
 def judge(odd: Odd, seen: Seen) -> None:

@@ -21,14 +21,9 @@ from tests.support.origin import Origin, running_origin
 
 @pytest.fixture
 async def origin() -> AsyncIterator[Origin]:
+    """A body that breaks under way is no whole message to its h11."""
     async with running_origin() as origin:
         yield origin
-
-
-@pytest.fixture
-async def gateway(origin: Origin) -> AsyncIterator[RunningGateway]:
-    async with running_gateway(configuration([upstream(origin.port)], [route()])) as gateway:
-        yield gateway
 
 
 class Judge:

@@ -8,21 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_network
 
-import pytest
-
 from ostiary.core.model import ClientLimits, Network
 from ostiary.gateway.wire.room import TOLD_MAX, Room, counted_as, plain_address
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
-from tests.support.origin import Origin, running_origin
+from tests.support.origin import Origin
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with running_origin() as origin:
-        yield origin
 
 
 @asynccontextmanager
