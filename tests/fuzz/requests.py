@@ -98,7 +98,9 @@ def _judge(stage: Stage, case: Case) -> None:
     meant = read_requests(case.data)
     methods = [message.start for message in meant]
     got = bytes(stage.got)
-    answers = read_answers(got, [*methods, b"GET", b"GET"])
+    # h11 stops at trailers that frame, which the gateway drops; it may admit all that stands behind them.
+    more = 2 if framed_by_trailers(case.data) is None else len(case.data)
+    answers = read_answers(got, [*methods, *[b"GET"] * more])
     if answers.end == "partial" and len(answers.messages) == len(methods):
         # h11 would not read the request that this answers; it may have been a HEAD.
         answers = read_answers(got, [*methods, b"HEAD"])

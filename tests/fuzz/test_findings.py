@@ -27,6 +27,16 @@ FINDINGS: dict[str, Case] = {
     "a header without a colon whose name had been seen": Case(
         pieces=(b"GET / HTTP/1.1\r\nHost: a.test\r\nContent-Type: a\r\nContent-Type\r\n\r\n",), eof=True
     ),
+    "requests behind trailers that h11 refuses, and the gateway drops": Case(
+        pieces=(
+            b"GET /:80/ HTTP/1.1\r\nHost: a.test\r\n\r\nPOST / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+            b"POST /chunked HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3\r\nabc\r\n0\r\nX-T: 1\r\nHost: b.test\r\nContent-Length: +9\r\n\r\n"
+            b"POST /length HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\n\r\n\r\n"
+            b"PUT / HTTP/1.1\r\nHost: a.test\r\n\r\nGET /last HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        ),
+        eof=False,
+    ),
     "two empty lines before a request, in two reads": Case(
         pieces=(b"\r\n", b"\r\n", b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), eof=True
     ),
