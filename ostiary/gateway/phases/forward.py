@@ -40,12 +40,13 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     assert member is not None  # noqa: S101  nothing was tried yet
     while True:
         pool = member.pool
-        connection = None if retrying is not None and retrying.fresh else pool.take()
+        fresh = retrying is not None and retrying.fresh
+        connection = None if fresh else pool.take()
         status = 0
         failure: UpstreamFailure | ConnectFailed | None = None
         try:
             if connection is None:
-                connection = await _connect(group, pool)
+                connection = await _connect(group, pool, fresh=fresh)
             exchange.upstream = connection
             answer = await connection.send(
                 start + pool.authority + exchange.upstream_head,
@@ -100,22 +101,23 @@ async def _pass_interim(exchange: Exchange, connection: UpstreamConnection, answ
     return answer
 
 
-async def _connect(group: UpstreamGroup, pool: TargetPool) -> UpstreamConnection:
-    """A fresh connection; when there may be no more of them, the next that comes free. Raises ConnectFailed, OVERLOADED."""
-    if pool.must_wait:
-        turn = pool.wait()
-        if turn is None:
-            group.meters.waited("refused")
-            raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: too many calls wait for a connection")
-        try:
-            connection = await turn
-        except NoConnection as error:
-            group.meters.waited("timed_out")
-            raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: {error}") from error
+async def _connect(group: UpstreamGroup, pool: TargetPool, *, fresh: bool) -> UpstreamConnection:
+    """A connection where none is kept; one that was never used if it has to be `fresh`. Raises ConnectFailed, OVERLOADED."""
+    if fresh:
+        return await pool.connect()
+    waits = pool.must_wait
+    turn = pool.obtain()
+    if turn is None:
+        group.meters.waited("refused")
+        raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: too many calls wait for a connection")
+    try:
+        connection = await turn
+    except NoConnection as error:
+        group.meters.waited("timed_out")
+        raise GatewayError(ErrorCode.OVERLOADED, f"upstream {group.name}: {error}") from error
+    if waits:
         group.meters.waited("served")
-        if connection is not None:
-            return connection
-    return await pool.connect()
+    return connection
 
 
 def _interrupted(guard: Guard, member: Member, error: GatewayError, began: float, epoch: int, now: float) -> None:

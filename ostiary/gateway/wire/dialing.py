@@ -49,7 +49,7 @@ class Dialer:
         self, target: Target, *, seconds: float, resolver: Resolver, tls: ssl.SSLContext | None = None
     ) -> None:
         self._target = target
-        self._seconds = seconds
+        self.seconds = seconds
         self._resolver = resolver
         self._tls = tls
         self._server_name: str | None = None
@@ -62,7 +62,7 @@ class Dialer:
         """Makes one connection with one protocol; TLS is up when this returns. Within `seconds`, the target's own if not
         given. Raises ConnectFailed."""
         step = _Step("looking the name up")
-        limit = self._seconds if seconds is None else seconds
+        limit = self.seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(limit):
                 if self._target.scheme == UNIX:

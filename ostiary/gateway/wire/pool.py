@@ -36,15 +36,14 @@ class NoConnection(Exception):
 
 
 class Waiter:
-    """A call that waits for a connection. `turn` gets one that was given back, or None: there is room for a new one. It fails
-    with NoConnection."""
+    """A call that waits for a connection. `turn` gets one, or fails with ConnectFailed or NoConnection."""
 
     __slots__ = ("_pool", "deadline", "turn")
 
     def __init__(self, pool: TargetPool, deadline: float) -> None:
         self._pool = pool
         self.deadline = deadline
-        self.turn: Signal[UpstreamConnection | None] = Signal()
+        self.turn: Signal[UpstreamConnection] = Signal()
 
     def on_deadline(self) -> None:
         self._pool.give_up(self)
@@ -97,48 +96,81 @@ class TargetPool:
                 return connection
         return None
 
+    def obtain(self) -> Signal[UpstreamConnection] | None:
+        """A connection for one more call: one that is made, or one that is given back before that is done. The signal fails
+        with ConnectFailed, or NoConnection. None when too many wait already."""
+        dials = not self.must_wait
+        if not dials and not self._may_wait():
+            return None
+        waiter = Waiter(
+            self, self._deadlines.after(self._bounds.wait_seconds + (self.dialer.seconds if dials else 0.0))
+        )
+        self._waiters.append(waiter)
+        self._deadlines.watch(waiter)
+        if dials:
+            self._dial()
+        return waiter.turn
+
     def connect(self) -> Signal[UpstreamConnection]:
-        """A fresh connection; the signal fails with ConnectFailed. If whoever waits goes away meanwhile, it is kept."""
+        """A connection that was never used; the signal fails with ConnectFailed. For a call that met a stale one. If its
+        client goes away meanwhile, the connection is kept."""
         signal: Signal[UpstreamConnection] = Signal()
-        self._connecting += 1  # at once: of many calls in one turn of the loop, each must see those before it
+        self._connecting += 1
 
         async def deliver() -> None:
             try:
-                connection = await self._connect()
+                connection = await self._made()
             except ConnectFailed as error:
-                self._connecting -= 1
                 signal.fail(error)
-                self._let_in()
             else:
-                self._connecting -= 1
                 if signal.awaited:
                     signal.set(connection)
                 else:
                     self.give_back(connection)
-                self._let_in()
 
         in_task(deliver())
         return signal
 
-    async def _connect(self) -> UpstreamConnection:
+    def _dial(self) -> None:
+        """Makes a connection for whoever waits longest when it is there; its failure is that one's, too."""
+        self._connecting += 1  # at once: of many calls in one turn of the loop, each must see those before it
+
+        async def dial() -> None:
+            try:
+                connection = await self._made()
+            except ConnectFailed as error:
+                if (waiter := self._next_waiter()) is not None:
+                    waiter.turn.fail(error)
+                self._dial_on()
+            else:
+                self.give_back(connection)
+
+        in_task(dial())
+
+    async def _made(self) -> UpstreamConnection:
         connection = UpstreamConnection(self, self._deadlines)
-        await self.dialer.connect(lambda: as_protocol(connection))
+        try:
+            await self.dialer.connect(lambda: as_protocol(connection))
+        finally:
+            self._connecting -= 1
         self._all.add(connection)
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        if self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX or connection.transport.is_closing():
+        if connection.transport.is_closing():
+            self.discard(connection)
+            return
+        waiter = self._next_waiter()
+        if waiter is not None:
+            waiter.turn.set(connection)
+        elif self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX:
             self.discard(connection)
             connection.transport.close()
-            return
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            self._deadlines.forget(waiter)
-            if waiter.turn.awaited:  # else its client has gone
-                waiter.turn.set(connection)
-                return
-        connection.deadline = self._deadlines.after(IDLE_SECONDS)
-        self._idle.append(connection)
+        else:
+            connection.deadline = self._deadlines.after(IDLE_SECONDS)
+            self._idle.append(connection)
+        if self._waiters:
+            self._dial_on()
 
     def discard(self, connection: UpstreamConnection) -> None:
         self._all.discard(connection)
@@ -148,24 +180,27 @@ class TargetPool:
             except ValueError:
                 pass
         if self._waiters:
-            self._let_in()
+            self._dial_on()
 
     # --- waiting for one
 
-    def wait(self) -> Signal[UpstreamConnection | None] | None:
-        """The turn of one more call that waits, see Waiter; None when too many wait already. While only the making of
-        connections is what they wait for, as many may as there may be connections."""
-        waiters = self._waiters
+    def _may_wait(self) -> bool:
+        """Whether one more call may wait. While only the making of connections is what they wait for, as many may as there
+        may be connections."""
         waiting_max = self._bounds.waiting if self.full else self._bounds.at_most
-        if len(waiters) >= waiting_max:
-            for waiter in [each for each in waiters if not each.turn.awaited]:
+        if len(self._waiters) >= waiting_max:
+            for waiter in [each for each in self._waiters if not each.turn.awaited]:
                 self._forget(waiter)
-            if len(waiters) >= waiting_max:
-                return None
-        waiter = Waiter(self, self._deadlines.after(self._bounds.wait_seconds))
-        waiters.append(waiter)
-        self._deadlines.watch(waiter)
-        return waiter.turn
+        return len(self._waiters) < waiting_max
+
+    def _next_waiter(self) -> Waiter | None:
+        """Who waits longest, and is still there."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            self._deadlines.forget(waiter)
+            if waiter.turn.awaited:
+                return waiter
+        return None
 
     def give_up(self, waiter: Waiter) -> None:
         """Its time is over."""
@@ -179,13 +214,10 @@ class TargetPool:
         except ValueError:
             pass
 
-    def _let_in(self) -> None:
-        """There may be room for a new connection: the first who waits makes it, before `set` returns."""
-        while self._waiters and not self.must_wait:
-            waiter = self._waiters.popleft()
-            self._deadlines.forget(waiter)
-            if waiter.turn.awaited:
-                waiter.turn.set(None)
+    def _dial_on(self) -> None:
+        """There may be room for more connections."""
+        while len(self._waiters) > self._connecting and not self.must_wait:
+            self._dial()
 
     def close_idle(self) -> None:
         """Gives up the kept connections; the next requests make new ones."""
