@@ -21,6 +21,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from ostiary.core.config import load_text
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from ostiary.demo.upstream import LIVE_RECORDS, SampleUpstream
 from ostiary.demo.valkey import free_port
@@ -140,6 +141,14 @@ def operator(
     yield make
     for one in made:
         one.end()
+
+
+def test_what_a_route_may_say_is_what_the_loader_takes() -> None:
+    """An example that is refused teaches mistrust."""
+    text = "version: 1\n" + block("What a route and an upstream may say besides", "yaml")
+    loaded = load_text(text, name="ostiary.yaml", environment={})
+    assert [route.name for route in loaded.routes] == ["clients", "feed", "clients-v1"]
+    assert loaded.upstreams["clients"].breaker is not None
 
 
 async def test_an_operator_who_follows_the_readme_arrives(
