@@ -48,6 +48,7 @@ class UpstreamGroup:
         self.name = upstream.name
         self.guard = guard
         self.meters = meters
+        self.calls = meters.calls
         self.members = tuple(
             Member(number, pool, target.weight, how)
             for number, (pool, target, how) in enumerate(zip(pools, upstream.targets, health, strict=True))

@@ -103,6 +103,7 @@ def prove_reloads(path: Path, rounds: int, text: str) -> list[str]:
                 eventually(partial(was_refused, gateway), f"refusal after generation {number + 2}")
             if number in (rounds // 10, rounds - 1):
                 resident.append(sum(map(resident_bytes, gateway.worker_pids())))
+        path.write_text(text)
         answered, failures = stopped(loads)
         failures += [str(line) for line in gateway.logged("process_ended")]
         if len({load.closes for load in loads} | {0}) > 1:

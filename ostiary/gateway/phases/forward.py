@@ -83,7 +83,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
                 return answer
             raise _error_of(failure, group.name) from failure
         if connection is not None:
-            _count(exchange, group.name, status, clock)
+            group.calls.call(status, clock() - exchange.upstream_started)
             connection.abort()
             exchange.upstream = None
             exchange.upstream_answered = 0.0
@@ -136,8 +136,3 @@ def _error_of(failure: UpstreamFailure | ConnectFailed, name: str) -> GatewayErr
     if isinstance(failure, ConnectFailed) or (isinstance(failure, UpstreamReset) and not failure.answered):
         return GatewayError(ErrorCode.UPSTREAM_UNREACHABLE, reason)
     return GatewayError(ErrorCode.UPSTREAM_PROTOCOL_ERROR, reason)
-
-
-def _count(exchange: Exchange, name: str, status: int, clock: Clock) -> None:
-    if exchange.route is not None:
-        exchange.route.meters.upstream(name, status, clock() - exchange.upstream_started)

@@ -28,6 +28,7 @@ class Recorder:
         self._unrouted = unrouted
         self._accepted = metrics.counter("usage_events_accepted_total")
         self._dropped = metrics.counter("usage_events_dropped_total")
+        self._overhead = metrics.histogram("gateway_overhead_seconds")
         self.wall_clock_offset = 0.0
 
     def record(self, exchange: Exchange, now: float) -> None:
@@ -44,12 +45,12 @@ class Recorder:
             self._log(exchange, status)
         upstream_us = -1
         if exchange.upstream_started:
-            meters.overhead.observe(exchange.upstream_started - exchange.started)
+            self._overhead.observe(exchange.upstream_started - exchange.started)
             answered = exchange.upstream_answered
             spent = (answered or now) - exchange.upstream_started
             upstream_us = int(spent * 1e6)
             if admission is not None and admission.group is not None:
-                meters.upstream(admission.group.name, status if answered else 0, spent)
+                admission.group.calls.call(status if answered else 0, spent)
         if admission is None or route is None or not route.metered:
             return
         self._values[admission.usage_slot] += 1

@@ -36,9 +36,7 @@ class RouteMeters:
         self._last_status = 0
         self._last: _Meter | None = None
         self._requests: dict[tuple[bytes, int], _Meter] = {}
-        self._upstreams: dict[tuple[str, int], _Meter] = {}
         self._attempts: dict[tuple[str, str], int] = {}
-        self.overhead = metrics.histogram("gateway_overhead_seconds")
 
     def usage(self, app: str | None, plan: str | None, environment: str | None) -> int:
         """The slot of `api_key_usage_total` for a caller."""
@@ -70,21 +68,6 @@ class RouteMeters:
         meter = self._requests[method, status] = _Meter(slot, durations)
         return meter
 
-    def upstream(self, name: str, status: int, seconds: float) -> None:
-        """`status` 0 for an upstream that gave no answer."""
-        meter = self._upstreams.get((name, status))
-        if meter is None:
-            meter = self._upstream_meter(name, status)
-        self._values[meter.slot] += 1
-        meter.durations.observe(seconds)
-
-    def _upstream_meter(self, name: str, status: int) -> _Meter:
-        shown = str(status) if status else "none"
-        slot = self._metrics.counter("upstream_requests_total", upstream=name, status=shown)
-        durations = self._metrics.histogram("upstream_request_duration_seconds", upstream=name)
-        meter = self._upstreams[name, status] = _Meter(slot, durations)
-        return meter
-
     def deprecated(self, app: str | None) -> None:
         """A call of a route that is on its way out. Looked up anew each time: apps are many, and such routes are few."""
         slot = self._metrics.counter("deprecated_requests_total", route=self._route, app=app or "")
@@ -97,3 +80,32 @@ class RouteMeters:
             slot = self._metrics.counter("api_key_auth_attempts_total", scheme=scheme, result=result)
             self._attempts[(scheme, result)] = slot
         self._metrics.values[slot] += 1
+
+
+class CallMeters:
+    """What is counted about the calls to one upstream, whichever route they come by."""
+
+    def __init__(self, metrics: Metrics, upstream: str) -> None:
+        self._metrics = metrics
+        self._values = metrics.values
+        self._upstream = upstream
+        self._by_status: dict[int, _Meter] = {}
+        self._last_status = -1
+        self._last: _Meter | None = None
+
+    def call(self, status: int, seconds: float) -> None:
+        """`status` 0 for an upstream that gave no answer."""
+        meter = self._last
+        if meter is None or status != self._last_status:
+            meter = self._by_status.get(status) or self._meter(status)
+            self._last_status = status
+            self._last = meter
+        self._values[meter.slot] += 1
+        meter.durations.observe(seconds)
+
+    def _meter(self, status: int) -> _Meter:
+        shown = str(status) if status else "none"
+        slot = self._metrics.counter("upstream_requests_total", upstream=self._upstream, status=shown)
+        durations = self._metrics.histogram("upstream_request_duration_seconds", upstream=self._upstream)
+        meter = self._by_status[status] = _Meter(slot, durations)
+        return meter

@@ -1,5 +1,5 @@
-"""What is counted and logged about one upstream besides its calls: targets that leave and come back, the breaker, further
-tries, waits. All of it is rare, so slots are looked up when something happens."""
+"""What is counted and logged about one upstream besides its calls (those are `calls`): targets that leave and come back, the
+breaker, further tries, waits. All of it is rare, so slots are looked up when something happens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from ostiary.gateway.resilience.breaker import BreakerState
 
+from .meters import CallMeters
 from .metrics import Metrics
 
 logger: Final = logging.getLogger("ostiary.gateway.upstreams")
@@ -21,6 +22,7 @@ class UpstreamMeters:
         self._metrics = metrics
         self._upstream = upstream
         self._targets = tuple(targets)
+        self.calls = CallMeters(metrics, upstream)
 
     def health(self, target: int, *, healthy: bool) -> None:
         slot = self._metrics.gauge("upstream_healthy", upstream=self._upstream, target=self._targets[target])
