@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from ostiary.gateway.telemetry.metrics import Metrics
 
-from .pressure import ALWAYS, NOBODY, RANKS, Pressure, patience
+from .pressure import ALWAYS, MEMORY_PART_MAX, NOBODY, RANKS, Pressure, patience
 
 if TYPE_CHECKING:
     from ostiary.gateway.wire.client import ClientConnection
@@ -29,6 +29,9 @@ HIGHEST: Final = len(RANKS) - 1
 BEAT_SECONDS: Final = 0.02  # 50 wake-ups a second of an idle worker: 0.1 % of a processor
 LATE_SECONDS: Final = 0.05  # the least patience there is: a worker that is never later than this makes nobody wait
 STANDING_SECONDS: Final = 0.3
+# So many calls are let in in each turn, however late it is: they take a few milliseconds. A worker that gets too little of a
+# processor, as while others start beside it, is late with next to nothing to do; to refuse that would help nobody.
+FEW_CALLS: Final = 20
 STALL_SECONDS: Final = 0.2
 # How long a sign of overload counts. Shorter, and ranks would open and shut with every turn.
 CALM_SECONDS: Final = 1.0
@@ -67,7 +70,8 @@ class Shedder:
         now = self._clock()
         bound = self.patience[rank]
         overdue = rank < HIGHEST and client in self._overdue
-        if now - self._beat <= bound and not overdue:
+        few = self._let_in < FEW_CALLS and self._memory < MEMORY_PART_MAX[rank]
+        if (few or now - self._beat <= bound) and not overdue:
             self._let_in += 1
             return False
         self.shed += 1

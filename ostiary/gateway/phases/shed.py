@@ -17,8 +17,8 @@ _REASON: Final = "too much waits"
 _ERRORS: Final = tuple(
     GatewayError(ErrorCode.OVERLOADED, _REASON, headers=(("Retry-After", seconds),)) for seconds in RETRY_AFTER_SECONDS
 )
-# Stands for the request id while an answer is rendered in advance: no character of an id, nor of what is configured.
-_MARK: Final = b"\x7f"
+# Stands for the request id while an answer is rendered in advance. It is no character of an id, and JSON writes it as it is.
+_MARK: Final = b"<"
 _WAITING: Final = State.WAITING
 
 
@@ -42,11 +42,12 @@ class Refusals:
         error = _ERRORS[turn]
         client, head = exchange.client, exchange.head
         usual = client.keep_alive and client.state is _WAITING and head.minor == 1 and head.method != b"HEAD"
-        if not usual or own_lines(exchange) or not accepts_json(head.values.get(b"accept")):
+        pages = exchange.snapshot.problem_pages
+        if not usual or own_lines(exchange) or "<" in pages or not accepts_json(head.values.get(b"accept")):
             return fail(exchange, error)
         exchange.error = error
         exchange.answer_status = error.code.value.status
-        request_id, pages = exchange.request_id, exchange.snapshot.problem_pages
+        request_id = exchange.request_id
         key = (pages, len(request_id), turn)
         parts = self._rendered.get(key)
         if parts is None:

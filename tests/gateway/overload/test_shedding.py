@@ -7,10 +7,11 @@ from typing import cast
 import pytest
 
 from ostiary.core.model import Priority
-from ostiary.gateway.overload.pressure import RANKS, WAIT_SECONDS_MAX
+from ostiary.gateway.overload.pressure import MEMORY_PART_MAX, RANKS, WAIT_SECONDS_MAX
 from ostiary.gateway.overload.shedding import (
     BEAT_SECONDS,
     CALM_SECONDS,
+    FEW_CALLS,
     HELD_SECONDS_MAX,
     SERVED_PER_TAKEN_BACK,
     STALL_SECONDS,
@@ -41,6 +42,12 @@ class Connection:
 
     def take_back(self) -> None:
         self.held = False
+
+
+def let_few_in(shedder: Shedder) -> None:
+    """As many calls as are let in in every turn."""
+    for _ in range(FEW_CALLS):
+        assert not shedder.refuses(LOW, ANYONE)
 
 
 ANYONE = cast(ClientConnection, Connection())
@@ -82,6 +89,7 @@ def test_a_standing_queue_is_cut_where_each_priority_has_waited_too_long(shedder
     """Row 115: in a turn that has run for so long, low calls are refused first, then normal ones, then high ones."""
     turns(shedder, clock, 0.6, each=LONG_TURN_SECONDS)
     assert shedder.watchful
+    let_few_in(shedder)
     met = []
     begun = clock.now
     for waited in WAIT_SECONDS_MAX:
@@ -95,9 +103,11 @@ def test_low_calls_are_shut_out_while_normal_ones_have_to_be_refused(
 ) -> None:
     """Row 115: without it every turn would serve the low calls that it happens to meet first."""
     turns(shedder, clock, 0.6, each=LONG_TURN_SECONDS)
+    let_few_in(shedder)
     clock.now += WAIT_SECONDS_MAX[NORMAL] + 0.001
     assert shedder.refuses(NORMAL, ANYONE)
     shedder.beat()
+    let_few_in(shedder)
     assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
     assert metrics.values[metrics.counter("requests_shed_total", priority="low")] == 1
     assert metrics.values[metrics.counter("requests_shed_total", priority="normal")] == 1
@@ -107,6 +117,7 @@ def test_low_calls_are_shut_out_while_normal_ones_have_to_be_refused(
 def test_it_ends_by_itself_when_turns_are_short_again(shedder: Shedder, clock: Clock, metrics: Metrics) -> None:
     """Row 115: a gateway that goes on refusing after the load has gone is an outage of its own making."""
     turns(shedder, clock, 3.0, each=LONG_TURN_SECONDS)
+    let_few_in(shedder)
     clock.now += 0.3
     assert shedder.refuses(HIGH, ANYONE)
     turns(shedder, clock, 2 * CALM_SECONDS + 0.1, each=BEAT_SECONDS)
@@ -118,6 +129,7 @@ def test_a_stall_shuts_low_calls_for_a_moment(shedder: Shedder, clock: Clock) ->
     """Row 113: the loop stood still once; what has piled up is served before low calls are."""
     turns(shedder, clock, 0.1, each=BEAT_SECONDS)
     turns(shedder, clock, STALL_SECONDS + BEAT_SECONDS + 0.01, each=STALL_SECONDS + BEAT_SECONDS + 0.01)
+    let_few_in(shedder)
     assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)] == [True, False, False]
     turns(shedder, clock, CALM_SECONDS + BEAT_SECONDS, each=BEAT_SECONDS)
     assert not shedder.watchful
@@ -177,3 +189,14 @@ def test_a_client_that_did_not_wait_is_refused_again_while_turns_are_late(shedde
     assert not shedder.refuses(HIGH, client)
     turns(shedder, clock, LONG_TURN_SECONDS, each=LONG_TURN_SECONDS)
     assert not shedder.refuses(NORMAL, client), "by now it may have heeded Retry-After"
+
+
+def test_a_worker_that_is_late_with_next_to_nothing_to_do_refuses_none_of_it(shedder: Shedder, clock: Clock) -> None:
+    """Rows 110, 113: a worker that gets too little of a processor, as while others start beside it, is late without being
+    overloaded. Each of its few calls would be refused, and a rolling restart cost callers 503s."""
+    turns(shedder, clock, 3.0, each=LONG_TURN_SECONDS)
+    assert shedder.watchful
+    clock.now += 1.0
+    assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL, HIGH)] == [False, False, False]
+    shedder.memory_is(MEMORY_PART_MAX[NORMAL])
+    assert [shedder.refuses(rank, ANYONE) for rank in (LOW, NORMAL)] == [True, True], "but memory is short for all"
