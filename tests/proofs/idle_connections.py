@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ostiary.gateway.overload.accepting import connections_that_fit
 from tests.acceptance import edge_site
 from tests.acceptance.idle_connections import hold, raise_descriptor_limit
 from tests.support.directories import directory_for_all
@@ -20,7 +21,8 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="the gateway as scripts/compile makes it")
     chosen = parser.parse_args()
     package = edge_site.compiled_package() if chosen.compiled else REPOSITORY
-    connections = min(chosen.connections, raise_descriptor_limit() - 500)
+    # A worker takes as many clients as leave each an upstream connection; the warm-up has some of them.
+    connections = min(chosen.connections, connections_that_fit(raise_descriptor_limit()) - 500)
     limits = "keepalive: 1h, connections: 1000000, connections_per_address: 1000000"
     failures: list[str] = []
     for asked in (False, True):
