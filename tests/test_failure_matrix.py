@@ -33,6 +33,7 @@ def test_c():
         ("Row 57: a replay", {57}),
         ("Rows 71, 72: any window", {71, 72}),
         ("Rows 1-3 and 5: framing", {1, 2, 3, 5}),
+        ("Rows 1, 2,\n    3: a list that goes on in the next line", {1, 2, 3}),
         ("First.\n\nRow 7: more\nRow 8: and more", {7, 8}),
         ("row 57: lower case", set()),
         ("Row 57 without a colon", set()),

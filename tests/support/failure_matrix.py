@@ -46,9 +46,9 @@ class NamedTest:
 
 
 def rows_named(docstring: str) -> frozenset[int]:
-    """The numbers in `Row 57:`, `Rows 71, 72:`, `Rows 1-3 and 5:`."""
+    """The numbers in `Row 57:`, `Rows 71, 72:`, `Rows 1-3 and 5:`, over a line's end too."""
     numbers: set[int] = set()
-    for match in _ROWS.finditer(docstring):
+    for match in _ROWS.finditer(" ".join(docstring.split())):
         for part in re.split(r", | and ", match[1]):
             first, _, last = part.partition("-")
             numbers.update(range(int(first), int(last or first) + 1))
