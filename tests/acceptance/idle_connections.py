@@ -57,7 +57,7 @@ class Idle:
 
     def open(self, count: int, *, ask: bool) -> None:
         for _ in range(count):
-            source = f"127.0.0.{2 + len(self._sockets) // 10_000}"
+            source = f"127.0.0.{2 + len(self._sockets) // 5_000}"
             sock = socket.create_connection(("127.0.0.1", self._port), timeout=30, source_address=(source, 0))
             self._sockets.append(sock)
             if ask:
