@@ -52,17 +52,17 @@ def test_in_overload_some_are_served_the_rest_told_when_to_come_back_and_health_
     for connections in (2500, 4000, 6000):
         paths = ["/low", "/normal", "/high", "/low"]
         result = load(gateway.port, rate=math.inf, seconds=4, connections=connections, paths=paths)
-        if sums(result)["refused"]:
+        if sums(result)["refused"] > sums(result)["begun"] / 20:
             break
     health.stop()
     counts, by_path = sums(result), result["paths"]
-    # Of the first burst some may wait for a connection to the origin until its time is over: turns of the loop are late then.
-    assert counts["failed"] <= counts["begun"] / 100, result["failures"]
-    assert counts["refused"] > 0
+    assert counts["failed"] == 0, result["failures"]
+    assert counts["refused"] > counts["begun"] / 100
     assert counts["served"] + counts["late"] > counts["begun"] / 20
-    parts = [by_path[path]["served"] / by_path[path]["begun"] for path in ("/low", "/normal", "/high")]
-    assert parts == sorted(parts)
-    assert by_path["/low"]["refused"] > by_path["/high"]["refused"]
+    # Not of those served in time: in the first turns, before any is refused, all are equally late.
+    low, normal, high = (by_path[path]["refused"] / by_path[path]["begun"] for path in ("/low", "/normal", "/high"))
+    assert low >= normal >= high
+    assert low > high
     assert health.failures == []
     assert gateway.worker_pids() == [worker]
     assert gateway.logged("calls_shed")

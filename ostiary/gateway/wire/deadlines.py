@@ -26,12 +26,14 @@ class HasDeadline(Protocol):
 
 
 class Deadlines:
-    """The sweep, and the clock that goes with it: `now` is the loop's time, up to `SWEEP_SECONDS` old, for nothing."""
+    """The sweep, and the clock that goes with it: `now` is the loop's time, up to `SWEEP_SECONDS` old, for nothing. `sweeps`
+    counts them."""
 
     def __init__(self, *, every_sweep: Callable[[], None]) -> None:
         self._every_sweep = every_sweep
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time()
+        self.sweeps = 0
         self._watched: set[HasDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +56,7 @@ class Deadlines:
 
     def _sweep(self) -> None:
         self.now = now = self._loop.time()
+        self.sweeps += 1
         self._every_sweep()
         due = [each for each in self._watched if each.deadline <= now]
         if due:

@@ -21,6 +21,10 @@ from .resolver import Address, Resolver
 STAGGER_SECONDS: Final = 0.25
 # Of one name; more would not be reached within a usual time to connect. Each holds a descriptor.
 ADDRESSES_MAX: Final = 16
+# A time to connect is counted in so many parts, each of which begins when the loop has come round to the end of the one
+# before it. Making a connection takes several turns of the loop; where these are late themselves, as the first of a burst
+# are, it is not the target that took too long.
+PARTS: Final = 8
 # How long the other side may take to answer the end of TLS; the call is over, only a descriptor waits.
 TLS_SHUTDOWN_SECONDS: Final = 2.0
 
@@ -64,18 +68,25 @@ class Dialer:
         step = _Step("looking the name up")
         limit = self.seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout(limit):
-                if self._target.scheme == UNIX:
-                    step.name = "connecting"
-                    await asyncio.get_running_loop().create_unix_connection(protocol, self._target.host)
-                else:
-                    await self._over_tcp(protocol, step)
+            async with asyncio.timeout(None) as timeout:
+                clock = _Clock(timeout, limit)
+                try:
+                    await self._step_by_step(protocol, step)
+                finally:
+                    clock.stop()
         except TimeoutError as error:
             raise ConnectTimedOut(f"no connection within {limit:g} s, while {step.name}") from error
         except ssl.SSLCertVerificationError as error:
             raise ConnectFailed(f"certificate refused: {error.verify_message}") from error
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(f"{type(error).__name__} while {step.name}: {error}") from error
+
+    async def _step_by_step(self, protocol: Callable[[], asyncio.Protocol], step: _Step) -> None:
+        if self._target.scheme == UNIX:
+            step.name = "connecting"
+            await asyncio.get_running_loop().create_unix_connection(protocol, self._target.host)
+        else:
+            await self._over_tcp(protocol, step)
 
     async def _over_tcp(self, protocol: Callable[[], asyncio.Protocol], step: _Step) -> None:
         found = await self._resolver.addresses(self._target.host)
@@ -104,6 +115,27 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
+
+
+class _Clock:
+    """Lets a timeout be over after `seconds`, in `PARTS`."""
+
+    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
+        self._timeout = timeout
+        self._part_seconds = seconds / PARTS
+        self._left = PARTS
+        self._loop = asyncio.get_running_loop()
+        self._next()
+
+    def _next(self) -> None:
+        if self._left:
+            self._left -= 1
+            self._timer = self._loop.call_later(self._part_seconds, self._next)
+        else:
+            self._timeout.reschedule(self._loop.time())
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 class _Step:

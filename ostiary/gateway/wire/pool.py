@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+from collections import OrderedDict
 from typing import Final, cast
 
 from ostiary.core.upstream import Connections, Target
 from ostiary.gateway.signal import Signal, in_task
 
-from .deadlines import Deadlines
+from .deadlines import SWEEP_SECONDS, Deadlines
 from .dialing import ConnectFailed, Dialer
 from .upstream import UpstreamConnection
 
@@ -36,17 +37,23 @@ class NoConnection(Exception):
 
 
 class Waiter:
-    """A call that waits for a connection. `turn` gets one, or fails with ConnectFailed or NoConnection."""
+    """A call that waits for a connection. `turn` gets one, or fails with ConnectFailed or NoConnection.
 
-    __slots__ = ("_pool", "deadline", "turn")
+    Its time is over when it has passed, and the loop has come round as often as it does in that time. In a turn that lasts,
+    as the first of a burst do, connections are made and given back that nobody has looked at."""
 
-    def __init__(self, pool: TargetPool, deadline: float) -> None:
+    __slots__ = ("_deadlines", "_last_sweep", "_pool", "deadline", "turn")
+
+    def __init__(self, pool: TargetPool, deadlines: Deadlines, seconds: float) -> None:
         self._pool = pool
-        self.deadline = deadline
+        self._deadlines = deadlines
+        self._last_sweep = deadlines.sweeps + math.ceil(seconds / SWEEP_SECONDS)
+        self.deadline = deadlines.after(seconds)
         self.turn: Signal[UpstreamConnection] = Signal()
 
     def on_deadline(self) -> None:
-        self._pool.give_up(self)
+        if self._deadlines.sweeps >= self._last_sweep:
+            self._pool.give_up(self)
 
 
 class TargetPool:
@@ -66,9 +73,10 @@ class TargetPool:
         self.in_flight = 0
         self.dialer = dialer
         self._bounds = connections
-        self._waiters: deque[Waiter] = deque()
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._deadlines = deadlines
-        self._idle: deque[UpstreamConnection] = deque()
+        # As a stack, of which any may be taken out: thousands fall idle together, and are closed together.
+        self._idle: dict[UpstreamConnection, None] = {}
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
         self._closed = False
@@ -91,7 +99,7 @@ class TargetPool:
         """A kept connection, or None."""
         idle = self._idle
         while idle:
-            connection = idle.pop()
+            connection, _ = idle.popitem()
             if not connection.transport.is_closing():
                 return connection
         return None
@@ -102,10 +110,9 @@ class TargetPool:
         dials = not self.must_wait
         if not dials and not self._may_wait():
             return None
-        waiter = Waiter(
-            self, self._deadlines.after(self._bounds.wait_seconds + (self.dialer.seconds if dials else 0.0))
-        )
-        self._waiters.append(waiter)
+        seconds = self._bounds.wait_seconds + (self.dialer.seconds if dials else 0.0)
+        waiter = Waiter(self, self._deadlines, seconds)
+        self._waiters[waiter] = None
         self._deadlines.watch(waiter)
         if dials:
             self._dial()
@@ -168,17 +175,13 @@ class TargetPool:
             connection.transport.close()
         else:
             connection.deadline = self._deadlines.after(IDLE_SECONDS)
-            self._idle.append(connection)
+            self._idle[connection] = None
         if self._waiters:
             self._dial_on()
 
     def discard(self, connection: UpstreamConnection) -> None:
         self._all.discard(connection)
-        if not connection.busy:
-            try:
-                self._idle.remove(connection)
-            except ValueError:
-                pass
+        self._idle.pop(connection, None)
         if self._waiters:
             self._dial_on()
 
@@ -196,7 +199,7 @@ class TargetPool:
     def _next_waiter(self) -> Waiter | None:
         """Who waits longest, and is still there."""
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             self._deadlines.forget(waiter)
             if waiter.turn.awaited:
                 return waiter
@@ -209,10 +212,7 @@ class TargetPool:
 
     def _forget(self, waiter: Waiter) -> None:
         self._deadlines.forget(waiter)
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            pass
+        self._waiters.pop(waiter, None)
 
     def _dial_on(self) -> None:
         """There may be room for more connections."""
@@ -222,7 +222,7 @@ class TargetPool:
     def close_idle(self) -> None:
         """Gives up the kept connections; the next requests make new ones."""
         while self._idle:
-            self._idle.pop().transport.close()
+            self._idle.popitem()[0].transport.close()
 
     def close(self) -> None:
         """Closes what is idle; what is under way ends by itself and is then closed."""

@@ -122,6 +122,9 @@ async def test_a_shipper_killed_anywhere_delivers_once(
         await asyncio.sleep(chance.uniform(0, 0.02))  # not to wait for anything: the moment is the test's input
         process.kill()
         await process.wait()
+    # For the last one, if those before have shipped everything: it listens to SIGTERM by the time it has shipped this.
+    spool_calls(spool_directory, ["the-last"])
+    names.append("the-last")
     last = await asyncio.create_subprocess_exec(*command, env=environment)
 
     async def all_shipped() -> bool:

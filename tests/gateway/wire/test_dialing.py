@@ -8,12 +8,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ostiary.core.upstream import Health, Target, Timeouts
+from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import ConnectFailed, ConnectTimedOut, Dialer, first_of, in_turn
+from ostiary.gateway.wire.pool import TargetPool, Waiter
 from ostiary.gateway.wire.resolver import LOOK_UPS_MAX, Address, Resolver
 from tests.support.directories import directory_for_all
 from tests.support.fault_proxy import unanswered_port
@@ -192,6 +195,53 @@ async def test_a_connection_without_an_answer_is_504_at_the_time_to_connect(capl
     assert b'"code": "upstream_timeout"' in answer
     (fields,) = [record.fields for record in caplog.records if record.name == "ostiary.gateway.request"]  # type: ignore[attr-defined]  # the log's own extra
     assert fields["reason"] == "upstream origin: no connection within 0.3 s, while connecting"
+
+
+@contextmanager
+def standing(turn_seconds: float) -> Iterator[None]:
+    """Each turn of the loop lasts so long, as when thousands of calls are readable at once."""
+    loop = asyncio.get_running_loop()
+
+    def stand() -> None:
+        nonlocal handle
+        time.sleep(turn_seconds)
+        handle = loop.call_later(0.001, stand)
+
+    handle = loop.call_soon(stand)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+async def test_time_for_which_the_loop_stands_is_not_the_targets() -> None:
+    """Row 115: in a burst every turn is late, and a connection takes several; the first calls must not get 504 for that."""
+    there = await Listening().on("127.0.0.1", "::1")
+    dialer = Dialer(
+        Target("http", "both.test", there.port),
+        seconds=0.2,
+        resolver=Resolver(look_up=name_of("127.0.0.1", "::1")),
+    )
+    with standing(0.15):
+        transport = await connect(dialer)
+    transport.close()
+    there.close()
+
+
+async def test_time_for_which_the_loop_stands_is_not_waiting_for_a_connection() -> None:
+    """Row 115: connections that were given back while the loop stood are handed to who waits, before its time is over."""
+    deadlines = Deadlines(every_sweep=lambda: None)
+    deadlines.start()
+    target = Target("http", "127.0.0.1", 1)
+    pool = TargetPool(target, dialer=Dialer(target, seconds=1, resolver=Resolver()), deadlines=deadlines)
+    waiter = Waiter(pool, deadlines, seconds=0.4)
+    deadlines.watch(waiter)
+    with standing(1.5):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # the sweep that was due long ago
+    assert not waiter.turn.done
+    await until(lambda: waiter.turn.done, "the end of its time")
+    deadlines.stop()
 
 
 async def test_a_target_that_does_not_answer_is_passed_over() -> None:
