@@ -24,7 +24,7 @@ ADDRESSES_MAX: Final = 16
 # A time to connect is counted in so many parts, each of which begins when the loop has come round to the end of the one
 # before it. Making a connection takes several turns of the loop; where these are late themselves, as the first of a burst
 # are, it is not the target that took too long.
-PARTS: Final = 8
+PARTS: Final = 16
 # How long the other side may take to answer the end of TLS; the call is over, only a descriptor waits.
 TLS_SHUTDOWN_SECONDS: Final = 2.0
 

@@ -201,17 +201,18 @@ async def test_a_connection_without_an_answer_is_504_at_the_time_to_connect(capl
 def standing(turn_seconds: float) -> Iterator[None]:
     """Each turn of the loop lasts so long, as when thousands of calls are readable at once."""
     loop = asyncio.get_running_loop()
+    over = False
 
     def stand() -> None:
-        nonlocal handle
-        time.sleep(turn_seconds)
-        handle = loop.call_later(0.001, stand)
+        if not over:
+            time.sleep(turn_seconds)
+            loop.call_soon(stand)
 
-    handle = loop.call_soon(stand)
+    loop.call_soon(stand)
     try:
         yield
     finally:
-        handle.cancel()
+        over = True
 
 
 async def test_time_for_which_the_loop_stands_is_not_the_targets() -> None:
@@ -236,8 +237,7 @@ async def test_time_for_which_the_loop_stands_is_not_waiting_for_a_connection() 
     pool = TargetPool(target, dialer=Dialer(target, seconds=1, resolver=Resolver()), deadlines=deadlines)
     waiter = Waiter(pool, deadlines, seconds=0.4)
     deadlines.watch(waiter)
-    with standing(1.5):
-        await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_soon(time.sleep, 1.5)
     await asyncio.sleep(0.01)  # the sweep that was due long ago
     assert not waiter.turn.done
     await until(lambda: waiter.turn.done, "the end of its time")
