@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import threading
 import time
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from tests.acceptance.edge_site import GOOD_HOST
 from tests.support.gateway_process import GatewayProcess, eventually
+from tests.support.processors import children_on
 
 # (`-t GET`: the raw origin knows no HEAD, and a body after an answer to HEAD spoils its connection.)
 # What each mode of slowhttptest asks for, and how: heads and bodies come a few bytes a second, answers of 512 KiB are read
@@ -66,7 +69,7 @@ class GoodLoad:
             due += 1 / self.rate
             began = time.monotonic()
             try:
-                connection.request("GET", "/raw/source?bytes=200&frame=length")
+                connection.request("GET", "/raw/source?bytes=200&frame=length", headers={"Host": GOOD_HOST})
                 answer = connection.getresponse()
                 body = answer.read()
                 if answer.status != 200 or len(body) != 200:
@@ -82,7 +85,9 @@ class GoodLoad:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def attack(port: int, mode: str, *, connections: int, seconds: int) -> subprocess.Popen[str]:
+def attack(
+    port: int, mode: str, *, connections: int, seconds: int, processors: set[int] | None = None
+) -> subprocess.Popen[str]:
     """slowhttptest, which ends by itself after `seconds`, or when no connection is left."""
     command = [
         "slowhttptest",
@@ -96,7 +101,8 @@ def attack(port: int, mode: str, *, connections: int, seconds: int) -> subproces
         "1",
     ]
     command += ["-u", f"http://127.0.0.1:{port}{PATHS[mode]}", "-p", "5", *MODES[mode]]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with children_on(processors or os.sched_getaffinity(0)):
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,20 @@ class Outcome:
         )
 
 
-def measure(gateway: GatewayProcess, mode: str | None, *, connections: int, seconds: int) -> Outcome:
-    """A good load for `seconds`, beside an attack in `mode` if there is one."""
+def measure(
+    gateway: GatewayProcess,
+    mode: str | None,
+    *,
+    connections: int,
+    seconds: int,
+    attackers_on: set[int] | None = None,
+) -> Outcome:
+    """A good load for `seconds`, beside an attack in `mode` if there is one, on processors of its own if they are named."""
     most = 0
     with GoodLoad(gateway.port) as load:
-        attacking = attack(gateway.port, mode, connections=connections, seconds=seconds) if mode else None
+        attacking = None
+        if mode is not None:
+            attacking = attack(gateway.port, mode, connections=connections, seconds=seconds, processors=attackers_on)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             most = max(most, open_connections(gateway))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("ostiary.gateway.wire")
 
-WRITE_HIGH_BYTES: Final = 256 * 1024
+WRITE_HIGH_BYTES: Final = 64 * 1024
 # A FIN in the middle of an answer of unknown length: does the client only half-close, or has it left? Both look the same
 # until the next byte of the answer meets a reset. An event stream may have none for hours, and the upstream would work for
 # nobody: one that is silent for so long after the FIN is given up. A client that half-closes does so with its request.

@@ -15,7 +15,7 @@ SWEEP_SECONDS: Final = 0.25
 
 # Ending a connection takes 100 to 200 µs (an answer, a line of the log). A thousand slow clients that came together are due
 # together: ended at a stretch they would hold up everybody else for 0.1 s.
-ENDED_AT_A_TIME: Final = 16
+ENDED_AT_A_TIME: Final = 4
 NEVER: Final = math.inf
 
 

@@ -30,7 +30,7 @@ _CHUNKED: Final = Framing.CHUNKED
 _UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
 INTERIM_ANSWERS_MAX: Final = 32  # 1xx before the answer: a hint or two is usual, a stream of them an attack
-WRITE_HIGH_BYTES: Final = 256 * 1024
+WRITE_HIGH_BYTES: Final = 64 * 1024
 
 
 class UpstreamConnection:
