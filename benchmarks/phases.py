@@ -26,6 +26,7 @@ from benchmarks.rendering import TEMPLATES, render
 from benchmarks.report import table
 from benchmarks.requests import KEY_ID, SECRET, signed_request, unchanging_request
 from benchmarks.rig import SMALL_ANSWER_BYTES, common_values
+from benchmarks.routes import finding, routes_targets
 from benchmarks.statistics import Spread
 from benchmarks.timing import BATCHES, cost_us
 from ostiary.core.config import load_text
@@ -167,6 +168,11 @@ class Subject:
         yield Line("admit", cost(self.admit))
         yield Line("match", cost(self.match))
         yield Line("of it: find the route", cost(self.find_route), counts=False)
+        yield Line("so, with 10 routes in turn", cost(finding(10, targets=routes_targets(10))), counts=False)
+        yield Line(
+            "so, the same 10 among 10 000", cost(finding(10_000, targets=routes_targets(10_000)[:10])), counts=False
+        )
+        yield Line("so, with 10 000 in turn", cost(finding(10_000, targets=routes_targets(10_000))), counts=False)
         yield Line("authenticate", cost(self.authenticate))
         yield Line("of it: find the key", cost(self.find_key), counts=False)
         yield Line("of it: verify the signature", cost(self.verify), counts=False)

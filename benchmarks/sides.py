@@ -95,14 +95,18 @@ CONTESTANTS = {
         Contestant("ostiary-plain", "Ostiary", Credential.UNCHANGING, (), start_ostiary("ostiary-plain.yaml")),
         *(
             Contestant(
-                f"ostiary-{count}-routes",
-                f"Ostiary with {count} routes",
+                f"ostiary-{name}-routes",
+                f"Ostiary with {count} routes, {len(targets)} of them asked for",
                 Credential.UNCHANGING,
                 (),
                 start_ostiary("ostiary-routes.yaml", routes=routes_text(count)),
-                targets=routes_targets(count),
+                targets=targets,
             )
-            for count in (10, 10_000)
+            for name, count, targets in (
+                ("10", 10, routes_targets(10)),
+                ("10-of-10000", 10_000, routes_targets(10_000)[::1000]),
+                ("10000", 10_000, routes_targets(10_000)),
+            )
         ),
         Contestant("nginx-lua", "nginx+Lua+Redis", Credential.UNCHANGING, _LUA, _nginx("nginx-lua", "limit_one.lua")),
         Contestant(
