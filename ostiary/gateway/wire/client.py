@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("ostiary.gateway.wire")
 
+# What is kept for an end that takes less than comes, before the other one is read no more; one read of the loop, up to
+# 256 KB, may come on top. More than this saves a fast client nothing.
 WRITE_HIGH_BYTES: Final = 64 * 1024
 # A FIN in the middle of an answer of unknown length: does the client only half-close, or has it left? Both look the same
 # until the next byte of the answer meets a reset. An event stream may have none for hours, and the upstream would work for
