@@ -80,10 +80,10 @@ class RequestReader:
 
 @dataclass
 class Answers:
-    """The final answers of one connection in order, and how it ended."""
+    """The final answers of one connection in order, and how it ended; "interim": after a 1xx, with no other answer begun."""
 
     messages: list[Message]
-    end: Literal["clean", "partial", "garbled"]
+    end: Literal["clean", "interim", "partial", "garbled"]
     why: str = ""
 
 
@@ -109,6 +109,8 @@ def read_answers(data: bytes, methods: list[bytes]) -> Answers:
                 elif not isinstance(event, h11.InformationalResponse):
                     return Answers(messages, "partial", repr(event))
         except h11.RemoteProtocolError as error:
+            if message is None and "event type ConnectionClosed" in str(error):
+                return Answers(messages, "interim", str(error))
             partial = "closed" in str(error) or "without sending" in str(error)
             return Answers(messages, "partial" if partial else "garbled", str(error))
         assert message is not None

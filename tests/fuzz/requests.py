@@ -108,6 +108,8 @@ def _judge(stage: Stage, case: Case) -> None:
         raise Finding(f"h11 would not take the answers: {answers.why}")
     if answers.end == "partial" and not stage.transport.aborted:
         raise Finding(f"an answer that is not whole, and was not broken off: {answers.why}")
+    if answers.end == "interim" and len(answers.messages) < len(meant):
+        raise Finding("a whole request that got a 1xx and no answer")
     relayed = 0
     for number, answer in enumerate(answers.messages):
         if (b"x-origin", b"yes") in answer.headers:

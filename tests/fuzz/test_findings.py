@@ -37,6 +37,13 @@ FINDINGS: dict[str, Case] = {
         ),
         eof=False,
     ),
+    "a half-close in a body that was asked for": Case(
+        pieces=(
+            b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"A\r\n0123456789\r\n4294967296\r\n\r\n",
+        ),
+        eof=True,
+    ),
     "two empty lines before a request, in two reads": Case(
         pieces=(b"\r\n", b"\r\n", b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), eof=True
     ),
