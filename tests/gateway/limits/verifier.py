@@ -24,11 +24,13 @@ FINDINGS_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A caller and what was promised of it. A call lasts `hold_seconds`."""
+    """A caller and what was promised of it. A call lasts `hold_seconds`. With `rests` it asks for a while and rests for a
+    while, or else always, so that how much of its limits it gets can be said."""
 
     name: str
     plan: Plan
     hold_seconds: float = 0.0
+    rests: bool = False
 
 
 class Rule(Protocol):
@@ -195,6 +197,8 @@ class Verdict:
     @property
     def due(self) -> float | None:
         """What the tightest limit gives a caller that always asks for far more."""
+        if self.subject.rests:
+            return None
         dues = [due for rule in self.rules if (due := rule.due(self.first_us, self.last_us)) is not None]
         return min(dues, default=None)
 
