@@ -42,7 +42,7 @@ SUBJECTS = (
     Subject("bursts", Plan("p", rate=Rate(300, 1, 100)), rests=True),
     Subject("slots", Plan("p", windows=(Window(4000, 10),))),
     Subject("waves", Plan("p", windows=(Window(250, 1),)), rests=True),
-    Subject("log", Plan("p", windows=(Window(120, 1),))),
+    Subject("exact_log", Plan("p", windows=(Window(120, 1),))),
     Subject("quota", Plan("p", quotas=(Quota(10_000, Period.HOUR),))),
     Subject("concurrency", Plan("p", concurrency=8), hold_seconds=0.02),
     Subject(
