@@ -55,7 +55,8 @@ def prove(fault: Fault, directory: Path, postgres: EmbeddedPostgres, callers: Ca
             redis=f"redis://127.0.0.1:{proxy.port}/0",
             origin_port=origin.port,
             workers=2,
-            redis_deadline=f"{DEADLINE_SECONDS * 1000:g}ms",
+            # Where Redis goes on deciding, a pause of a busy machine must not look like one that does not.
+            redis_deadline=f"{DEADLINE_SECONDS * 1000:g}ms" if fault.away else "1s",
         )
         with site.gateway() as gateway:
             eventually(lambda: states(gateway) == {"connected"}, "both workers are connected")
@@ -108,9 +109,11 @@ def _judge(fault: Fault, calls: Sequence[Call], outage: Outage) -> list[str]:
             failures.append(f"Redis was there, and these were not decided by it: {dict(wrong)}")
     before = [call for call in calls if call.stream in {"roomy", "open"} and call.ended_ns < outage.began_ns]
     during = outage.calls(calls, "roomy") + outage.calls(calls, "open")
-    added = p99(during) - p99(before)
+    # Against the same load before, or against calls without limits at the same time, which have the same machine: what others
+    # take from it is not Redis's doing.
+    added = p99(during) - max(p99(before), p99(outage.calls(calls, "free")))
     if added > ADDED_SECONDS_MAX:
-        failures.append(f"the p99 is {added * 1e3:.1f} ms higher")
+        failures.append(f"Redis adds {added * 1e3:.1f} ms to the p99")
     waiting = max(call.seconds for call in calls if outage.began_ns < call.ended_ns < outage.ended_ns)
     last = max((call.ended_ns for call in calls if call.status == 503), default=0)
     recovered = max(0.0, (last - outage.ended_ns) / 1e9)
