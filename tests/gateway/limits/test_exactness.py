@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 import redis
 
-from ostiary.core.limiting import SECOND_US, WINDOW_SLOTS
-from ostiary.core.model import Plan, Rate, Window
 from ostiary.demo.stores import EmbeddedValkey
-from tests.gateway.limits.hammer import hammer, most_in_any_span, most_over_refill
+from tests.gateway.limits.decision_log import merged
+from tests.gateway.limits.hammer import SUBJECTS, Hammered, hammer
+from tests.gateway.limits.verifier import SECOND_US, Verdict, verify
+
+DECISIONS = 200_000
+
+# Of what was due. scripts/prove limits asks for 99 % over minutes; here one stop of a busy machine is half a percent.
+SHARE_MIN = 0.95
 
 
-@pytest.mark.parametrize("requests", [400, 100], ids=["slots", "exact log"])
-def test_processes_and_clients_at_ten_times_the_limit_never_get_more_than_a_window(
-    valkey_server: EmbeddedValkey, requests: int
-) -> None:
-    """Row 71: read, decide and count later would let each process add its own calls to the limit."""
-    plan = Plan("p", windows=(Window(requests, 1),))
-    hammered = hammer(valkey_server.url(database=4), plan, processes=3, clients=18, seconds=4)
-    assert hammered.failures == 0
-    assert hammered.asked > 2 * len(hammered.admitted_us)
-    assert most_in_any_span(hammered.admitted_us, SECOND_US) <= requests
-    # What the algorithm admits: the whole limit each window and slot, begun at the first call.
-    period_us = SECOND_US + SECOND_US // WINDOW_SLOTS
-    assert len(hammered.admitted_us) >= 0.98 * requests * (hammered.span_us // period_us)
+@dataclass(frozen=True)
+class Judged:
+    hammered: Hammered
+    verdicts: dict[str, Verdict]
+    began_us: int
+    ended_us: int
 
 
-def test_processes_and_clients_never_get_more_than_burst_and_refill(valkey_server: EmbeddedValkey) -> None:
-    """Row 71: two workers that refill one bucket would refill it twice."""
-    plan = Plan("p", rate=Rate(requests=300, per_seconds=1, burst=60))
-    hammered = hammer(valkey_server.url(database=5), plan, processes=3, clients=18, seconds=3)
-    assert hammered.failures == 0
-    assert most_over_refill(hammered.admitted_us, 300, 1) <= 60 + 1  # times are whole milliseconds in the bucket
-    assert len(hammered.admitted_us) >= 0.98 * (60 + 300 * (hammered.span_us / SECOND_US - 0.1))
+def redis_us(client: redis.Redis) -> int:
+    seconds, rest = client.time()
+    return seconds * SECOND_US + rest
 
 
-def test_clocks_of_workers_that_differ_change_nothing(valkey_server: EmbeddedValkey) -> None:
+@pytest.fixture(scope="module")
+def judged(valkey_server: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
+    """Four processes, of which one is five seconds ahead and one behind, with 200 clients on all subjects at once."""
+    with redis.Redis.from_url(valkey_server.url(database=4)) as client:
+        began_us = redis_us(client)
+        hammered = hammer(
+            valkey_server.url(database=4),
+            tmp_path_factory.mktemp("hammer"),
+            decisions=DECISIONS,
+            clock_skews_seconds=(0, 5, -5),
+        )
+        verdicts = verify(merged(hammered.logs), SUBJECTS)
+        yield Judged(hammered, {verdict.subject.name: verdict for verdict in verdicts}, began_us, redis_us(client))
+
+
+@pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS])
+def test_processes_and_clients_far_above_the_limit_get_all_of_it_and_never_more(judged: Judged, name: str) -> None:
+    """Rows 71, 72: read, decide and count later would let each process add its own calls to the limit; two workers that
+    refill one bucket would refill it twice; a window that begins anew would let in twice the limit at its border."""
+    verdict = judged.verdicts[name]
+    print(verdict.line())
+    assert verdict.findings == []
+    assert verdict.asked > 2 * verdict.admitted, "far more was asked for than the limit"
+    assert verdict.share >= SHARE_MIN
+    tightest = max(rule.most / rule.bound for rule in verdict.rules)
+    assert tightest > SHARE_MIN, "the limit was reached, or the verifier could not see it broken"
+
+
+def test_every_decision_was_made_by_redis_and_is_in_the_log(judged: Judged) -> None:
+    """What a process decided by itself, or did not write down, would be proof of nothing."""
+    assert judged.hammered.alone == 0
+    assert judged.hammered.asked == DECISIONS
+    assert sum(verdict.asked for verdict in judged.verdicts.values()) == DECISIONS
+
+
+def test_clocks_of_workers_that_differ_change_nothing(judged: Judged) -> None:
     """Row 73: a worker five seconds ahead would open every window early."""
-    plan = Plan("p", windows=(Window(150, 1),), rate=Rate(1000, 1, 1000))
-    client = redis.Redis.from_url(valkey_server.url())
-    before_us = client.time()[0] * SECOND_US
-    hammered = hammer(
-        valkey_server.url(database=6), plan, processes=3, clients=9, seconds=3, clock_skews_seconds=(0, 5, -5)
-    )
-    assert hammered.failures == 0
-    assert most_in_any_span(hammered.admitted_us, SECOND_US) <= 150
-    assert len(hammered.admitted_us) >= 150 * 2
-    assert before_us <= hammered.admitted_us[0]
-    assert hammered.admitted_us[-1] <= (client.time()[0] + 1) * SECOND_US
+    for verdict in judged.verdicts.values():
+        assert judged.began_us <= verdict.first_us <= verdict.last_us <= judged.ended_us
+        assert verdict.findings == []
