@@ -106,7 +106,7 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ("version: 1", "version: 1\nstores: {redis: []}", "stores.redis", "must have 1 to 100 items, not 0"),
         ("version: 1", "version: 1\nstores: {redis: {sentinels: [redis://a:26379]}}", "stores.redis", "the field 'service' is missing (The name under which they know the master, as in `sentinel monitor mymaster …`.)"),
         ("version: 1", "version: 1\nstores: {redis: {sentinels: [a:26379], service: m}}", "stores.redis.sentinels[0]", "must be a URL, `redis://…` or `rediss://…` (the URL is not shown: it may hold a password)"),
-        ("version: 1", "version: 1\nstores: {redis: {sentinels: [redis://a:26379], service: m, master: redis://m}}", "stores.redis", "there is no field 'master' (the fields are sentinels, service, url)"),
+        ("version: 1", "version: 1\nstores: {redis: {sentinels: [redis://a:26379], service: m, port: 1}}", "stores.redis", "there is no field 'port' (there is sentinels, service, url)"),
         ("version: 1", "version: 1\nstores: {redis: 127.0.0.1:6379}", "stores.redis", "must be a URL, `redis://…` or `rediss://…` (the URL is not shown: it may hold a password)"),
         ("version: 1", "version: 1\ngateway: {drain: 30}", "gateway.drain", "must be a duration from `0s` to `1h`, not '30' (give it a unit: ms, s, m, h or d)"),
         ("version: 1", "version: 1\ngateway: {signature_skew: 1500ms}", "gateway.signature_skew", "must be whole seconds: timestamps are"),
