@@ -38,9 +38,10 @@ _ANOTHER_MASTER: Final = ("CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
 
 
 class SlotBatch(Batch):
-    """Questions, or steps of crossings, of one slot. `link` is where it was sent to last."""
+    """Questions, or steps of crossings, of one slot. `link` is where it was sent to last; `is_between`: its names were
+    on both sides of a move when somebody answered."""
 
-    __slots__ = ("link", "redirections", "slot", "steps")
+    __slots__ = ("is_between", "link", "redirections", "slot", "steps")
 
     def __init__(
         self, slot: int, link: MasterLink, questions: list[Question], steps: list[Step], name: str, arguments: Command
@@ -50,6 +51,7 @@ class SlotBatch(Batch):
         self.link = link
         self.steps = steps
         self.redirections = 0
+        self.is_between = False
 
     @property
     def size(self) -> int:
@@ -218,6 +220,7 @@ class Cluster:
             return
         elif refusal.startswith("TRYAGAIN"):
             batch.redirections = 0
+            batch.is_between = True
             asyncio.get_running_loop().call_later(TRY_AGAIN_SECONDS, self._try_again, batch)
             return
         elif not isinstance(reply, ConnectionLost):
@@ -247,7 +250,10 @@ class Cluster:
 
     def overdue(self, batches: Sequence[Batch]) -> None:
         """One failure of each master that let any pass its deadline, however many batches."""
-        links = {id(batch.link): batch.link for batch in batches if isinstance(batch, SlotBatch)}
+        links: dict[int, MasterLink] = {}
+        for batch in batches:
+            if isinstance(batch, SlotBatch) and not batch.is_between:
+                links[id(batch.link)] = batch.link
         for link in links.values():
             link.failed("timeout", f"no answer within {self._deadline_seconds * 1000:g} ms")
         for batch in batches:

@@ -6,6 +6,7 @@ a call that could not be decided shows as unavailable."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -63,16 +64,16 @@ class Log:
 
 @asynccontextmanager
 async def steady(
-    limiters: Sequence[Limiter], limits: LimitPolicy, keys: Sequence[str], *, callers: int
+    limiters: Sequence[Limiter], limits: LimitPolicy, keys: Sequence[str], *, callers: int, nonces: bool = False
 ) -> AsyncIterator[Log]:
-    """`callers` for each key, spread over the limiters."""
+    """`callers` for each key, spread over the limiters; with `nonces`, each call has one."""
     log = Log()
-    nonces = iter(range(1_000_000_000))
+    numbers = itertools.count()
 
     async def caller(key: str, limiter: Limiter) -> None:
         while True:
             asked_at = time.monotonic()
-            nonce = f"nonce-{next(nonces):012}"
+            nonce = f"nonce-{next(numbers):012}" if nonces else None
             decision, store_us = await _asked(limiter, limits, key, nonce)
             now = time.monotonic()
             log.calls.append(Call(key, decision.outcome, now, store_us, now - asked_at))
@@ -108,7 +109,7 @@ def counted(server: Server, key: str) -> int:
     return int(struct.unpack_from("<d", numbers, (windows - 1) * 40)[0])
 
 
-async def _asked(limiter: Limiter, limits: LimitPolicy, key: str, nonce: str) -> tuple[Decision, int]:
+async def _asked(limiter: Limiter, limits: LimitPolicy, key: str, nonce: str | None) -> tuple[Decision, int]:
     """The decision, and Redis's clock at it: read in the very moment the decision is handed out."""
     future: asyncio.Future[tuple[Decision, int]] = asyncio.get_running_loop().create_future()
 
