@@ -281,11 +281,15 @@ class SentinelSite:
             one = Server(directory, port, [str(directory / "sentinel.conf"), "--sentinel", "--bind", "127.0.0.1"])
             one.start()
             self.sentinels.append(one)
-        for one in self.sentinels:
-            wait_until(
-                lambda one=one: (
-                    one.client.sentinel_master(self.SERVICE)["num-other-sentinels"] == 2  # type: ignore[misc]
-                    and one.client.sentinel_master(self.SERVICE)["num-slaves"] == 1
-                ),
-                "the Sentinels know each other and the replica",
-            )
+        self.wait_until_calm()
+
+    def wait_until_calm(self) -> None:
+        """The replica follows, and the Sentinels know the master, the replica and each other."""
+
+        def calm(sentinel: Server) -> bool:
+            known = sentinel.client.sentinel_master(self.SERVICE)
+            return (known["port"], known["num-other-sentinels"], known["num-slaves"]) == (self.master().port, 2, 1)
+
+        replica = next(one for one in self.servers if one is not self.master())
+        wait_until(lambda: replica.client.info("replication").get("master_link_status") == "up", "the replica follows")
+        wait_until(lambda: all(calm(one) for one in self.sentinels), "the Sentinels are ready")

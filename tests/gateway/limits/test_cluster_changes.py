@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.full
 
-IN_ANY_SECOND, IN_ALL = 80, 300
+IN_ANY_SECOND, IN_ALL = 80, 200
 LIMITS = policy(Plan("p", windows=(Window(IN_ANY_SECOND, 1), Window(IN_ALL, 60))))
 UNDECIDED_SECONDS_MAX = 2.0
 
