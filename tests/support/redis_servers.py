@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import redis
 from redis.exceptions import RedisError
@@ -71,7 +72,7 @@ class Server:
     def ask(self, *command: str | int) -> object:
         client = self.client
         try:
-            return client.execute_command(*command)
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
         finally:
             client.close()
 
@@ -287,7 +288,7 @@ class SentinelSite:
         """The replica follows, and the Sentinels know the master, the replica and each other."""
 
         def calm(sentinel: Server) -> bool:
-            known = sentinel.client.sentinel_master(self.SERVICE)
+            known = cast("dict[str, int]", sentinel.client.sentinel_master(self.SERVICE))
             return (known["port"], known["num-other-sentinels"], known["num-slaves"]) == (self.master().port, 2, 1)
 
         replica = next(one for one in self.servers if one is not self.master())

@@ -33,6 +33,8 @@ STEADY_SECONDS = 5.0
 class Link:
     """`connection` is None while Redis is away."""
 
+    backoff_max_seconds = BACKOFF_MAX_SECONDS
+
     def __init__(self, address: Address, *, deadline_seconds: float, worker: str, observe: LimiterObserver) -> None:
         self.address = address
         self.connection: RedisConnection | None = None
@@ -147,7 +149,7 @@ class Link:
                     backoff_seconds = BACKOFF_FIRST_SECONDS
             # Jitter, so that the workers of all nodes do not come back in the same moment.
             await asyncio.sleep(backoff_seconds * random.uniform(0.5, 1.0))  # noqa: S311  no secret
-            backoff_seconds = min(backoff_seconds * 2, BACKOFF_MAX_SECONDS)
+            backoff_seconds = min(backoff_seconds * 2, self.backoff_max_seconds)
 
     async def _connect(self) -> RedisConnection:
         """A connection whose Redis knows the script, takes writes, and answers within the deadline.

@@ -26,9 +26,11 @@ _NO_MASTER = ("READONLY", "LOADING", "MASTERDOWN")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What one Sentinel says: the master, and in which configuration. Of two, the higher epoch is the later one."""
+    """What one Sentinel says: the master, and in which configuration; of two, the higher epoch is the later one. The
+    Sentinel that leads a failover names the promoted replica before the next configuration begins: `promoted`."""
 
     epoch: int
+    promoted: bool
     host: str
     port: int
 
@@ -48,7 +50,12 @@ class Sentinel:
             async with asyncio.timeout(ANSWER_SECONDS):
                 if self._connection is None or not self._connection.is_open:
                     self._connection = await RedisConnection.open(self.address, self._lost)
-                named = _named(await self._connection.ask(("SENTINEL", "MASTER", service)))
+                ask = self._connection.ask
+                named = _named(
+                    *await asyncio.gather(
+                        ask(("SENTINEL", "MASTER", service)), ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service))
+                    )
+                )
         except ReplyRefused:
             self.answers = True
             raise
@@ -71,6 +78,9 @@ class Sentinel:
 
 class SentinelLink(Link):
     """`address` is the master in use, or the last one."""
+
+    # Who is asked anew is a Sentinel, which has time, and the answer may change at any moment.
+    backoff_max_seconds = 0.2
 
     def __init__(
         self, location: RedisSentinels, *, deadline_seconds: float, worker: str, observe: LimiterObserver
@@ -137,7 +147,7 @@ class SentinelLink(Link):
         answers = await asyncio.gather(*asked, return_exceptions=True)
         named = [answer for answer in answers if isinstance(answer, Named)]
         if named:
-            return max(named, key=lambda one: one.epoch)
+            return max(named, key=lambda one: (one.epoch, one.promoted))
         for sentinel, answer in zip(self._sentinels, answers, strict=True):
             if isinstance(
                 answer, ReplyRefused
@@ -148,10 +158,13 @@ class SentinelLink(Link):
         raise ConnectionError("no Sentinel answers")
 
 
-def _named(reply: object) -> Named:
-    """Of the reply to SENTINEL MASTER: names and values in turn. Raises ReplyRefused for anything else."""
+def _named(reply: object, address: object) -> Named:
+    """Of the replies to SENTINEL MASTER (names and values in turn) and GET-MASTER-ADDR-BY-NAME. Raises ReplyRefused for
+    anything else."""
     try:
         fields = dict(zip(reply[::2], reply[1::2], strict=True))  # type: ignore[index]  # whatever it is, errors are caught
-        return Named(int(fields[b"config-epoch"]), fields[b"ip"].decode(), int(fields[b"port"]))
+        host, port = (bytes(part) for part in address)  # type: ignore[attr-defined]  # as above
+        promoted = (host, port) != (fields[b"ip"], fields[b"port"])
+        return Named(int(fields[b"config-epoch"]), promoted, host.decode(), int(port))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ReplyRefused("PROTOCOL not what a Sentinel says") from error

@@ -99,7 +99,7 @@ def counted(server: Server, key: str) -> int:
     client = server.client
     try:
         if client.info("cluster")["cluster_enabled"]:
-            client.execute_command("READONLY")
+            client.readonly()
         raw = client.get(keyspace.plan_state(key))
     finally:
         client.close()
