@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -244,3 +245,43 @@ async def test_a_single_redis_is_told_from_a_cluster(own_valkey: object, caplog:
             assert await outcomes(limiter, PLENTY, 1) == [Outcome.ALLOWED]
             assert await outcomes(limiter, PLENTY, 1, on_failure=CLOSED) == [Outcome.UNAVAILABLE]
     assert "no Redis Cluster" in str([getattr(record, "fields", "") for record in caplog.records])
+
+
+PASSWORD = "canary-91bd"
+# What docs/configuration.md says that a user needs.
+RIGHTS = "~ost:* -@all +@scripting +@read +@write +auth +select +ping +time +cluster|slots +asking"
+
+
+async def test_each_node_lets_the_user_of_its_url_in_with_no_more_rights_than_documented(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that is learnt from another one would be asked without a password, or with rights that nobody gave."""
+    user = f"user gate on >{PASSWORD} {RIGHTS}"
+    (tmp_path / "users.acl").write_text(f"user default on nopass ~* &* +@all\n{user}\n")
+    with RedisCluster(tmp_path, masters_n=1, options=("--aclfile", str(tmp_path / "users.acl"))) as cluster:
+        url = f"redis://gate:{PASSWORD}@{cluster.servers[0].place}"
+        limits = policy(Plan("p", Rate(60, 60, 3), (Window(3, 60),), concurrency=9), RouteLimit(2, 60, LimitBy.IP))
+        async with running((url,), deadline_seconds=0.5) as limiter:
+            assert limiter.status()["state"] == "connected", limiter.status()
+            held = [await decided(limiter, limits, nonce=f"nonce-{n:011}", on_failure=CLOSED) for n in range(3)]
+            assert [one.outcome for one in held] == [Outcome.ALLOWED, Outcome.ALLOWED, Outcome.RATE_LIMITED]
+            assert limiter._leases is not None
+            limiter._leases.renew()
+            for one in held[:2]:
+                limiter.release(one.lease)
+            server = cluster.servers[0]
+            await until(lambda: server.ask("ZCARD", keyspace.leases("ak_test_1")) == 0, "released")
+            assert PASSWORD not in str(limiter.status()) + caplog.text
+            # The replica takes over with the same user, though no URL named it.
+            replica = cluster.servers[1]
+            await asyncio.to_thread(replica.ask, "CLUSTER", "FAILOVER", "TAKEOVER")
+            await until(lambda: server.role() == b"slave", "the old one knows")
+            await decided(limiter, limits, on_failure=CLOSED)  # MOVED tells
+            await until(lambda: str(replica.port) in str(limiter.status()["masters"]), "it is known")
+            await until(lambda: limiter.status()["state"] == "connected", "it is in use")
+            assert await outcomes(limiter, limits, 1, on_failure=CLOSED) == [Outcome.RATE_LIMITED]
+        assert server.ask("ACL", "LOG") == []
+        wrong = f"redis://gate:wrong@{replica.place}"
+        async with running((wrong,)) as limiter:
+            assert limiter.status()["state"] == "away"
+            assert "WRONGPASS" in str(limiter.status()["last_failure"])

@@ -83,6 +83,9 @@ def test_a_call_that_was_given_back_was_never_there(
         now_us += 700_000
         with_, without = [script.decide([(windows_only, key, None)] * 60, now_us) for key in ("with", "without")]
         assert with_ == without
+        if with_[0][0] == lua.ALLOWED:  # so both were settled at this moment, and written
+            states = [script.redis.get(f"ost:{{k:{key}}}:plan") for key in ("with", "without")]
+            assert states[0] == states[1], "slot by slot"
 
 
 def test_a_time_to_live_is_kept_and_what_is_not_there_is_left_alone(script: Script) -> None:
@@ -93,6 +96,9 @@ def test_a_time_to_live_is_kept_and_what_is_not_there_is_left_alone(script: Scri
     assert script.redis.exists("ost:{k:nobody}:plan") == 0
     script.decide([(limits, "one", None)], BEGIN_US)
     assert give_back(script, limits, "one", BEGIN_US + 1) == 0, "another slot"
+    script.decide([(limits, "one", None)], BEGIN_US + 10)
+    script.decide([(limits, "one", None)], BEGIN_US + 20)
+    assert give_back(script, limits, "one", BEGIN_US + 5) == 0, "between two slots"
     assert give_back(script, limits, "one", BEGIN_US) == 1
     assert give_back(script, limits, "one", BEGIN_US) == 0, "once"
     assert 50_000 < int(script.redis.pttl("ost:{k:one}:plan")) <= 61_000
