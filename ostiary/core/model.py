@@ -303,11 +303,25 @@ class ControlPlaneSettings:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class RedisSentinels:
+    """Redis Sentinels, by their URLs, and the name under which they know the master. `url` is how that one is spoken to: its
+    scheme, user, password, database and TLS options hold; host and port are what the Sentinels say."""
+
+    sentinels: tuple[str, ...]
+    service: str
+    url: str
+
+
+# One Redis by its URL, a cluster by URLs of some of its nodes, or Sentinels.
+RedisLocation = str | tuple[str, ...] | RedisSentinels
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Stores:
     """Where state lives. URLs may carry passwords: never log them. `spool` is the directory of usage not yet in Postgres;
     `key_encryption_key` wraps the data keys that encrypt signing secrets (32 bytes)."""
 
-    redis: str | None
+    redis: RedisLocation | None
     redis_deadline_seconds: float
     postgres: str | None
     spool: str

@@ -2,7 +2,7 @@
 
 document    YAML text to nodes with their places; refuses what is hostile
 reading     one reading: problems, names, the environment, secrets' files
-fields      what a field is: kinds, records, defaults; kinds, addresses: the kinds of single values
+fields      what a field is: kinds, records, defaults; kinds, addresses, redis: the kinds of single values
 settings, plans, upstreams, routes, keys        the sections of the file, as declared fields
 consistency what only the whole file can tell
 load        the file as a whole

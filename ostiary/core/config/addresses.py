@@ -7,7 +7,6 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from ostiary.core.config.document import Sequence
 from ostiary.core.config.fields import Kind, Schema
 from ostiary.core.config.kinds import read_text
 from ostiary.core.config.reading import Place, Reading, Refused
@@ -83,13 +82,10 @@ class Origin(Kind[tuple[str, str, int]]):
 class StoreUrl(Kind[str]):
     """The URL of a store, which may carry a password: it is never shown."""
 
-    def __init__(self, schemes: tuple[str, ...], *, several: str | None = None) -> None:
+    def __init__(self, schemes: tuple[str, ...]) -> None:
         self._schemes = schemes
-        self._several = several
 
     def read(self, place: Place, reading: Reading) -> str | Refused:
-        if self._several is not None and isinstance(place.node, Sequence):
-            return reading.problem(place, f"{self._several} is not supported yet by this version", "give one URL")
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text

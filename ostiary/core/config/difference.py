@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
+from ostiary.core.config.redis import place_words
 from ostiary.core.model import (
     Certificate,
     ClientCertificate,
@@ -157,7 +158,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         ),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
-        "stores.redis": Part(stores.redis, words.store_url(stores.redis)),
+        "stores.redis": Part(stores.redis, place_words(stores.redis)),
         "stores.redis_deadline": _duration(stores.redis_deadline_seconds),
         "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
         "stores.spool": Part(stores.spool, stores.spool),

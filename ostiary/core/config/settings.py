@@ -24,6 +24,7 @@ from ostiary.core.config.fields import (
 from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.redis import REDIS
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.model import (
     ClientLimits,
@@ -256,7 +257,7 @@ CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
 
 _REDIS = optional(
     "redis",
-    StoreUrl(("redis", "rediss"), several="a Redis cluster (a list of URLs)"),
+    REDIS,
     "Where limits are counted and nonces kept, by all gateways together. Without it each worker counts its own share.",
 )
 _REDIS_DEADLINE = defaulted(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 from weakref import WeakSet
 
 from ostiary.core import keyspace
 from ostiary.gateway.limits import script
-from ostiary.gateway.limits.link import Link
+from ostiary.gateway.limits.connection import Command
 
 # Keeps one renewal under a millisecond of Redis's time.
 LEASES_PER_COMMAND = 500
@@ -24,12 +25,24 @@ class RedisLease:
         self.released = False
 
 
+class LeaseStore(Protocol):
+    """Redis, one or many (`Link`, `Cluster`)."""
+
+    def place_of(self, name: str) -> int:
+        """Names of the same place may stand in one command."""
+
+    def tell(self, name: str, command: Command) -> None:
+        """Sends `command`, whose names are all of the place of `name`, to whoever holds it; nobody waits for a reply, and
+        while Redis is away nothing is sent. What a failed command would have done happens by itself in time: leases end, or
+        are renewed the next time."""
+
+
 class Leases:
     """Renews what is alive. They are held weakly: a lease that its call dropped (the client left, a bug) is not renewed and
     frees its place within LEASE_SECONDS, as all leases of a worker do that was killed."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, store: LeaseStore) -> None:
+        self._store = store
         self._alive: WeakSet[RedisLease] = WeakSet()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -46,20 +59,20 @@ class Leases:
             return
         lease.released = True
         self._alive.discard(lease)
-        if (connection := self._link.connection) is not None:
-            connection.send(("ZREM", lease.name, lease.member), _nothing)
+        self._store.tell(lease.name, ("ZREM", lease.name, lease.member))
 
     def renew(self) -> None:
         """All leases count for another LEASE_SECONDS from now."""
-        leases = list(self._alive)
-        for first in range(0, len(leases), LEASES_PER_COMMAND):
-            if (connection := self._link.connection) is None:
-                return
-            some = leases[first : first + LEASES_PER_COMMAND]
-            names = [lease.name for lease in some]
-            members = [lease.member for lease in some]
-            life_us = keyspace.LEASE_SECONDS * 1_000_000
-            connection.send(("EVAL", script.RENEW, len(some), *names, life_us, *members), _nothing)
+        places: dict[int, list[RedisLease]] = {}
+        for lease in list(self._alive):
+            places.setdefault(self._store.place_of(lease.name), []).append(lease)
+        life_us = keyspace.LEASE_SECONDS * 1_000_000
+        for leases in places.values():
+            for first in range(0, len(leases), LEASES_PER_COMMAND):
+                some = leases[first : first + LEASES_PER_COMMAND]
+                names = [lease.name for lease in some]
+                members = [lease.member for lease in some]
+                self._store.tell(names[0], ("EVAL", script.RENEW, len(some), *names, life_us, *members))
 
     def close(self) -> None:
         if self._timer is not None:
@@ -71,7 +84,3 @@ class Leases:
         if self._alive:
             self.renew()
             self._timer = asyncio.get_running_loop().call_later(keyspace.LEASE_RENEWAL_SECONDS, self._renew_later)
-
-
-def _nothing(reply: object) -> None:
-    """What a failed command would have done happens by itself in time: leases end, or are renewed the next time."""

@@ -13,10 +13,11 @@ import time
 from functools import partial
 
 from ostiary.core import keyspace
-from ostiary.core.model import StoreFailure
+from ostiary.core.model import RedisLocation, RedisSentinels, StoreFailure
 from ostiary.gateway.limits import script
 from ostiary.gateway.limits.alone import Alone, replayed
 from ostiary.gateway.limits.batch import Batch, InFlight, Question
+from ostiary.gateway.limits.cluster import Cluster
 from ostiary.gateway.limits.connection import Address, ConnectionLost, RedisConnection
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome
 from ostiary.gateway.limits.leases import Leases, RedisLease
@@ -24,6 +25,7 @@ from ostiary.gateway.limits.link import Link
 from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nonces import NonceMemory
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.signal import Signal
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -43,14 +45,15 @@ _OUTCOMES = {
 
 
 class Limiter:
-    """Decides for one worker of `workers`. `url` None means no Redis: this worker's share in its own memory, always.
+    """Decides for one worker of `workers`. `url` is where Redis is: one URL, several for a cluster, or the Sentinels of a
+    master. None means no Redis: this worker's share in its own memory, always.
 
     Raises ValueError for a URL that can't be used. All methods belong to the event loop that called `start`."""
 
     def __init__(
         self,
         *,
-        url: str | None,
+        url: RedisLocation | None,
         deadline_seconds: float,
         workers: int,
         observe: LimiterObserver,
@@ -62,13 +65,31 @@ class Limiter:
         # is refused without asking, also after Redis has lost its memory.
         self._seen = NonceMemory(nonces_generation_max)
         self._alone = Alone(workers=workers, seen=self._seen, nonces_generation_max=nonces_generation_max)
+        self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
+        self._cluster: Cluster | None = None
         self._leases: Leases | None = None
-        if url is not None:
+        if isinstance(url, str):
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
-            self._leases = Leases(self._link)
-        self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
+        elif isinstance(url, RedisSentinels):
+            self._link = SentinelLink(url, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
+        elif url is not None:
+            self._cluster = Cluster(
+                [Address.of(one) for one in url],
+                deadline_seconds=deadline_seconds,
+                worker=self._worker,
+                observe=observe,
+                in_flight=self._in_flight,
+                settle=self._settle,
+                settle_alone=self._settle_alone,
+                came_too_late=self._came_too_late,
+                hand_out=self._hand_out,
+                alone=self._decide_alone,
+            )
+        store = self._cluster if self._link is None else self._link
+        if store is not None:
+            self._leases = Leases(store)
         self._questions: list[Question] = []
         self._batches = 0
         self._script_is_loading = False
@@ -81,26 +102,38 @@ class Limiter:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connects, and stays connected, in the background. Returns after the first attempt, at most 0.8 s; a Redis that is
-        away is no error."""
+        """Connects, and stays connected, in the background. Returns after the first attempt, at most 0.8 s (1.6 s for a
+        cluster); a Redis that is away is no error."""
         self._loop = asyncio.get_running_loop()
         if self._link is not None:
             await self._link.start()
+        elif self._cluster is not None:
+            await self._cluster.start()
 
     async def close(self) -> None:
         """Whoever still waits is answered as if Redis were away."""
         if self._link is not None:
             await self._link.close()
+        if self._cluster is not None:
+            await self._cluster.close()
         if self._leases is not None:
             self._leases.close()
         self._flush()
+        if self._cluster is not None:
+            self._cluster.end(self._in_flight.end())
         for batch in self._in_flight.end():
             self._settle_alone(batch)
 
     def status(self) -> dict[str, object]:
-        """state: connected; away (decided as each route chose); local (no Redis is configured)."""
-        link = {"state": "local", "failures": 0} if self._link is None else self._link.status()
-        return {**link, "batches": self._batches, "decided_without_store": self._alone.decided}
+        """state: connected; partly (some masters of a cluster are away); away (decided as each route chose); local (no Redis
+        is configured)."""
+        store: dict[str, object] = {"state": "local", "failures": 0}
+        batches = self._batches
+        if self._link is not None:
+            store = self._link.status()
+        elif self._cluster is not None:
+            store, batches = self._cluster.status(), self._cluster.batches
+        return {**store, "batches": batches, "decided_without_store": self._alone.decided}
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -132,7 +165,10 @@ class Limiter:
         if nonce is not None and self._alone.knows(nonce, time.monotonic()):
             self._hand_out(question, replayed())
         elif self._link is None or self._link.connection is None:
-            self._hand_out(question, self._decide_alone(question))
+            if self._cluster is not None:
+                self._cluster.ask(question)
+            else:
+                self._hand_out(question, self._decide_alone(question))
         else:
             self._questions.append(question)
             if len(self._questions) == 1:
@@ -240,6 +276,9 @@ class Limiter:
 
     def _overdue(self, batches: list[Batch]) -> None:
         # One failure, however many batches: a pause of Redis delays them all, and is one pause.
+        if self._cluster is not None:
+            self._cluster.overdue(batches)
+            return
         if self._link is not None:
             self._link.failed("timeout", f"no answer within {self._in_flight.deadline_seconds * 1000:g} ms")
         for batch in batches:
@@ -253,8 +292,8 @@ class Limiter:
             self._hand_out(question, self._decide_alone(question))
 
     def _decide_alone(self, question: Question) -> Decision:
-        on_failure = StoreFailure.LOCAL if self._link is None else question.on_failure
-        return self._alone.decide(question, on_failure)
+        without_store = self._link is None and self._cluster is None
+        return self._alone.decide(question, StoreFailure.LOCAL if without_store else question.on_failure)
 
 
 def _lease_name(question: Question) -> str:

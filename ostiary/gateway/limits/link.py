@@ -12,7 +12,7 @@ import time
 
 from ostiary.core import keyspace
 from ostiary.gateway.limits import script
-from ostiary.gateway.limits.connection import Address, ConnectionLost, RedisConnection, ReplyRefused
+from ostiary.gateway.limits.connection import Address, Command, ConnectionLost, RedisConnection, ReplyRefused
 from ostiary.gateway.limits.decision import LimiterObserver
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -33,6 +33,8 @@ STEADY_SECONDS = 5.0
 class Link:
     """`connection` is None while Redis is away."""
 
+    backoff_max_seconds = BACKOFF_MAX_SECONDS
+
     def __init__(self, address: Address, *, deadline_seconds: float, worker: str, observe: LimiterObserver) -> None:
         self.address = address
         self.connection: RedisConnection | None = None
@@ -42,14 +44,20 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()
         self._ended = asyncio.Event()
-        self._failures = 0
+        self.failures = 0
         self._failures_in_a_row = 0
         self._last_failure: str | None = None
         self._since = time.monotonic()
 
     async def start(self) -> None:
         """Returns after the first attempt, whatever came of it: at most CONNECT_SECONDS."""
+        self.begin()
+        await self.attempted()
+
+    def begin(self) -> None:
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def attempted(self) -> None:
         await self._attempted.wait()
 
     async def close(self) -> None:
@@ -66,9 +74,21 @@ class Link:
             "state": "away" if self.connection is None else "connected",
             "state_seconds": round(time.monotonic() - self._since, 3),
             "address": str(self.address),
-            "failures": self._failures,
+            "failures": self.failures,
             "last_failure": self._last_failure,
         }
+
+    # --- for leases (see leases.LeaseStore) ---------------------------------------------------------------------------
+
+    def tell(self, name: str, command: Command) -> None:
+        if self.connection is not None:
+            self.connection.send(command, _nothing)
+
+    def place_of(self, name: str) -> int:
+        """One Redis holds all names."""
+        return 0
+
+    # --- the breaker --------------------------------------------------------------------------------------------------
 
     def succeeded(self) -> None:
         self._failures_in_a_row = 0
@@ -77,13 +97,16 @@ class Link:
         """A batch failed on this connection; after FAILURES_MAX in a row the connection is dropped."""
         self._note(kind, reason)
         self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_MAX and self.connection is not None:
-            connection = self.connection
+        if self._failures_in_a_row >= FAILURES_MAX:
+            self._drop()
+
+    def _drop(self) -> None:
+        if (connection := self.connection) is not None:
             self._leave()
             connection.abort()
 
     def _note(self, kind: str, reason: str) -> None:
-        self._failures += 1
+        self.failures += 1
         self._last_failure = f"{kind}: {reason}"
         self._observe.store_failed(kind)
 
@@ -126,15 +149,15 @@ class Link:
                     backoff_seconds = BACKOFF_FIRST_SECONDS
             # Jitter, so that the workers of all nodes do not come back in the same moment.
             await asyncio.sleep(backoff_seconds * random.uniform(0.5, 1.0))  # noqa: S311  no secret
-            backoff_seconds = min(backoff_seconds * 2, BACKOFF_MAX_SECONDS)
+            backoff_seconds = min(backoff_seconds * 2, self.backoff_max_seconds)
 
     async def _connect(self) -> RedisConnection:
         """A connection whose Redis knows the script, takes writes, and answers within the deadline.
 
         Raises OSError and ReplyRefused."""
-        connection = await RedisConnection.open(self.address, self._lost)
+        connection = await self._open()
         try:
-            await connection.ask(("SCRIPT", "LOAD", script.DECIDE))
+            await self._load(connection)
             if not await self._writes_in_time(connection) and not await self._writes_in_time(connection):
                 raise TimeoutError(f"a write took longer than {self._deadline_seconds * 1000:g} ms, twice")
             if not connection.is_open:
@@ -144,7 +167,20 @@ class Link:
             raise
         return connection
 
+    async def _open(self) -> RedisConnection:
+        return await RedisConnection.open(self.address, self._lost)
+
+    async def _load(self, connection: RedisConnection) -> None:
+        await connection.ask(("SCRIPT", "LOAD", script.DECIDE))
+
     async def _writes_in_time(self, connection: RedisConnection) -> bool:
         asked_at = time.monotonic()
-        await connection.ask(("SET", keyspace.probe(self._worker), "", "PX", str(keyspace.PROBE_NONCE_MS)))
+        await connection.ask(("SET", self._probe(), "", "PX", str(keyspace.PROBE_NONCE_MS)))
         return time.monotonic() - asked_at <= self._deadline_seconds
+
+    def _probe(self) -> str:
+        return keyspace.probe(self._worker)
+
+
+def _nothing(reply: object) -> None:
+    """Of what nobody waits for."""

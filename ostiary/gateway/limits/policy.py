@@ -52,7 +52,7 @@ class Label:
 class LimitPolicy:
     """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made."""
 
-    __slots__ = ("_shares", "_specifications", "empty", "labels", "leased", "overage", "parts", "route")
+    __slots__ = ("_shares", "_specifications", "empty", "labels", "leased", "overage", "parts", "pieces", "route")
 
     def __init__(self, parts: tuple[Part, ...], route: str, overage: Overage) -> None:
         self.parts = parts
@@ -63,6 +63,7 @@ class LimitPolicy:
         self.labels = _labels(parts)
         self._specifications: dict[int, bytes] = {}
         self._shares: dict[int, tuple[tuple[Limit, ...], ...]] = {}
+        self.pieces: dict[tuple[int, ...], LimitPolicy] = {}  # see `piece`; at most one for each set of parts
         self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:
@@ -83,6 +84,29 @@ class LimitPolicy:
             shares = tuple(compile_limits(part.sources, self.overage, workers=workers) for part in self.parts)
             self._shares = {workers: shares}  # one number of workers a process: nothing more is kept
         return shares
+
+    def piece(self, parts: tuple[int, ...]) -> LimitPolicy:
+        """Some of the parts (their places, in order) as a policy of their own, for a Redis Cluster that has the others
+        elsewhere. What it tells the client is what the whole would tell of the same limit."""
+        piece = self.pieces.get(parts)
+        if piece is None:
+            piece = LimitPolicy(tuple(self.parts[place] for place in parts), self.route, self.overage)
+            piece.labels = tuple(label for place in parts for label in self._labels_of(place, leases=False)) + tuple(
+                label for place in parts for label in self._labels_of(place, leases=True)
+            )
+            self.pieces[parts] = piece
+        return piece
+
+    def _labels_of(self, place: int, *, leases: bool) -> tuple[Label, ...]:
+        """Those of the limits of a part, or that of its bound on calls under way, which stand after all limits."""
+        if not leases:
+            first = sum(len(part.limits) for part in self.parts[:place])
+            return self.labels[first : first + len(self.parts[place].limits)]
+        if self.parts[place].concurrency is None:
+            return ()
+        first = sum(len(part.limits) for part in self.parts)
+        first += sum(part.concurrency is not None for part in self.parts[:place])
+        return self.labels[first : first + 1]
 
     def names(self, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str) -> list[str]:
         """The Redis keys of a request, in the order of the parts: state, then leases."""

@@ -22,6 +22,8 @@ from ostiary.gateway.limits.connection import Command
 DECIDE = lua_script("decide")
 DECIDE_SHA = hashlib.sha1(DECIDE.encode(), usedforsecurity=False).hexdigest().encode()
 RENEW = lua_script("renew")
+GIVE_BACK = lua_script("give_back")
+GIVE_BACK_SHA = hashlib.sha1(GIVE_BACK.encode(), usedforsecurity=False).hexdigest().encode()
 
 # The outcome of an answer; OVERAGE is added to ALLOWED.
 ALLOWED, RATE_LIMITED, QUOTA_EXCEEDED, CROWDED, NONCE_USED, OVERAGE = 0, 1, 2, 3, 4, 16

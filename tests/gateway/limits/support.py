@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import redis
 
-from ostiary.core.model import Authentication, Match, Plan, Route, RouteLimit, StoreFailure
+from ostiary.core.model import Authentication, Match, Plan, RedisLocation, Route, RouteLimit, StoreFailure
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, compile_policy
 from ostiary.gateway.limits import script as lua
 from ostiary.gateway.signal import Drive, Signal
@@ -87,7 +87,7 @@ class Observed:
 
 @asynccontextmanager
 async def running(
-    url: str | None,
+    url: RedisLocation | None,
     *,
     # Ten times the production default: a machine busy with other tests must not look like a Redis that hangs.
     deadline_seconds: float = 0.2,

@@ -1,0 +1,299 @@
+"""Asking a Redis Cluster: a tick's questions in one command for each slot, on one connection for each master.
+
+A script may touch names of one slot only, so a batch is what a tick asks of a slot; what it asks of one master goes out in
+one write all the same. A refusal that says "nothing was counted, ask there" or "ask again" is followed within the
+deadline of the batch. Anything else is decided without Redis, for the questions of that batch alone. Questions over several
+slots are the matter of `crossing`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from ostiary.core.model import StoreFailure
+from ostiary.gateway.limits import script
+from ostiary.gateway.limits.batch import Batch, InFlight, Question
+from ostiary.gateway.limits.connection import Address, Command, ConnectionLost, RedisConnection
+from ostiary.gateway.limits.crossing import Crossing, LastStep, Step, groups, single_slot
+from ostiary.gateway.limits.decision import Decision, LimiterObserver
+from ostiary.gateway.limits.masters import MasterLink, Masters
+from ostiary.gateway.limits.slots import Redirection, redirection, slot_of
+
+log = logging.getLogger("ostiary.gateway.limits")
+
+# All of a slot's questions in one command; see limiter.BATCH_MAX.
+BATCH_MAX: Final = 256
+
+# A slot that moves is refused once by its old master. More in a row are nodes that disagree; the deadline would end it too.
+REDIRECTIONS_MAX: Final = 5
+
+# While a slot moves, names of one command may be on both sides; moving a slot takes milliseconds.
+TRY_AGAIN_SECONDS: Final = 0.002
+
+# Refusals of a master that is none any more, or not yet: the map says soon who is.
+_ANOTHER_MASTER: Final = ("CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
+
+
+class SlotBatch(Batch):
+    """Questions, or steps of crossings, of one slot. `link` is where it was sent to last; `is_between`: its names were
+    on both sides of a move when somebody answered."""
+
+    __slots__ = ("is_between", "link", "redirections", "slot", "steps")
+
+    def __init__(
+        self, slot: int, link: MasterLink, questions: list[Question], steps: list[Step], name: str, arguments: Command
+    ) -> None:
+        super().__init__(questions, name, arguments)
+        self.slot = slot
+        self.link = link
+        self.steps = steps
+        self.redirections = 0
+        self.is_between = False
+
+    @property
+    def size(self) -> int:
+        return len(self.questions) + len(self.steps)
+
+
+class Cluster:
+    """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
+    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question)."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        *,
+        deadline_seconds: float,
+        worker: str,
+        observe: LimiterObserver,
+        in_flight: InFlight,
+        settle: Callable[[Batch, bytes], None],
+        settle_alone: Callable[[Batch], None],
+        came_too_late: Callable[[Batch, bytes], None],
+        hand_out: Callable[[Question, Decision], None],
+        alone: Callable[[Question], Decision],
+    ) -> None:
+        self._masters = Masters(addresses, deadline_seconds=deadline_seconds, worker=worker, observe=observe)
+        self._deadline_seconds = deadline_seconds
+        self._worker = worker
+        self._in_flight = in_flight
+        self._settle = settle
+        self._settle_questions_alone = settle_alone
+        self._came_too_late = came_too_late
+        self._hand_out = hand_out
+        self._alone = alone
+        self._questions: dict[int, list[Question]] = {}
+        self._steps: dict[int, list[Step]] = {}
+        self._is_flushing = False
+        self.batches = 0
+
+    async def start(self) -> None:
+        """At most 1.6 s; a cluster that is away is no error."""
+        await self._masters.start()
+
+    async def close(self) -> None:
+        await self._masters.close()
+
+    def status(self) -> dict[str, object]:
+        return self._masters.status()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def ask(self, question: Question) -> None:
+        """Decided at once where the masters of all its slots, or the one it has, are away."""
+        slot = single_slot(question)
+        if slot >= 0:
+            self._ask_last(slot, question)
+            return
+        grouped = groups(question)
+        away = sum(self._connection(slot) is None for slot in grouped.slots)
+        if away == len(grouped.slots) or (away and question.on_failure is StoreFailure.CLOSED):
+            self._hand_out(question, self._alone(question))
+            return
+        Crossing(
+            question,
+            grouped,
+            deadline_seconds=self._deadline_seconds,
+            ask=self._ask_step,
+            ask_last=self._ask_last,
+            alone=self._alone,
+            tell=self._hand_out,
+        ).go_on()
+
+    def _ask_last(self, slot: int, question: Question) -> None:
+        if self._connection(slot) is None:
+            self._hand_out(question, self._alone(question))
+            return
+        self._questions.setdefault(slot, []).append(question)
+        self._flush_soon()
+
+    def _ask_step(self, step: Step) -> bool:
+        if self._connection(step.slot) is None:
+            return False
+        self._steps.setdefault(step.slot, []).append(step)
+        self._flush_soon()
+        return True
+
+    def _connection(self, slot: int) -> RedisConnection | None:
+        link = self._masters.at[slot]
+        return None if link is None else link.connection
+
+    def _flush_soon(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        self._is_flushing = False
+        questions, self._questions = self._questions, {}
+        for slot, asked in questions.items():
+            for first in range(0, len(asked), BATCH_MAX):
+                self._send_batch(slot, asked[first : first + BATCH_MAX], [])
+        steps, self._steps = self._steps, {}
+        for slot, begun in steps.items():
+            for first in range(0, len(begun), BATCH_MAX):
+                self._send_batch(slot, [], begun[first : first + BATCH_MAX])
+
+    def _send_batch(self, slot: int, questions: list[Question], steps: list[Step]) -> None:
+        link = self._masters.at[slot]
+        if link is None or link.connection is None:
+            for question in questions:
+                self._hand_out(question, self._alone(question))
+            for step in steps:
+                step.crossing.unanswered(step)
+            return
+        self.batches += 1
+        name = f"{self._worker}:{self.batches}"
+        arguments = script.arguments(steps, "") if steps else script.arguments(questions, name)
+        batch = SlotBatch(slot, link, questions, steps, name, arguments)
+        self._in_flight.add(batch)
+        self._send(batch, link, link.connection)
+
+    def _send(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection) -> None:
+        batch.link = link
+        connection.send(
+            (b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch, link, connection)
+        )
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def _replied(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection, reply: object) -> None:
+        if not isinstance(reply, bytes) or not script.is_reply(reply, batch.size):
+            if not batch.settled:
+                self._refused(batch, link, connection, reply)
+            return
+        if batch.settled:
+            if batch.questions:
+                self._came_too_late(batch, reply)
+            return
+        link.succeeded()
+        if batch.steps:
+            self._in_flight.settle(batch)
+            clock_us = script.clock_us(reply)
+            for step, answer in zip(batch.steps, script.answers(reply), strict=True):
+                step.crossing.answered(step, connection, clock_us, answer)
+            return
+        for question, answer in zip(batch.questions, script.answers(reply), strict=True):
+            if isinstance(question, LastStep):
+                question.remaining = answer[2]
+        self._settle(batch, reply)
+
+    # --- failing ------------------------------------------------------------------------------------------------------
+
+    def _refused(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection, reply: object) -> None:
+        """Sent again where the refusal says that nothing was counted; its deadline stays."""
+        refusal = str(reply)
+        elsewhere = redirection(refusal)
+        if elsewhere is not None:
+            batch.redirections += 1
+            target = self._follow(elsewhere, link)
+            if target.connection is not None and batch.redirections <= REDIRECTIONS_MAX:
+                self._send(batch, target, target.connection)
+                return
+        elif refusal.startswith("NOSCRIPT") and not batch.resent:
+            batch.resent = True
+            link.load_again(connection)
+            self._send(batch, link, connection)
+            return
+        elif refusal.startswith("TRYAGAIN"):
+            batch.redirections = 0
+            batch.is_between = True
+            asyncio.get_running_loop().call_later(TRY_AGAIN_SECONDS, self._try_again, batch)
+            return
+        elif not isinstance(reply, ConnectionLost):
+            link.failed("refused", refusal[:200])
+            if refusal.startswith(_ANOTHER_MASTER):
+                self._masters.refresh()
+        self._settle_alone(batch)
+
+    def _follow(self, elsewhere: Redirection, asked: MasterLink) -> MasterLink:
+        """The master that the next command is for."""
+        host = elsewhere.host or asked.address.host
+        if elsewhere.moved:
+            return self._masters.moved(elsewhere.slot, host, elsewhere.port)
+        target = self._masters.referred(host, elsewhere.port)
+        if target.connection is not None:
+            target.connection.send(("ASKING",), _nothing)  # holds for the next command only
+        return target
+
+    def _try_again(self, batch: SlotBatch) -> None:
+        if batch.settled:
+            return
+        link = self._masters.at[batch.slot]
+        if link is None or link.connection is None:
+            self._settle_alone(batch)
+        else:
+            self._send(batch, link, link.connection)
+
+    def overdue(self, batches: Sequence[Batch]) -> None:
+        """One failure of each master that let any pass its deadline, however many batches."""
+        links: dict[int, MasterLink] = {}
+        for batch in batches:
+            if isinstance(batch, SlotBatch) and not batch.is_between:
+                links[id(batch.link)] = batch.link
+        for link in links.values():
+            link.failed("timeout", f"no answer within {self._deadline_seconds * 1000:g} ms")
+        for batch in batches:
+            self._settle_alone(batch)
+
+    def _settle_alone(self, batch: Batch) -> None:
+        if isinstance(batch, SlotBatch) and batch.steps:
+            if not batch.settled:
+                self._in_flight.settle(batch)
+                for step in batch.steps:
+                    step.crossing.unanswered(step)
+        else:
+            self._settle_questions_alone(batch)
+
+    def end(self, batches: Sequence[Batch]) -> None:
+        """Whoever still waits is answered as if the cluster were away."""
+        self.flush()
+        for batch in batches:
+            self._settle_alone(batch)
+
+    # --- for leases (see leases.LeaseStore) ---------------------------------------------------------------------------
+
+    def place_of(self, name: str) -> int:
+        return slot_of(name)
+
+    def tell(self, name: str, command: Command) -> None:
+        link = self._masters.at[slot_of(name)]
+        if link is not None and link.connection is not None:
+            link.connection.send(command, partial(self._told, link, command))
+
+    def _told(self, link: MasterLink, command: Command, reply: object) -> None:
+        """The end of a lease (ZREM) follows its slot, once: doing it twice does no harm. A renewal does not: the next one
+        comes in time, and this one could come after the end of its lease."""
+        elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
+        if elsewhere is None or not (elsewhere.moved or command[0] == "ZREM"):
+            return
+        target = self._follow(elsewhere, link)
+        if command[0] == "ZREM" and target.connection is not None:
+            target.connection.send(command, _nothing)
+
+
+def _nothing(reply: object) -> None:
+    """Of what nobody waits for."""

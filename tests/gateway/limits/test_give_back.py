@@ -1,0 +1,104 @@
+"""Invariant: after a call was given back (lua/give_back.lua), its subject is as if that call had never been let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ostiary.core.limiting import SECOND_US, SlidingWindow
+from ostiary.core.model import Plan, Rate, Window
+from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.limits import LimitPolicy
+from ostiary.gateway.limits import script as lua
+from tests.gateway.limits.support import Script, policy
+
+BEGIN_US = 1_790_000_000 * SECOND_US
+
+
+@pytest.fixture(scope="module")
+def script(valkey_server: EmbeddedValkey) -> Iterator[Script]:
+    script = Script(valkey_server.url(database=9))
+    yield script
+    script.redis.flushdb()
+    script.redis.close()
+
+
+def give_back(script: Script, limits: LimitPolicy, key: str, taken_at_us: int) -> int:
+    pairs: list[str | int] = []
+    for limit in limits.parts[0].limits:
+        if isinstance(limit, SlidingWindow):
+            forgotten_us = taken_at_us - taken_at_us % limit.slot_us + limit.slot_us + limit.window_us
+            pairs += (limit.identity, forgotten_us)
+    answer = script.redis.eval(lua.GIVE_BACK, 1, f"ost:{{k:{key}}}:plan", *(str(one) for one in pairs))
+    assert isinstance(answer, int)
+    return answer
+
+
+# Limits on both sides of the exact log, several in one state, a bucket before them.
+plans = st.lists(
+    st.builds(Window, st.sampled_from([40, 100, 121, 400]), st.sampled_from([1, 2, 60])),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda window: window.window_seconds,
+)
+# The gap before a call; whether it is given back, and after how many more calls.
+calls = st.lists(
+    st.tuples(st.integers(0, 3000) | st.integers(0, 2 * SECOND_US), st.none() | st.integers(0, 4)),
+    min_size=1,
+    max_size=35,
+)
+
+
+@given(plans, calls, st.booleans())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_call_that_was_given_back_was_never_there(
+    script: Script, windows: list[Window], calls: list[tuple[int, int | None]], bucket: bool
+) -> None:
+    """One left too many is a caller who pays for what was refused; one too few is a call above the limit."""
+    script.redis.flushdb()
+    limits = policy(Plan("p", Rate(1000, 1, 1000) if bucket else None, tuple(windows)))
+    now_us, pending = BEGIN_US, []
+    for gap_us, back_after in calls:
+        now_us += gap_us
+        (answer,) = script.decide([(limits, "with", None)], now_us)
+        assert answer[0] == lua.ALLOWED
+        if back_after is None:
+            script.decide([(limits, "without", None)], now_us)
+        else:
+            pending.append([back_after, now_us])
+        for one in pending:
+            one[0] -= 1
+        for one in [one for one in pending if one[0] < 0]:
+            pending.remove(one)
+            give_back(script, limits, "with", one[1])
+    for _, taken_at_us in pending:
+        give_back(script, limits, "with", taken_at_us)
+    # What the windows say from now on, call by call until they refuse, is the same for both. A bucket is never given
+    # anything back (no question over several slots asks for that), so it is left out.
+    windows_only = policy(Plan("p", windows=tuple(windows)))
+    for _ in range(3):
+        now_us += 700_000
+        with_, without = [script.decide([(windows_only, key, None)] * 60, now_us) for key in ("with", "without")]
+        assert with_ == without
+        if with_[0][0] == lua.ALLOWED:  # so both were settled at this moment, and written
+            states = [script.redis.get(f"ost:{{k:{key}}}:plan") for key in ("with", "without")]
+            assert states[0] == states[1], "slot by slot"
+
+
+def test_a_time_to_live_is_kept_and_what_is_not_there_is_left_alone(script: Script) -> None:
+    """A state without its time to live would stay in Redis for ever."""
+    script.redis.flushdb()
+    limits = policy(Plan("p", windows=(Window(5, 60),)))
+    assert give_back(script, limits, "nobody", BEGIN_US) == 0
+    assert script.redis.exists("ost:{k:nobody}:plan") == 0
+    script.decide([(limits, "one", None)], BEGIN_US)
+    assert give_back(script, limits, "one", BEGIN_US + 1) == 0, "another slot"
+    script.decide([(limits, "one", None)], BEGIN_US + 10)
+    script.decide([(limits, "one", None)], BEGIN_US + 20)
+    assert give_back(script, limits, "one", BEGIN_US + 5) == 0, "between two slots"
+    assert give_back(script, limits, "one", BEGIN_US) == 1
+    assert give_back(script, limits, "one", BEGIN_US) == 0, "once"
+    assert 50_000 < int(script.redis.pttl("ost:{k:one}:plan")) <= 61_000
