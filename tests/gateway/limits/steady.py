@@ -17,11 +17,20 @@ from ostiary.core import keyspace
 from ostiary.core.model import StoreFailure
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
 from ostiary.gateway.signal import Drive
-from tests.gateway.limits.hammer import most_in_any_span
 from tests.gateway.limits.support import ask
 from tests.support.redis_servers import Server
 
 PAUSE_SECONDS = 0.004
+
+
+def most_in_any_span(moments_us: Sequence[int], span_us: int) -> int:
+    """The largest number of moments, which are sorted, in any span of that length."""
+    first, most = 0, 0
+    for last, moment in enumerate(moments_us):
+        while moment - moments_us[first] >= span_us:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
 
 
 @dataclass(frozen=True, slots=True)
