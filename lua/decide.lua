@@ -6,18 +6,21 @@
 --   No span of a window's length ever holds more calls than its limit; a calendar period neither (unless overage is let in).
 --   Every key that is written gets its time to live here, in the same step.
 --
--- KEYS  for each request, in order: for each part of its specification the state key (if the part has limits) and the
---       lease key (if it bounds concurrency); then the nonce key (if it has a nonce).
--- ARGV  1  one byte a request: which specification it follows, from 0
+-- KEYS  for each settlement and then each request, in order: for each part of its specification the state key (if the part has
+--       limits) and the lease key (if it bounds concurrency); then the nonce key (if it has a nonce).
+-- ARGV  1  one byte each, settlements first: which specification it follows, from 0
 --       2  '' in production: the clock is Redis's own. Tests, and only they, send microseconds here, because a month's end
 --          or a leap day can't be waited for. Whoever may send EVALSHA may write these keys anyway, so it opens nothing
 --       3  the name of this batch, with the number of a request the id of its lease; '' when nothing is leased
---       4… specifications, each (little-endian; text is preceded by its length in a byte):
---          text: life of the nonce in ms, '' without a nonce. byte: number of parts. For each part:
+--       4  settlements, of calls that were taken before and turned out to cost something else: for each two doubles, how much
+--          more (or less, if negative) and when it was taken (µs)
+--       5… specifications, each (little-endian; text is preceded by its length in a byte):
+--          text: life of the nonce in ms, '' without a nonce. double: what the call costs, in calls that cost 1.
+--          byte: number of parts. For each part:
 --            text: life of the state in ms. text: layout. text: format of its numbers. text: format of the limits.
 --            byte: number of limits. double: calls under way at most, -1 for any number. double: life of a lease in µs.
 --            for each limit five doubles: its kind, three of that kind, where its numbers begin in the state (from 1):
---              1 token bucket    capacity, cost of a call, gain a millisecond    numbers: level, at (ms)
+--              1 token bucket    capacity, units of a call, gain a millisecond   numbers: level (in units), at (ms)
 --              2 sliding window  limit, length (µs), slot (µs)                   numbers: calls, first slot forgotten at,
 --                                                                                last slot forgotten at, calls in it, slots
 --                                                                                before it
@@ -28,10 +31,11 @@
 --         outcome (0 allowed, 1 rate, 2 quota, 3 concurrency, 4 nonce used; +16 past a quota that lets in),
 --         which limit (from 0 over all parts, then concurrency; 255 none): the one that refuses, of several the one with the
 --         longest wait; else the one nearest to running out,
---         calls left of it (8 bytes), whole seconds until one more is admitted (4 bytes).
+--         calls left of it (8 bytes), whole seconds until this call, or one more of cost 1, is admitted (4 bytes).
+-- Settled calls are counted, or given back, before the requests are decided. They are never refused: a limit may owe.
 -- Cost    one MGET, one SET for each subject that was let in, one SET for each nonce; two or three calls for each lease.
---         O(1) a request, but for slots that left a window since the last call (each once) and, where a limit was lowered
---         under its use, a walk over at most 122 slots.
+--         O(1) a request, but for slots that left a window since the last call (each once) and a walk over at most 242 slots
+--         where a limit was lowered under its use, a dear call is refused, or a call is settled for less.
 -- Clock   TIME, read once: the whole batch happens at one moment.
 -- ostiary/core/limiting.py is the same arithmetic in Python; a property test holds the two together.
 
@@ -55,9 +59,9 @@ local now_ms = floor(now / 1000)
 -- Tables are made in one go where that is possible: Lua sizes a table anew each time it outgrows itself.
 
 local specifications = {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local text = ARGV[i]
-  local nonce_ttl, parts_n, at = unpack_from('<Bc0B', text)
+  local nonce_ttl, cost, parts_n, at = unpack_from('<Bc0dB', text)
   local parts, first = {false}, 0
   for p = 1, parts_n do
     local ttl, layout, state_format, limits_format, limits_n, concurrency, lease_us
@@ -71,14 +75,14 @@ for i = 4, #ARGV do
     }
     first = first + limits_n
   end
-  specifications[i - 4] = {nonce_ttl = nonce_ttl, parts = parts, parts_n = parts_n, limits_n = first}
+  specifications[i - 5] = {nonce_ttl = nonce_ttl, cost = cost, parts = parts, parts_n = parts_n, limits_n = first}
 end
 
 -- --- the calendar --------------------------------------------------------------------------------------------------
 
-local function period_end(period)
-  if period == 1 then return now - now % 3600000000 + 3600000000 end
-  local days = floor(now / 86400000000)
+local function period_end(period, moment)
+  if period == 1 then return moment - moment % 3600000000 + 3600000000 end
+  local days = floor(moment / 86400000000)
   if period == 2 then return (days + 1) * 86400000000 end
   -- Civil from days, by eras of 400 years that begin on the 1st of March, so that a leap day is the last of its year
   -- (Howard Hinnant, "chrono-compatible low-level date algorithms").
@@ -115,7 +119,7 @@ local function settle(state, part)
       end
       numbers[o] = level < capacity and level or capacity
     elseif kind == QUOTA then
-      if now >= numbers[o + 1] then numbers[o], numbers[o + 1] = 0, period_end(limits[l + 2]) end
+      if now >= numbers[o + 1] then numbers[o], numbers[o + 1] = 0, period_end(limits[l + 2], now) end
     elseif numbers[o] > 0 and numbers[o + 1] <= now then
       local ring, total, slots_n, at, first = state.rings[o], numbers[o], numbers[o + 4], 1, nil
       while slots_n > 0 do
@@ -161,9 +165,35 @@ local function read_other(raw)
   return known
 end
 
-local function open(state, raw, part)
-  local layout, limits = part.layout, part.limits
-  local rings = {}
+local function save(state)
+  local part, numbers = state.part, state.numbers
+  local limits, ttl = part.limits, part.ttl
+  local raw = part.layout .. pack(part.format, unpack(numbers, 1, part.numbers_n))
+  for l = 1, part.limits_n * STRIDE, STRIDE do
+    local kind = limits[l]
+    if kind == WINDOW then
+      raw = raw .. state.rings[limits[l + 4]]
+    elseif kind == BUCKET and numbers[limits[l + 4]] < 0 then  -- what is owed is remembered until it is paid
+      ttl = math.max(ttl, part.ttl + ceil(-numbers[limits[l + 4]] / limits[l + 3]))
+    end
+  end
+  call('SET', state.key, raw, 'PX', ttl)
+  state.changed = false
+end
+
+-- Makes `state` one of `part`, as of now.
+local function hold(state, part)
+  local layout, limits, raw, rings = part.layout, part.limits, state.raw, {}
+  if state.part then
+    if state.part.layout == layout then  -- another plan or route with the same limits, maybe other numbers
+      state.part = part
+      settle(state, part)
+      return
+    end
+    -- Two plans for one subject in one batch: its plan has just changed.
+    if state.changed then save(state) end
+    raw = call('GET', state.key)
+  end
   state.part, state.rings = part, rings
   if raw and sub(raw, 1, #layout) == layout then
     local numbers = {unpack_from(part.format, raw, #layout + 1)}
@@ -195,58 +225,54 @@ local function open(state, raw, part)
   settle(state, part)
 end
 
-local function save(state)
-  local part, rings = state.part, state.rings
-  local raw = part.layout .. pack(part.format, unpack(state.numbers, 1, part.numbers_n))
-  for l = 1, part.limits_n * STRIDE, STRIDE do
-    if part.limits[l] == WINDOW then raw = raw .. rings[part.limits[l + 4]] end
-  end
-  call('SET', state.key, raw, 'PX', part.ttl)
-  state.changed = false
-end
-
--- How long until one call more than now is admitted by the limit at `l`, in µs.
-local function wait(state, limits, l)
+-- How long until `wanted` calls, which is more than are left now, are left of the limit at `l`, in µs.
+local function wait(state, limits, l, wanted)
   local kind, numbers, o = limits[l], state.numbers, limits[l + 4]
   if kind == BUCKET then
-    local cost = limits[l + 2]
-    return (numbers[o + 1] + ceil((cost - numbers[o] % cost) / limits[l + 3])) * 1000 - now
+    return (numbers[o + 1] + ceil((wanted * limits[l + 2] - numbers[o]) / limits[l + 3])) * 1000 - now
   elseif kind == QUOTA then
     return numbers[o + 1] - now
   end
-  local total, most = numbers[o], limits[l + 1]
-  if most == 0 or total == 0 then return limits[l + 2] end  -- a limit of nothing: no wait helps
-  if total <= most then return numbers[o + 1] - now end
+  local total, enough = numbers[o], limits[l + 1] - wanted
+  if enough < 0 then return limits[l + 2] end  -- more than the limit: no wait helps
+  if total - enough == 1 then return numbers[o + 1] - now end
   local ring, at = state.rings[o], 1
   for _ = 1, numbers[o + 4] do
     local forgotten_at, calls = unpack_from(SLOT, ring, at)
     total, at = total - calls, at + SLOT_BYTES
-    if total < most then return forgotten_at - now end
+    if total <= enough then return forgotten_at - now end
   end
   return numbers[o + 2] - now
 end
 
-local function take(state, part)
+-- Counts `calls`, at least 1, in every limit of the state. `settled`: nobody asked whether there is room.
+local function take(state, part, calls, settled)
   local numbers, limits = state.numbers, part.limits
   for l = 1, part.limits_n * STRIDE, STRIDE do
     local kind, o = limits[l], limits[l + 4]
     if kind == BUCKET then
-      numbers[o] = numbers[o] - limits[l + 2]
+      numbers[o] = numbers[o] - calls * limits[l + 2]
+      if settled then numbers[o] = math.max(numbers[o], -4503599627370496) end  -- DEBT_MAX in core/limiting.py
     else
       if kind == WINDOW then
         local slot = limits[l + 3]
+        if settled then slot = math.max(slot, ceil(limits[l + 2] / 120)) end  -- WINDOW_SLOTS in core/limiting.py
         local forgotten_at = now - now % slot + slot + limits[l + 2]
         if numbers[o] == 0 then
-          numbers[o + 1], numbers[o + 2], numbers[o + 3] = forgotten_at, forgotten_at, 1
+          numbers[o + 1], numbers[o + 2], numbers[o + 3] = forgotten_at, forgotten_at, calls
         elseif forgotten_at <= numbers[o + 2] then
           -- The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
-          numbers[o + 3] = numbers[o + 3] + 1
+          numbers[o + 3] = numbers[o + 3] + calls
         else
+          while numbers[o + 3] > 4294967295 do  -- more than a slot's four bytes hold
+            state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], 4294967295)
+            numbers[o + 3], numbers[o + 4] = numbers[o + 3] - 4294967295, numbers[o + 4] + 1
+          end
           state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], numbers[o + 3])
-          numbers[o + 2], numbers[o + 3], numbers[o + 4] = forgotten_at, 1, numbers[o + 4] + 1
+          numbers[o + 2], numbers[o + 3], numbers[o + 4] = forgotten_at, calls, numbers[o + 4] + 1
         end
       end
-      numbers[o] = numbers[o] + 1
+      numbers[o] = numbers[o] + calls
     end
   end
 end
@@ -284,13 +310,89 @@ if wanted_n > 0 then
   for w = 1, wanted_n do states[wanted[w]].raw = raws[w] end
 end
 
-local answers = {pack('<I8', now)}
 k = 0
-for i = 1, requests_n do
+local settled_n = #ARGV[4] / 16
+if settled_n > 0 then
+  local min, max = math.min, math.max
+
+  -- Takes `calls` out of the slot of the window at `o` that is forgotten at `forgotten_at`, as far as they are there; a slot
+  -- that is empty then is no more.
+  local function take_out(state, o, calls, forgotten_at)
+    local numbers, ring = state.numbers, state.rings[o]
+    if numbers[o] == 0 then return end
+    if numbers[o + 2] == forgotten_at then
+      calls = min(calls, numbers[o + 3])
+      numbers[o], numbers[o + 3] = numbers[o] - calls, numbers[o + 3] - calls
+      if numbers[o + 3] == 0 then
+        if numbers[o + 4] > 0 then
+          local cut = #ring - SLOT_BYTES
+          numbers[o + 2], numbers[o + 3] = unpack_from(SLOT, ring, cut + 1)
+          numbers[o + 4], state.rings[o] = numbers[o + 4] - 1, sub(ring, 1, cut)
+        else
+          numbers[o + 1], numbers[o + 2] = 0, 0
+        end
+      end
+      return
+    end
+    for at = #ring - SLOT_BYTES + 1, 1, -SLOT_BYTES do
+      local slot_at, in_slot = unpack_from(SLOT, ring, at)
+      if slot_at <= forgotten_at then
+        if slot_at < forgotten_at then return end
+        calls = min(calls, in_slot)
+        local kept = calls < in_slot and pack(SLOT, slot_at, in_slot - calls) or ''
+        ring = sub(ring, 1, at - 1) .. kept .. sub(ring, at + SLOT_BYTES)
+        numbers[o], state.rings[o] = numbers[o] - calls, ring
+        if kept == '' then
+          numbers[o + 4] = numbers[o + 4] - 1
+          if at == 1 then numbers[o + 1] = numbers[o + 4] > 0 and unpack_from(SLOT, ring) or numbers[o + 2] end
+        end
+        return
+      end
+    end
+  end
+
+  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts.
+  local function give_back(state, part, calls, taken_at)
+    local numbers, limits = state.numbers, part.limits
+    for l = 1, part.limits_n * STRIDE, STRIDE do
+      local kind, o = limits[l], limits[l + 4]
+      if kind == BUCKET then
+        numbers[o] = min(limits[l + 1], numbers[o] + calls * limits[l + 2])
+      elseif kind == QUOTA then
+        if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
+      else
+        local slot = limits[l + 3]
+        take_out(state, o, calls, taken_at - taken_at % slot + slot + limits[l + 2])
+      end
+    end
+  end
+
+  for i = 1, settled_n do
+    local specification, difference, taken_at = specifications[byte(refs, i)], unpack_from('<dd', ARGV[4], i * 16 - 15)
+    for p = 1, specification.parts_n do
+      local part = specification.parts[p]
+      if part.limits_n > 0 then
+        k = k + 1
+        local state = state_at[k]
+        if state.part ~= part then hold(state, part) end
+        if difference > 0 then
+          take(state, part, difference, true)
+        else
+          give_back(state, part, -difference, taken_at)
+        end
+        state.changed = true
+      end
+      if part.concurrency >= 0 then k = k + 1 end
+    end
+  end
+end
+
+local answers = {pack('<I8', now)}
+for i = settled_n + 1, requests_n do
   local specification = specifications[byte(refs, i)]
-  local parts, parts_n = specification.parts, specification.parts_n
+  local parts, parts_n, cost = specification.parts, specification.parts_n, specification.cost
   local held = {false}
-  local outcome, index, longest, overage = 0, 255, -1, 0
+  local outcome, index, longest, remaining, overage = 0, 255, -1, 0, 0
   local fewest, nearest, nearest_part, nearest_state
   local lease_key, lease_us, crowded
 
@@ -300,36 +402,27 @@ for i = 1, requests_n do
       k = k + 1
       local state = state_at[k]
       held[p] = state
-      if state.part ~= part then
-        if not state.part then
-          open(state, state.raw, part)
-        elseif state.part.layout == part.layout then  -- another plan or route with the same limits, maybe other numbers
-          state.part = part
-          settle(state, part)
-        else  -- two plans for one subject in one batch: its plan has just changed
-          if state.changed then save(state) end
-          open(state, call('GET', state.key), part)
-        end
-      end
+      if state.part ~= part then hold(state, part) end
       local limits, numbers = part.limits, state.numbers
       for l = 1, part.limits_n * STRIDE, STRIDE do
-        local kind, refuses, left = limits[l], true, nil
+        local kind, left = limits[l], nil
         if kind == BUCKET then
           left = floor(numbers[limits[l + 4]] / limits[l + 2])
         else
           left = limits[l + 1] - numbers[limits[l + 4]]
         end
-        if left < 1 then
+        if left < cost then
           if kind == QUOTA and limits[l + 3] == 0 then
-            overage, left = 16, 1
+            overage, left = 16, cost
           else
-            local waiting = wait(state, limits, l)
+            local waiting = wait(state, limits, l, cost)
             if waiting > longest then
               longest, index, outcome = waiting, part.first + (l - 1) / STRIDE, kind == QUOTA and 2 or 1
+              remaining = left > 0 and left or 0
             end
           end
         end
-        if left >= 1 and (not fewest or left < fewest) then
+        if left >= cost and (not fewest or left < fewest) then
           fewest, nearest, nearest_part, nearest_state = left, l, part, state
         end
       end
@@ -351,28 +444,31 @@ for i = 1, requests_n do
   end
 
   if outcome > 0 then
-    answers[i + 1] = pack('<BBI8I4', outcome, index, 0, ceil(longest / 1000000))
+    answers[i - settled_n + 1] = pack('<BBI8I4', outcome, index, remaining, ceil(longest / 1000000))
   elseif crowded then
-    answers[i + 1] = pack('<BBI8I4', 3, specification.limits_n, 0, 1)
+    answers[i - settled_n + 1] = pack('<BBI8I4', 3, specification.limits_n, 0, 1)
   elseif nonce_key and not call('SET', nonce_key, '', 'NX', 'PX', specification.nonce_ttl) then
-    answers[i + 1] = pack('<BBI8I4', 4, 255, 0, 0)
+    answers[i - settled_n + 1] = pack('<BBI8I4', 4, 255, 0, 0)
   else
     if lease_key then
-      call('ZADD', lease_key, now + lease_us, ARGV[3] .. ':' .. i)
+      call('ZADD', lease_key, now + lease_us, ARGV[3] .. ':' .. (i - settled_n))
       call('PEXPIRE', lease_key, floor(lease_us / 1000))
     end
-    for p = 1, parts_n do
-      local state = held[p]
-      if state then
-        state.changed = true
-        take(state, parts[p])
+    if cost > 0 then
+      for p = 1, parts_n do
+        local state = held[p]
+        if state then
+          state.changed = true
+          take(state, parts[p], cost)
+        end
       end
     end
     if nearest then
-      answers[i + 1] = pack('<BBI8I4', overage, nearest_part.first + (nearest - 1) / STRIDE, fewest - 1,
-                            ceil(wait(nearest_state, nearest_part.limits, nearest) / 1000000))
+      local left = fewest - cost
+      answers[i - settled_n + 1] = pack('<BBI8I4', overage, nearest_part.first + (nearest - 1) / STRIDE, left,
+                            ceil(wait(nearest_state, nearest_part.limits, nearest, left + 1) / 1000000))
     else
-      answers[i + 1] = pack('<BBI8I4', 0, 255, 0, 0)
+      answers[i - settled_n + 1] = pack('<BBI8I4', 0, 255, 0, 0)
     end
   end
 end

@@ -25,6 +25,9 @@ WINDOW_SLOTS = 120
 
 INTEGER_MAX = 2**53
 
+# A bucket owes at most this many units, whatever is settled: what is below zero stays exact too.
+DEBT_MAX = 2**52
+
 PERIOD_NUMBERS = {Period.HOUR: 1, Period.DAY: 2, Period.MONTH: 3}
 
 
@@ -37,7 +40,7 @@ class LimitOutOfRange(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """A call costs `cost` units, `gain` units come back each millisecond, `capacity` units is full.
+    """A call that costs 1 takes `cost` units, `gain` units come back each millisecond, `capacity` units is full.
 
     The unit is the largest that makes all three integers, so nothing is ever rounded."""
 
@@ -46,8 +49,8 @@ class TokenBucket:
     gain: int
 
     @classmethod
-    def of(cls, rate: Rate, *, workers: int = 1) -> TokenBucket:
-        """The bucket of `rate`, or one worker's share of it: the exact part of the refill, at least a burst of one.
+    def of(cls, rate: Rate, *, workers: int = 1, least: int = 1) -> TokenBucket:
+        """The bucket of `rate`, or one worker's share of it: the exact part of the refill, at least a burst of `least`.
 
         Raises LimitOutOfRange when requests or burst are below one, or their arithmetic does not fit 53 bits."""
         if rate.requests < 1 or rate.burst < 1 or rate.per_seconds < 1:
@@ -55,7 +58,7 @@ class TokenBucket:
         per_ms = rate.per_seconds * 1000 * workers
         unit = gcd(rate.requests, per_ms)
         cost = per_ms // unit
-        capacity = max(1, rate.burst // workers) * cost
+        capacity = share(rate.burst, workers, least) * cost
         if capacity >= INTEGER_MAX:
             raise LimitOutOfRange(f"a burst of {rate.burst} is too large to be counted exactly at this refill: {rate}")
         return cls(capacity, cost, rate.requests // unit)
@@ -87,17 +90,22 @@ class SlidingWindow:
     slot_us: int
 
     @classmethod
-    def of(cls, window: Window, *, workers: int = 1) -> SlidingWindow:
-        """The window, or one worker's share of it (at least one call, unless the limit is none at all)."""
+    def of(cls, window: Window, *, workers: int = 1, least: int = 1) -> SlidingWindow:
+        """The window, or one worker's share of it (see `share`)."""
         if window.requests < 0 or window.window_seconds < 1:
             raise LimitOutOfRange(f"a window needs at least one second and no negative limit: {window}")
-        limit = share(window.requests, workers)
+        limit = share(window.requests, workers, least)
         window_us = window.window_seconds * SECOND_US
         return cls(limit, window_us, 1 if limit <= WINDOW_SLOTS else -(-window_us // WINDOW_SLOTS))
 
     @property
     def memory_us(self) -> int:
-        return self.window_us + self.slot_us
+        return self.window_us + self.coarse_us
+
+    @property
+    def coarse_us(self) -> int:
+        """The slots of what is counted without asking whether there is room: an exact log of it would have no bound."""
+        return max(self.slot_us, -(-self.window_us // WINDOW_SLOTS))
 
     @property
     def identity(self) -> str:
@@ -116,10 +124,10 @@ class CalendarQuota:
     refuses: bool
 
     @classmethod
-    def of(cls, quota: Quota, overage: Overage, *, workers: int = 1) -> CalendarQuota:
+    def of(cls, quota: Quota, overage: Overage, *, workers: int = 1, least: int = 1) -> CalendarQuota:
         if quota.requests < 0:
             raise LimitOutOfRange(f"a quota can't be negative: {quota}")
-        return cls(share(quota.requests, workers), quota.period, overage is Overage.BLOCK)
+        return cls(share(quota.requests, workers, least), quota.period, overage is Overage.BLOCK)
 
     @property
     def memory_us(self) -> int:
@@ -137,12 +145,12 @@ class CalendarQuota:
 Limit = TokenBucket | SlidingWindow | CalendarQuota
 
 
-def share(limit: int, workers: int) -> int:
-    """One worker's part of a limit: rounded down, but never nothing of something.
+def share(limit: int, workers: int, least: int = 1) -> int:
+    """One worker's part of a limit: rounded down, but never less than `least`, what the dearest call costs.
 
-    Over all workers this is at most the limit, or one call for each worker where the limit is smaller than their number:
-    refusing every call of a caller with a small limit would be worse than the few calls over it."""
-    return min(limit, max(1, limit // workers))
+    Over all workers this is at most the limit, or one call for each worker where the limit is smaller than that: refusing
+    every call of a caller with a small limit would be worse than the few calls over it."""
+    return min(limit, max(least, limit // workers))
 
 
 def period_end_us(period: Period, now_us: int) -> int:
@@ -160,7 +168,9 @@ def period_end_us(period: Period, now_us: int) -> int:
 
 
 class Counter(Protocol):
-    """What one subject has used of one limit. `settle` first, at the moment of the decision; then ask; then take."""
+    """What one subject has used of one limit. `settle` first, at the moment of the decision; then ask; then take.
+
+    Costs are in calls: a call that costs 3 counts as three."""
 
     @property
     def limit(self) -> Limit: ...
@@ -173,13 +183,20 @@ class Counter(Protocol):
         """Forgets what time has given back."""
 
     def left(self) -> int:
-        """Calls that would be admitted at this moment; below one when the limit is reached or was lowered under its use."""
+        """The highest cost that would be admitted at this moment. Below zero when the limit was lowered under its use, or
+        calls turned out dearer than they were taken for."""
 
-    def take(self, now_us: int) -> None:
-        """Counts one call."""
+    def take(self, now_us: int, cost: int) -> None:
+        """Counts a call of this cost, at least 1."""
 
-    def wait_us(self, now_us: int) -> int:
-        """How long until one call more than now would be admitted, if none comes in between."""
+    def charge(self, now_us: int, cost: int) -> None:
+        """Counts what was not asked for: there may be no room for it."""
+
+    def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
+        """Takes back what a call was charged too much at `taken_us`, as far as that still counts; at least 1."""
+
+    def wait_us(self, now_us: int, wanted: int) -> int:
+        """How long until `left` is at least `wanted`, which is more than it is, if no call comes in between."""
 
 
 def carry_over(old: Sequence[Counter], limits: Sequence[Limit], now_us: int) -> list[Counter]:
@@ -222,11 +239,17 @@ class BucketCounter:
     def left(self) -> int:
         return self.level // self.limit.cost
 
-    def take(self, now_us: int) -> None:
-        self.level -= self.limit.cost
+    def take(self, now_us: int, cost: int) -> None:
+        self.level -= cost * self.limit.cost
 
-    def wait_us(self, now_us: int) -> int:
-        missing = self.limit.cost - self.level % self.limit.cost
+    def charge(self, now_us: int, cost: int) -> None:
+        self.level = max(-DEBT_MAX, self.level - cost * self.limit.cost)
+
+    def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
+        self.level = min(self.limit.capacity, self.level + cost * self.limit.cost)
+
+    def wait_us(self, now_us: int, wanted: int) -> int:
+        missing = wanted * self.limit.cost - self.level
         return (self.at_ms + -(-missing // self.limit.gain)) * 1000 - now_us
 
 
@@ -249,24 +272,45 @@ class WindowCounter:
     def left(self) -> int:
         return self.limit.limit - self.total
 
-    def take(self, now_us: int) -> None:
-        slot_us = self.limit.slot_us
-        forgotten_at_us = now_us - now_us % slot_us + slot_us + self.limit.window_us
-        if self.slots and forgotten_at_us <= self.slots[-1][0]:
-            # The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
-            self.slots[-1][1] += 1
-        else:
-            self.slots.append([forgotten_at_us, 1])
-        self.total += 1
+    def take(self, now_us: int, cost: int) -> None:
+        self._count(now_us, cost, self.limit.slot_us)
 
-    def wait_us(self, now_us: int) -> int:
-        enough = min(self.total, self.limit.limit)
+    def charge(self, now_us: int, cost: int) -> None:
+        self._count(now_us, cost, self.limit.coarse_us)
+
+    def _count(self, now_us: int, cost: int, slot_us: int) -> None:
+        forgotten_us = self._forgotten_us(now_us, slot_us)
+        if self.slots and forgotten_us <= self.slots[-1][0]:
+            # The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
+            self.slots[-1][1] += cost
+        else:
+            self.slots.append([forgotten_us, cost])
+        self.total += cost
+
+    def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
+        """From the slot that it was counted in: in another one it would be missing after the call itself is forgotten."""
+        forgotten_us = self._forgotten_us(taken_us, self.limit.slot_us)
+        for slot in self.slots:
+            if slot[0] == forgotten_us:
+                given = min(cost, slot[1])
+                slot[1] -= given
+                self.total -= given
+                if slot[1] == 0:
+                    self.slots.remove(slot)
+                return
+
+    def _forgotten_us(self, moment_us: int, slot_us: int) -> int:
+        return moment_us - moment_us % slot_us + slot_us + self.limit.window_us
+
+    def wait_us(self, now_us: int, wanted: int) -> int:
+        enough = self.limit.limit - wanted
         total = self.total
-        for forgotten_at_us, calls in self.slots:
-            total -= calls
-            if total < enough:
-                return forgotten_at_us - now_us
-        return self.limit.window_us  # a limit of nothing: no wait helps
+        if enough >= 0:
+            for forgotten_us, calls in self.slots:
+                total -= calls
+                if total <= enough:
+                    return forgotten_us - now_us
+        return self.limit.window_us  # more than the limit: no wait helps
 
 
 @dataclass(slots=True)
@@ -287,10 +331,17 @@ class QuotaCounter:
     def left(self) -> int:
         return self.limit.limit - self.count
 
-    def take(self, now_us: int) -> None:
-        self.count += 1
+    def take(self, now_us: int, cost: int) -> None:
+        self.count += cost
 
-    def wait_us(self, now_us: int) -> int:
+    def charge(self, now_us: int, cost: int) -> None:
+        self.count += cost
+
+    def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
+        if period_end_us(self.limit.period, taken_us) == self.ends_us:
+            self.count = max(0, self.count - cost)
+
+    def wait_us(self, now_us: int, wanted: int) -> int:
         return self.ends_us - now_us
 
 
@@ -302,8 +353,8 @@ class Standing:
     """How a request stands with its limits.
 
     `index` is the limit that refuses (of several the one with the longest wait, so that waiting for it is enough), or else
-    the one nearest to running out; None without limits. `remaining` counts the calls left of it after this one.
-    `reset_seconds`, rounded up, is when one more will be admitted."""
+    the one nearest to running out; None without limits. `remaining` is what is left of it, in calls that cost 1, after this
+    one. `reset_seconds`, rounded up, is when this call, or after an admitted one another of cost 1, would be admitted."""
 
     refused: bool
     index: int | None
@@ -312,34 +363,50 @@ class Standing:
     overage: bool
 
 
-def examine(counters: Sequence[Counter], now_us: int) -> Standing:
-    """Settles all counters and says whether one more call is within all of them. Counts nothing: a refused call is free."""
-    longest_us, refusing = -1, None
+def examine(counters: Sequence[Counter], now_us: int, cost: int = 1) -> Standing:
+    """Settles all counters and says whether a call of this cost is within all of them. Counts nothing: a refused call is
+    free. A call that costs nothing is refused only while something is owed."""
+    longest_us, refusing, left_of_refusing = -1, None, 0
     fewest, nearest = 0, None
     overage = False
     for index, counter in enumerate(counters):
         counter.settle(now_us)
         left = counter.left()
-        if left < 1:
+        if left < cost:
             if counter.refuses:
-                if (wait_us := counter.wait_us(now_us)) > longest_us:
-                    longest_us, refusing = wait_us, index
+                if (wait_us := counter.wait_us(now_us, cost)) > longest_us:
+                    longest_us, refusing, left_of_refusing = wait_us, index, left
                 continue
             overage = True
-            left = 1
+            left = cost
         if nearest is None or left < fewest:
             fewest, nearest = left, index
     if refusing is not None:
-        return Standing(True, refusing, 0, max(1, seconds_up(longest_us)), False)
-    return Standing(False, nearest, max(0, fewest - 1), 0, overage)
+        return Standing(True, refusing, max(0, left_of_refusing), max(1, seconds_up(longest_us)), False)
+    return Standing(False, nearest, max(0, fewest - cost), 0, overage)
 
 
-def take(counters: Sequence[Counter], standing: Standing, now_us: int) -> Standing:
+def take(counters: Sequence[Counter], standing: Standing, now_us: int, cost: int = 1) -> Standing:
     """Counts one call that `examine` admitted at this very moment; the standing with its reset."""
-    for counter in counters:
-        counter.take(now_us)
-    reset = 0 if standing.index is None else seconds_up(counters[standing.index].wait_us(now_us))
+    if cost:
+        for counter in counters:
+            counter.take(now_us, cost)
+    reset = 0
+    if standing.index is not None:
+        nearest = counters[standing.index]
+        reset = seconds_up(nearest.wait_us(now_us, nearest.left() + 1))
     return Standing(False, standing.index, standing.remaining, reset, standing.overage)
+
+
+def amend(counters: Sequence[Counter], difference: int, taken_us: int, now_us: int) -> None:
+    """A call that was taken at `taken_us` has cost so much more, or less, than it was taken for. What is more counts from
+    now on, room or no room; what is less is taken back where it still counts."""
+    for counter in counters:
+        counter.settle(now_us)
+        if difference > 0:
+            counter.charge(now_us, difference)
+        elif difference < 0:
+            counter.give_back(now_us, -difference, taken_us)
 
 
 def seconds_up(duration_us: int) -> int:

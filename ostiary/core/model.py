@@ -136,6 +136,27 @@ class Plan:
     overage: Overage = Overage.BLOCK
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call takes of every limit but those of calls under way: `default`, or what its method costs.
+
+    With `response_header` (lower case) the upstream says what the call really cost, at most `at_most`, and the difference
+    is settled when it has answered."""
+
+    default: int = 1
+    methods: Mapping[str, int] = field(default_factory=dict)
+    response_header: str | None = None
+    at_most: int = 0
+
+    @property
+    def dearest(self) -> int:
+        """The most that there must be room for before a call."""
+        return max(self.default, *self.methods.values(), 0)
+
+
+PLAIN_COST = Cost()
+
+
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +205,7 @@ class Route:
     edge: Edge = PLAIN_EDGE
     head_bytes_max: int | None = None
     gzip: Gzip | None = None
+    cost: Cost = PLAIN_COST
 
 
 # --- callers --------------------------------------------------------------------------------------------------------

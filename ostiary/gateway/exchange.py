@@ -10,7 +10,7 @@ from ostiary.core.errors import GatewayError
 
 if TYPE_CHECKING:
     from ostiary.gateway.keys import KnownKey
-    from ostiary.gateway.limits import Decision
+    from ostiary.gateway.limits import Charge, Decision
     from ostiary.gateway.snapshot import Admission, CompiledRoute, Snapshot
     from ostiary.gateway.wire.client import ClientConnection
     from ostiary.gateway.wire.deadlines import Alarm
@@ -62,6 +62,7 @@ class Exchange:
     admission: Admission | None = None
     # limit
     decision: Decision | None = None
+    charge: Charge | None = None  # where the upstream says what the call cost
     # prepare
     upstream_head: bytes
     upstream_target: bytes | None = None  # where the path is rewritten; else the target is passed on as it came

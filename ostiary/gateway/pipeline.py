@@ -20,7 +20,7 @@ from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
 from ostiary.gateway.phases.fail import answer, fail
 from ostiary.gateway.phases.forward import forward
-from ostiary.gateway.phases.limit import limit
+from ostiary.gateway.phases.limit import limit, settle
 from ostiary.gateway.phases.match import match
 from ostiary.gateway.phases.prepare import prepare
 from ostiary.gateway.phases.record import Recorder
@@ -64,6 +64,8 @@ class Pipeline:
             await limit(exchange, self._limiter)
             prepare(exchange)
             head = await forward(exchange, self._clock)
+            if exchange.charge is not None:
+                settle(exchange, exchange.charge, head, self._limiter)
             last = await respond(exchange, head, self._keys)
         except GatewayError as error:
             last = fail(exchange, error)

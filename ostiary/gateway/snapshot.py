@@ -9,7 +9,18 @@ from dataclasses import replace
 
 from ostiary.core.edge import PLAIN_EDGE
 from ostiary.core.errors import ErrorCode
-from ostiary.core.model import Authentication, Configuration, Environment, Key, LimitBy, Network, Plan, Route, Scheme
+from ostiary.core.model import (
+    PLAIN_COST,
+    Authentication,
+    Configuration,
+    Environment,
+    Key,
+    LimitBy,
+    Network,
+    Plan,
+    Route,
+    Scheme,
+)
 from ostiary.core.routing import RouteTable, compile_routes
 from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.affinity import Affinity
@@ -102,6 +113,7 @@ class CompiledRoute:
         self.metered = metered
         self.name = route.name
         self.rank = RANKS[route.priority]
+        self.cost_header = (route.cost.response_header or "").encode()
         self.schemes = route.authentication.schemes
         self.anonymous = Scheme.ANONYMOUS in self.schemes
         self.upgrades = bool(route.upgrades)
@@ -166,6 +178,7 @@ def _preflight_twin(route: Route) -> Route:
         authentication=Authentication(schemes=frozenset({Scheme.ANONYMOUS})),
         limits=tuple(limit for limit in route.limits if limit.by is LimitBy.IP),
         upgrades=frozenset(),
+        cost=PLAIN_COST,
     )
 
 

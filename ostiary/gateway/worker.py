@@ -126,3 +126,6 @@ class LimiterMetrics:
 
     def store_failed(self, kind: str) -> None:
         self._values[self._metrics.counter("rate_limit_store_failures_total", kind=kind)] += 1
+
+    def settled(self, result: str) -> None:
+        self._values[self._metrics.counter("rate_limit_settlements_total", result=result)] += 1

@@ -20,6 +20,7 @@ from ostiary.core.limiting import (
     LimitOutOfRange,
     SlidingWindow,
     TokenBucket,
+    amend,
     carry_over,
     examine,
     period_end_us,
@@ -104,7 +105,7 @@ def test_a_window_remembers_a_bounded_number_of_slots(gaps: list[int], requests:
     for now_us in moments([gap // 1000 for gap in gaps]):
         counter.settle(now_us)
         if counter.left() > 0:
-            counter.take(now_us)
+            counter.take(now_us, 1)
         assert len(counter.slots) <= WINDOW_SLOTS + 2
 
 
@@ -176,6 +177,48 @@ def test_a_refused_call_costs_nothing(limits: list[Limit], gaps: list[int]) -> N
         assert take(patient, examine(patient, now_us), now_us) == take(pushing, standing, now_us)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, SECOND_US), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=80),
+    st.integers(6, 40),
+    st.sampled_from([1, 300_000]),
+)
+def test_no_span_costs_more_than_its_limit_though_calls_are_settled_for_less(
+    calls: list[tuple[int, int, int]], most: int, slot_us: int
+) -> None:
+    """What is given back must be forgotten with the call it belongs to, or a later span would hold too much."""
+    counter = SlidingWindow(most, 2 * SECOND_US, slot_us).counter(START_US)
+    now_us, spent = START_US, []
+    for gap_us, cost, given_back in calls:
+        taken_us = now_us = now_us + gap_us
+        standing = examine([counter], now_us, cost)
+        if standing.refused:
+            continue
+        take([counter], standing, now_us, cost)
+        now_us += gap_us // 3
+        amend([counter], -min(cost, given_back), taken_us, now_us)
+        spent.append((taken_us, cost - min(cost, given_back)))
+    for first, (begins_us, _) in enumerate(spent):
+        assert sum(cost for at_us, cost in spent[first:] if at_us - begins_us < 2 * SECOND_US) <= most
+
+
+def test_what_was_settled_is_owed_until_it_is_paid() -> None:
+    """A limit that forgot its debt would make a dear call free."""
+    limits: list[Limit] = [
+        TokenBucket.of(Rate(1, 1, 10)),
+        SlidingWindow.of(Window(10, 60)),
+        CalendarQuota.of(Quota(10, Period.HOUR), Overage.BLOCK),
+    ]
+    for limit, wait_seconds in zip(limits, (16, 61, 3600 - START_US // SECOND_US % 3600), strict=True):
+        counter = limit.counter(START_US)
+        take([counter], examine([counter], START_US, 5), START_US, 5)
+        amend([counter], 20, START_US, START_US)
+        refused = examine([counter], START_US)
+        assert (refused.refused, refused.remaining, counter.left()) == (True, 0, -15)
+        assert examine([counter], START_US, 0).refused  # nothing is free while something is owed
+        assert abs(refused.reset_seconds - wait_seconds) <= 1
+        assert not examine([counter], START_US + refused.reset_seconds * SECOND_US).refused
+
+
 def test_overage_is_let_in_and_flagged() -> None:
     """A plan that charges past its quota would refuse what it could bill."""
     quota = CalendarQuota.of(Quota(2, Period.DAY), Overage.CHARGE)
@@ -234,7 +277,7 @@ def test_a_bucket_in_another_unit_keeps_its_whole_tokens() -> None:
     """A raised rate would come with a burst for nothing, or a lowered one with none."""
     counter = TokenBucket.of(Rate(100, 60, 600)).counter(START_US)
     for _ in range(590):
-        counter.take(START_US)
+        counter.take(START_US, 1)
     (changed,) = carry_over([counter], [TokenBucket.of(Rate(1000, 60, 600))], START_US)
     assert changed.left() == 10
 

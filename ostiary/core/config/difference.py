@@ -353,6 +353,7 @@ def _route(route: Route) -> Parts:
         "auth.schemes": Part(authentication.schemes, words.listed(sorted(authentication.schemes))),
         "auth.scopes": Part(dict(authentication.scopes), scopes or "none"),
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
+        "cost": Part(route.cost, words.cost(route.cost)),
         "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
         "paths": Part(route.paths, route.paths),
         "priority": Part(route.priority, route.priority),

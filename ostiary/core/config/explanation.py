@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.config import words
-from ostiary.core.model import Configuration, Environment, Key, LimitBy, Match, Route, Scheme
+from ostiary.core.model import PLAIN_COST, Configuration, Environment, Key, LimitBy, Match, Route, Scheme
 from ostiary.core.rewriting import Rewriting
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
 from ostiary.core.upstream import Balance, Upstream
@@ -151,6 +151,8 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
     if Scheme.ANONYMOUS not in authentication.schemes:
         facts["caller"] = _caller(configuration, route, needed, headers)
     facts["limits of the route"] = words.listed(map(words.route_limit, route.limits))
+    if route.cost != PLAIN_COST:
+        facts["cost of a call"] = words.cost(route.cost)
     if any(limit.by is not LimitBy.IP for limit in route.limits) or Scheme.ANONYMOUS not in authentication.schemes:
         facts["while Redis is away"] = route.on_store_failure
     for environment in Environment:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ostiary.core.config.addresses import RouteHost, RoutePath
+from ostiary.core.config.costs import COST
 from ostiary.core.config.edge import EDGE_FIELDS, read_edge
 from ostiary.core.config.fields import (
     Kind,
@@ -151,6 +152,7 @@ _AUTH = required(
     missing="say who may call: auth: {schemes: [bearer]}, or {schemes: [anonymous]} to let everyone in",
 )
 _LIMITS = defaulted("limits", ListOf(ROUTE_LIMIT, high=16), "Limits besides the plan of the key.", [])
+_COST = defaulted("cost", COST, "What a call takes of its limits.", 1)
 _ON_STORE_FAILURE = defaulted(
     "on_store_failure",
     Choice(StoreFailure),
@@ -213,6 +215,8 @@ def _route(values: Values) -> Route:
         values.problem(
             _UPGRADES, "a WebSocket begins with GET, which the route does not take", "add GET to match.methods"
         )
+    if match.methods and (foreign := sorted(set(values[_COST].methods) - match.methods - {"HEAD"})):
+        values.problem(_COST, f"names {', '.join(foreign)}, which the route does not take", "add the method to match")
     return Route(
         name=values[_NAME],
         match=match,
@@ -228,6 +232,7 @@ def _route(values: Values) -> Route:
         edge=read_edge(values, match, authentication.schemes, values[_PATHS]),
         head_bytes_max=values[_MAX_HEAD],
         gzip=values[_GZIP],
+        cost=values[_COST],
     )
 
 
@@ -260,7 +265,7 @@ ROUTE: Record[Route] = Record(
     "Route",
     "Calls of one kind. The order of routes means nothing: the most specific one that takes the method is used.",
     (
-        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _ON_STORE_FAILURE, _PATHS, _PRIORITY),
+        *(_NAME, _MATCH, UPSTREAM_OF_ROUTE, _AUTH, _LIMITS, _COST, _ON_STORE_FAILURE, _PATHS, _PRIORITY),
         *(_MAX_HEAD, _MAX_BODY, _MAX_SIGNED_BODY, _UPGRADES, _GZIP),
         *EDGE_FIELDS,
     ),

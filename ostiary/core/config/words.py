@@ -9,7 +9,18 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.edge import AddressLists, CrossOrigin, Deprecation, Framing, HeaderEdits, SecurityHeaders
-from ostiary.core.model import Certificate, ClientAuthorities, Environment, Gzip, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.model import (
+    Certificate,
+    ClientAuthorities,
+    Cost,
+    Environment,
+    Gzip,
+    Plan,
+    Quota,
+    Rate,
+    RouteLimit,
+    Window,
+)
 from ostiary.core.upstream import UNIX, Breaker, Connections, Ejection, HashBy, Target, TargetTls
 
 _SPANS: Final = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
@@ -55,6 +66,13 @@ def quota(value: Quota) -> str:
 
 def route_limit(value: RouteLimit) -> str:
     return f"{value.requests} in any {span(value.window_seconds)} by {value.by}"
+
+
+def cost(value: Cost) -> str:
+    parts = [str(value.default), *(f"{method} {number}" for method, number in sorted(value.methods.items()))]
+    if value.response_header is not None:
+        parts.append(f"then what {value.response_header} says, up to {value.at_most}")
+    return ", ".join(parts)
 
 
 def plan(value: Plan) -> str:

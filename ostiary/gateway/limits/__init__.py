@@ -1,12 +1,23 @@
 """Is there budget? All limits of a request, its quota and its nonce, decided by one Lua call.
 
 `policy` compiles the limits of a plan on a route at load. `limiter` collects requests into a `batch`, tells it to the
-`script` over the `connection` that the `link` keeps, and hands out each `decision`; `leases` are the calls under way.
-On a Redis Cluster `cluster` asks by `slots` of the `masters`, and `crossing` what concerns several of them; `sentinel` finds
-the master that Sentinels know. `alone` decides while Redis is away, from `local` counters and `nonces` in memory."""
+`script` over the `connection` that the `link` keeps, and hands out each `decision`; `leases` are the calls under way,
+`settling` is what they turn out to cost. On a Redis Cluster `cluster` asks by `slots` of the `masters`, and `crossing` what
+concerns several of them; `sentinel` finds the master that Sentinels know. `alone` decides while Redis is away, from `local`
+counters and `nonces` in memory."""
 
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome, UnobservedLimiter
 from ostiary.gateway.limits.limiter import Limiter
 from ostiary.gateway.limits.policy import LimitPolicy, compile_policy
+from ostiary.gateway.limits.settling import Charge
 
-__all__ = ["Decision", "LimitPolicy", "Limiter", "LimiterObserver", "Outcome", "UnobservedLimiter", "compile_policy"]
+__all__ = [
+    "Charge",
+    "Decision",
+    "LimitPolicy",
+    "Limiter",
+    "LimiterObserver",
+    "Outcome",
+    "UnobservedLimiter",
+    "compile_policy",
+]

@@ -9,6 +9,7 @@ from ostiary.gateway.limits.batch import Question
 from ostiary.gateway.limits.decision import Decision, Outcome
 from ostiary.gateway.limits.local import LocalLimits
 from ostiary.gateway.limits.nonces import NonceMemory
+from ostiary.gateway.limits.settling import Charge
 
 _OUTCOMES = {
     "rate": Outcome.RATE_LIMITED,
@@ -57,12 +58,17 @@ class Alone:
             self._nonces.remember(nonce, now, question.nonce_seconds)
         return decision
 
+    def settle(self, charge: Charge) -> None:
+        """A call that was decided here turned out to cost more, or less."""
+        self._limits.settle(charge.names, charge.difference, charge.taken_us, time.time_ns() // 1000)
+
     def _within_limits(self, question: Question) -> Decision:
-        labels = question.policy.labels
-        local = self._limits.question(question.policy, question.names, time.time_ns() // 1000)
-        standing = local.standing
+        policy, labels = question.policy, question.policy.labels
+        now_us = time.time_ns() // 1000
+        local = self._limits.question(policy, question.names, now_us)
+        standing, remaining = local.standing, 0
         if standing.refused and standing.index is not None:
-            label, reset = labels[standing.index], standing.reset_seconds
+            label, remaining, reset = labels[standing.index], standing.remaining, standing.reset_seconds
         elif local.crowded:
             label, reset = labels[-1], 1
         else:
@@ -70,5 +76,6 @@ class Alone:
             headers = b""
             if standing.index is not None:
                 headers = labels[standing.index].headers(standing.remaining, standing.reset_seconds)
-            return Decision(Outcome.ALLOWED, headers, 0, standing.overage, lease, "none")
-        return Decision(_OUTCOMES[label.kind], label.headers(0, reset), reset, False, None, label.kind)
+            charge = Charge(policy, question.names, now_us, alone=True) if policy.settles else None
+            return Decision(Outcome.ALLOWED, headers, 0, standing.overage, lease, "none", charge)
+        return Decision(_OUTCOMES[label.kind], label.headers(remaining, reset), reset, False, None, label.kind)

@@ -42,12 +42,24 @@ class Question(Signal[Decision]):
 
 
 class Batch:
-    """Requests that went to Redis in one command. `settled`: they have their decisions, whatever still comes."""
+    """Requests that went to Redis in one command, and so many settlements with them. `settled`: the requests have their
+    decisions, whatever still comes."""
 
-    __slots__ = ("arguments", "due_at", "looked_twice", "name", "questions", "resent", "sent_at", "settled")
+    __slots__ = (
+        "arguments",
+        "due_at",
+        "looked_twice",
+        "name",
+        "questions",
+        "resent",
+        "sent_at",
+        "settled",
+        "settlements_n",
+    )
 
-    def __init__(self, questions: list[Question], name: str, arguments: Command) -> None:
+    def __init__(self, questions: list[Question], name: str, arguments: Command, settlements_n: int = 0) -> None:
         self.questions = questions
+        self.settlements_n = settlements_n
         self.name = name
         self.arguments = arguments
         self.sent_at = time.monotonic()

@@ -20,6 +20,7 @@ from ostiary.gateway.limits.connection import Address, Command, ConnectionLost, 
 from ostiary.gateway.limits.crossing import Crossing, LastStep, Step, groups, single_slot
 from ostiary.gateway.limits.decision import Decision, LimiterObserver
 from ostiary.gateway.limits.masters import MasterLink, Masters
+from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.slots import Redirection, redirection, slot_of
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -60,7 +61,7 @@ class SlotBatch(Batch):
 
 class Cluster:
     """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
-    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question)."""
+    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements)."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Cluster:
         came_too_late: Callable[[Batch, bytes], None],
         hand_out: Callable[[Question, Decision], None],
         alone: Callable[[Question], Decision],
+        lost: Callable[[int], None],
     ) -> None:
         self._masters = Masters(addresses, deadline_seconds=deadline_seconds, worker=worker, observe=observe)
         self._deadline_seconds = deadline_seconds
@@ -85,6 +87,8 @@ class Cluster:
         self._came_too_late = came_too_late
         self._hand_out = hand_out
         self._alone = alone
+        self._lost = lost
+        self._charges: dict[int, list[Charge]] = {}
         self._questions: dict[int, list[Question]] = {}
         self._steps: dict[int, list[Step]] = {}
         self._is_flushing = False
@@ -137,6 +141,11 @@ class Cluster:
         self._flush_soon()
         return True
 
+    def settle(self, charge: Charge) -> None:
+        """Tells the slot of a charge what the call turned out to cost."""
+        self._charges.setdefault(slot_of(charge.names[0]), []).append(charge)
+        self._flush_soon()
+
     def _connection(self, slot: int) -> RedisConnection | None:
         link = self._masters.at[slot]
         return None if link is None else link.connection
@@ -148,6 +157,11 @@ class Cluster:
 
     def flush(self) -> None:
         self._is_flushing = False
+        if self._charges:
+            charges, self._charges = self._charges, {}
+            for slot, settled in charges.items():
+                for first in range(0, len(settled), BATCH_MAX):
+                    self._send_charges(slot, settled[first : first + BATCH_MAX])
         questions, self._questions = self._questions, {}
         for slot, asked in questions.items():
             for first in range(0, len(asked), BATCH_MAX):
@@ -171,6 +185,25 @@ class Cluster:
         batch = SlotBatch(slot, link, questions, steps, name, arguments)
         self._in_flight.add(batch)
         self._send(batch, link, link.connection)
+
+    def _send_charges(self, slot: int, charges: list[Charge]) -> None:
+        """Nobody waits for these: what is not taken is lost, but for a slot that has moved, where nothing was counted."""
+        link = self._masters.at[slot]
+        if link is None or link.connection is None:
+            self._lost(len(charges))
+            return
+        command: Command = (b"EVALSHA", script.DECIDE_SHA, *script.arguments([], "", b"", charges))
+        link.connection.send(command, partial(self._settled, link, command, len(charges)))
+
+    def _settled(self, link: MasterLink, command: Command, charges_n: int, reply: object) -> None:
+        if isinstance(reply, bytes):
+            return
+        elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
+        target = self._follow(elsewhere, link) if elsewhere is not None else None
+        if target is None or target.connection is None:
+            self._lost(charges_n)
+        else:
+            target.connection.send(command, _nothing)
 
     def _send(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection) -> None:
         batch.link = link

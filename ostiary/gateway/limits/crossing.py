@@ -1,8 +1,9 @@
 """One question about names that lie in several slots of a Redis Cluster: asked slot by slot, and still all or nothing.
 
-No script sees two slots, so the slots are asked one after the other. When one refuses, those before it give the call back
-(lua/give_back.lua). The slot of the plan, with the nonce, the bucket, the quotas and the leases, comes last, and so is never
-given back; the others hold sliding windows, which can be, exactly. docs/decisions/0015-redis-topologies.md has the reasons.
+No script sees two slots, so the slots are asked one after the other. When one refuses, those before it give the call back,
+as one that cost nothing. The slot of the plan, with the nonce, the bucket, the quotas and the leases, comes last, and so is
+never given back; the others hold sliding windows, which can be, exactly. docs/decisions/0015-redis-topologies.md has the
+reasons.
 
 Never above a limit: what is admitted has been counted everywhere. A refused call costs nothing in the end; until it has been
 given back, others may be refused in its place."""
@@ -13,13 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ostiary.core.limiting import SlidingWindow
 from ostiary.core.model import StoreFailure
 from ostiary.gateway.limits import script
 from ostiary.gateway.limits.batch import Question
 from ostiary.gateway.limits.connection import RedisConnection
 from ostiary.gateway.limits.decision import Decision, Outcome
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.slots import slot_of
 
 # Slots in the order in which they are asked: whoever asks for the same ones does so in the same order, so of two calls that
@@ -125,30 +126,29 @@ class LastStep(Question):
             self.crossing.decided(value, self.remaining)
 
 
-class Taken:
-    """A call that was counted in the windows of one subject. It is given back on the very connection that counted it: another
+class Taken(Charge):
+    """A call that was counted in the windows of one slot. It is given back on the very connection that counted it: another
     one may lead to a replica that was promoted and has never seen it."""
 
-    __slots__ = ("connection", "name", "windows")
+    __slots__ = ("connection",)
 
-    def __init__(self, connection: RedisConnection, name: str, windows: list[tuple[str, int]]) -> None:
+    def __init__(self, step: Step, taken_us: int, connection: RedisConnection) -> None:
+        super().__init__(step.policy, step.names, taken_us, alone=False)
         self.connection = connection
-        self.name = name
-        self.windows = windows
 
     def give_back(self) -> None:
+        """As a call that turned out to cost nothing."""
         if not self.connection.is_open:
             return
-        arguments: list[str | int] = [1, self.name]
-        for identity, forgotten_us in self.windows:
-            arguments += (identity, forgotten_us)
+        self.difference = -self.policy.cost
+        arguments = script.arguments([], "", b"", [self])
 
         def replied(reply: object) -> None:
             # Only after SCRIPT FLUSH. Any other refusal (the slot has moved) leaves the call counted until its time is over.
             if str(reply).startswith("NOSCRIPT"):
-                self.connection.send(("EVAL", script.GIVE_BACK, *arguments), _nothing)
+                self.connection.send(("EVAL", script.DECIDE, *arguments), _nothing)
 
-        self.connection.send(("EVALSHA", script.GIVE_BACK_SHA, *arguments), replied)
+        self.connection.send((b"EVALSHA", script.DECIDE_SHA, *arguments), replied)
 
 
 class Crossing:
@@ -159,6 +159,7 @@ class Crossing:
         "_alone",
         "_ask",
         "_ask_last",
+        "_charges_alone",
         "_ends_at",
         "_fewest",
         "_headers",
@@ -195,6 +196,7 @@ class Crossing:
         policy = question.policy.piece(tuple(grouped.parts[last]))
         self._last = last, LastStep(self, policy, grouped.names[last])
         self._taken: list[Taken] = []
+        self._charges_alone: list[Charge] = []
         self._unanswered: list[int] = []
         self._headers = b""
         self._fewest = _UNTOLD
@@ -218,16 +220,10 @@ class Crossing:
         code, index, remaining, reset = answer
         label = step.policy.labels[index]
         if code != script.ALLOWED:
-            headers = label.headers(0, reset)
+            headers = label.headers(remaining, reset)
             self._refuse(Decision(Outcome.RATE_LIMITED, headers, reset, False, None, label.kind))
             return
-        for part, name in zip(step.policy.parts, step.names, strict=True):
-            windows: list[tuple[str, int]] = []
-            for limit in part.limits:
-                if isinstance(limit, SlidingWindow):
-                    slot_us = limit.slot_us
-                    windows.append((limit.identity, clock_us - clock_us % slot_us + slot_us + limit.window_us))
-            self._taken.append(Taken(connection, name, windows))
+        self._taken.append(Taken(step, clock_us, connection))
         if remaining < self._fewest:
             self._fewest = remaining
             self._headers = label.headers(remaining, reset)
@@ -244,7 +240,18 @@ class Crossing:
             self._give_back()
         elif not decision.headers or self._fewest < remaining < _UNTOLD:
             decision.headers = self._headers
+        if decision.outcome is Outcome.ALLOWED and self.question.policy.settles:
+            self._charge(decision)
         self.question.set(decision)
+
+    def _charge(self, decision: Decision) -> None:
+        """What is settled is settled in every slot."""
+        charges = [*self._taken, *self._charges_alone]
+        if decision.charge is not None:
+            charges.append(decision.charge)
+        decision.charge = charges.pop() if charges else None
+        if decision.charge is not None:
+            decision.charge.others += charges
 
     def _without_redis(self) -> Decision | None:
         """The refusal of the limits whose masters did not answer, decided as the route chose; None if they let it in."""
@@ -253,6 +260,8 @@ class Crossing:
         names = [self._name_of(place) for place in sorted(self._unanswered)]
         part = Question(policy, names, None, 0, question.on_failure, False)
         decision = self._alone(part)
+        if decision.charge is not None:
+            self._charges_alone.append(decision.charge)
         return None if decision.outcome is Outcome.ALLOWED else decision
 
     def _name_of(self, place: int) -> str:

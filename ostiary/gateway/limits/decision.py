@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from ostiary.gateway.limits.settling import Charge
+
 
 class Outcome(Enum):
     """The value is the metric label `decision`."""
@@ -26,7 +28,8 @@ class Decision:
     `retry_after_seconds` is 0 unless refused; after a refusal by a rate, window or quota, a call made this many seconds
     later is within the limits if none came in between. `overage`: past a quota that warns or charges.
     `lease`, when there is one, goes to `Limiter.release` at the end of the call; one that is dropped instead frees its
-    slot within LEASE_SECONDS. `limit` says what refused: rate, window, quota, concurrency, nonce, or none."""
+    slot within LEASE_SECONDS. `limit` says what refused: rate, window, quota, concurrency, nonce, or none. `charge`, where
+    the route's upstream says what a call cost, goes to `Limiter.settle` when it has answered."""
 
     outcome: Outcome
     headers: bytes
@@ -34,6 +37,7 @@ class Decision:
     overage: bool
     lease: object | None
     limit: str
+    charge: Charge | None = None
 
 
 class LimiterObserver(Protocol):
@@ -49,6 +53,10 @@ class LimiterObserver(Protocol):
         """connect: no connection could be made; lost: it ended; timeout: no answer within the deadline; refused: Redis
         answered with an error."""
 
+    def settled(self, result: str) -> None:
+        """The cost of a call was settled: same, more, less; invalid: what the upstream said is no cost, so what was charged
+        stays; lost: Redis was away, or gave no answer."""
+
 
 class UnobservedLimiter:
     """A LimiterObserver that watches nothing."""
@@ -60,4 +68,7 @@ class UnobservedLimiter:
         pass
 
     def store_failed(self, kind: str) -> None:
+        pass
+
+    def settled(self, result: str) -> None:
         pass

@@ -26,6 +26,7 @@ from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nonces import NonceMemory
 from ostiary.gateway.limits.policy import LimitPolicy
 from ostiary.gateway.limits.sentinel import SentinelLink
+from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.signal import Signal
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -86,11 +87,13 @@ class Limiter:
                 came_too_late=self._came_too_late,
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
+                lost=self._lose,
             )
         store = self._cluster if self._link is None else self._link
         if store is not None:
             self._leases = Leases(store)
         self._questions: list[Question] = []
+        self._settlements: list[Charge] = []
         self._batches = 0
         self._script_is_loading = False
         self._nothing_to_decide: Signal[Decision] = Signal()
@@ -182,20 +185,49 @@ class Limiter:
         elif isinstance(lease, RedisLease) and self._leases is not None:
             self._leases.release(lease)
 
+    def settle(self, charge: Charge, cost: int | None) -> None:
+        """A call that was charged turned out to cost this; None if what its upstream said is no cost. Never refuses, and
+        never raises. What can't be told to Redis is lost: what was charged stays."""
+        difference = 0 if cost is None else cost - charge.policy.cost
+        if difference == 0:
+            self._observe.settled("invalid" if cost is None else "same")
+            return
+        self._observe.settled("more" if difference > 0 else "less")
+        for each in (charge, *charge.others):
+            each.difference = difference
+            if each.alone:
+                self._alone.settle(each)
+            elif self._cluster is not None:
+                self._cluster.settle(each)
+            else:
+                self._settlements.append(each)
+                if not self._questions and len(self._settlements) == 1:
+                    self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         questions, self._questions = self._questions, []
+        settlements: list[Charge] = []
+        if self._settlements:
+            settlements, self._settlements = self._settlements, []
         connection = None if self._link is None else self._link.connection
         if connection is None:
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
+            self._lose(len(settlements))
             return
-        for first in range(0, len(questions), BATCH_MAX):
-            self._batches += 1
-            some = questions[first : first + BATCH_MAX]
-            name = f"{self._worker}:{self._batches}"
-            batch = Batch(some, name, script.arguments(some, name))
-            self._in_flight.add(batch)
-            self._send(connection, batch)
+        if len(questions) + len(settlements) > BATCH_MAX:
+            for first in range(0, len(settlements), BATCH_MAX):
+                self._send_batch(connection, [], settlements[first : first + BATCH_MAX])
+            settlements = []
+        for first in range(0, len(questions) or len(settlements), BATCH_MAX):
+            self._send_batch(connection, questions[first : first + BATCH_MAX], settlements)
+
+    def _send_batch(self, connection: RedisConnection, questions: list[Question], settlements: list[Charge]) -> None:
+        self._batches += 1
+        name = f"{self._worker}:{self._batches}"
+        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), len(settlements))
+        self._in_flight.add(batch)
+        self._send(connection, batch)
 
     def _send(self, connection: RedisConnection, batch: Batch) -> None:
         connection.send((b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch))
@@ -228,7 +260,10 @@ class Limiter:
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:
                     lease = self._leases.grant(_lease_name(question), script.lease_id(batch.name, number))
-                self._hand_out(question, Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none"))
+                decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
+                if policy.settles:
+                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False)
+                self._hand_out(question, decision)
             elif code == script.NONCE_USED:
                 self._hand_out(question, replayed())
             else:
@@ -290,6 +325,11 @@ class Limiter:
         self._in_flight.settle(batch)
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
+        self._lose(batch.settlements_n)
+
+    def _lose(self, settlements_n: int) -> None:
+        for _ in range(settlements_n):
+            self._observe.settled("lost")
 
     def _decide_alone(self, question: Question) -> Decision:
         without_store = self._link is None and self._cluster is None

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from weakref import WeakSet
 
-from ostiary.core.limiting import Counter, Limit, Standing, carry_over, examine, share, take
+from ostiary.core.limiting import Counter, Limit, Standing, amend, carry_over, examine, share, take
 from ostiary.gateway.limits.policy import LimitPolicy
 
 # Whose calls are counted at once. A subject takes about 1 KB, and up to 15 KB when all slots of a window are in use; past
@@ -52,7 +52,14 @@ class LocalLimits:
             if part.concurrency is not None:
                 under_way = self._under_way_of(next(name))
                 crowded = len(under_way) >= share(part.concurrency, self._workers)
-        return LocalQuestion(counters, under_way, crowded, now_us)
+        return LocalQuestion(counters, under_way, crowded, now_us, policy.cost)
+
+    def settle(self, names: Sequence[str], difference: int, taken_us: int, now_us: int) -> None:
+        """What a call that was taken turned out to cost more, or less; `names` are those of its decision. A subject
+        that is forgotten has nothing to settle."""
+        for name in names:
+            if (counters := self._counters.get(name)) is not None:
+                amend(counters, difference, taken_us, now_us)
 
     def _counters_of(self, name: str, limits: Sequence[Limit], now_us: int) -> list[Counter]:
         counters = self._counters.get(name)
@@ -79,17 +86,23 @@ class LocalLimits:
 class LocalQuestion:
     """A request that was examined and may be taken: in one go, with no other decision in between."""
 
-    __slots__ = ("_counters", "_now_us", "_under_way", "crowded", "standing")
+    __slots__ = ("_cost", "_counters", "_now_us", "_under_way", "crowded", "standing")
 
     def __init__(
-        self, counters: Sequence[Counter], under_way: WeakSet[LocalLease] | None, crowded: bool, now_us: int
+        self,
+        counters: Sequence[Counter],
+        under_way: WeakSet[LocalLease] | None,
+        crowded: bool,
+        now_us: int,
+        cost: int,
     ) -> None:
+        self._cost = cost
         self._counters = counters
         self._under_way = under_way
         self._now_us = now_us
         self.crowded = crowded
-        self.standing = examine(counters, now_us)
+        self.standing = examine(counters, now_us, cost)
 
     def take(self) -> tuple[Standing, LocalLease | None]:
         lease = None if self._under_way is None else LocalLease(self._under_way)
-        return take(self._counters, self.standing, self._now_us), lease
+        return take(self._counters, self.standing, self._now_us, self._cost), lease

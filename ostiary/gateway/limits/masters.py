@@ -74,10 +74,6 @@ class MasterLink(Link):
     def _loaded(self, reply: object) -> None:
         self._is_loading = False
 
-    async def _load(self, connection: RedisConnection) -> None:
-        await super()._load(connection)
-        await connection.ask(("SCRIPT", "LOAD", script.GIVE_BACK))
-
     async def _writes_in_time(self, connection: RedisConnection) -> bool:
         if self.slots_n:
             return await super()._writes_in_time(connection)

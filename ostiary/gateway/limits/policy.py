@@ -4,7 +4,7 @@ A request adds the caller to the names and the numbers to the headers; everythin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ostiary.core import keyspace
@@ -50,14 +50,37 @@ class Label:
 
 
 class LimitPolicy:
-    """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made."""
+    """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made.
 
-    __slots__ = ("_shares", "_specifications", "empty", "labels", "leased", "overage", "parts", "pieces", "route")
+    `cost` is what a call takes of every limit. `by_method` has the policies of methods with a cost of their own; empty on
+    most routes. `settles`: the upstream says afterwards what a call cost."""
 
-    def __init__(self, parts: tuple[Part, ...], route: str, overage: Overage) -> None:
+    __slots__ = (
+        "_dearest",
+        "_of_route",
+        "_shares",
+        "_specifications",
+        "by_method",
+        "cost",
+        "empty",
+        "labels",
+        "leased",
+        "overage",
+        "parts",
+        "pieces",
+        "route",
+        "settles",
+    )
+
+    def __init__(self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int) -> None:
         self.parts = parts
-        self.route = route
+        self.route = route.name
         self.overage = overage
+        self.cost = cost
+        self.settles = route.cost.response_header is not None and any(part.limits for part in parts)
+        self.by_method: Mapping[bytes, LimitPolicy] = {}
+        self._of_route = route
+        self._dearest = max(1, route.cost.dearest)
         self.empty = not parts
         self.leased = any(part.concurrency is not None for part in parts)
         self.labels = _labels(parts)
@@ -73,7 +96,7 @@ class LimitPolicy:
             if len(self._specifications) >= _SPECIFICATIONS_MAX:
                 self._specifications.clear()
             known = self._specifications[nonce_seconds] = script.specification(
-                ((part.limits, part.concurrency) for part in self.parts), nonce_seconds
+                ((part.limits, part.concurrency) for part in self.parts), nonce_seconds, self.cost
             )
         return known
 
@@ -81,7 +104,9 @@ class LimitPolicy:
         """The limits of each part, as one of `workers` holds to them by itself."""
         shares = self._shares.get(workers)
         if shares is None:
-            shares = tuple(compile_limits(part.sources, self.overage, workers=workers) for part in self.parts)
+            shares = tuple(
+                compile_limits(part.sources, self.overage, workers=workers, least=self._dearest) for part in self.parts
+            )
             self._shares = {workers: shares}  # one number of workers a process: nothing more is kept
         return shares
 
@@ -90,7 +115,8 @@ class LimitPolicy:
         elsewhere. What it tells the client is what the whole would tell of the same limit."""
         piece = self.pieces.get(parts)
         if piece is None:
-            piece = LimitPolicy(tuple(self.parts[place] for place in parts), self.route, self.overage)
+            some = tuple(self.parts[place] for place in parts)
+            piece = LimitPolicy(some, self._of_route, self.overage, cost=self.cost)
             piece.labels = tuple(label for place in parts for label in self._labels_of(place, leases=False)) + tuple(
                 label for place in parts for label in self._labels_of(place, leases=True)
             )
@@ -145,20 +171,26 @@ def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
         if windows:
             kept = _smallest_windows(windows)
             parts.append(Part(by, tuple(kept), compile_limits(kept, overage)))
-    return LimitPolicy(tuple(parts), route.name, overage)
+    policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default)
+    if parts and route.cost.methods:
+        policies = {cost: LimitPolicy(policy.parts, route, overage, cost=cost) for cost in route.cost.methods.values()}
+        policy.by_method = {method.encode(): policies[cost] for method, cost in route.cost.methods.items()}
+    return policy
 
 
-def compile_limits(sources: Sequence[Source], overage: Overage, *, workers: int = 1) -> tuple[Limit, ...]:
-    """The arithmetic of limits as they are configured, or of one worker's share of them."""
+def compile_limits(
+    sources: Sequence[Source], overage: Overage, *, workers: int = 1, least: int = 1
+) -> tuple[Limit, ...]:
+    """The arithmetic of limits as they are configured, or of one worker's share of them: at least `least`."""
     limits: list[Limit] = []
     for source in sources:
         match source:
             case Rate():
-                limits.append(TokenBucket.of(source, workers=workers))
+                limits.append(TokenBucket.of(source, workers=workers, least=least))
             case Window():
-                limits.append(SlidingWindow.of(source, workers=workers))
+                limits.append(SlidingWindow.of(source, workers=workers, least=least))
             case Quota():
-                limits.append(CalendarQuota.of(source, overage, workers=workers))
+                limits.append(CalendarQuota.of(source, overage, workers=workers, least=least))
     return tuple(limits)
 
 

@@ -22,8 +22,6 @@ from ostiary.gateway.limits.connection import Command
 DECIDE = lua_script("decide")
 DECIDE_SHA = hashlib.sha1(DECIDE.encode(), usedforsecurity=False).hexdigest().encode()
 RENEW = lua_script("renew")
-GIVE_BACK = lua_script("give_back")
-GIVE_BACK_SHA = hashlib.sha1(GIVE_BACK.encode(), usedforsecurity=False).hexdigest().encode()
 
 # The outcome of an answer; OVERAGE is added to ALLOWED.
 ALLOWED, RATE_LIMITED, QUOTA_EXCEEDED, CROWDED, NONCE_USED, OVERAGE = 0, 1, 2, 3, 4, 16
@@ -31,6 +29,7 @@ NO_LIMIT = 255
 
 _CLOCK = struct.Struct("<Q")
 _ANSWER = struct.Struct("<BBQI")
+_SETTLEMENT = struct.Struct("<dd")
 
 
 class Request(Protocol):
@@ -46,11 +45,34 @@ class Request(Protocol):
     def nonce(self) -> str | None: ...
 
 
-def arguments(requests: Iterable[Request], batch_name: str, clock_us: bytes = b"") -> Command:
+class Settlement(Protocol):
+    """What a call that was taken at `taken_us` (Redis's clock) turned out to cost more, or less."""
+
+    @property
+    def specification(self) -> bytes: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def difference(self) -> int: ...
+
+    @property
+    def taken_us(self) -> int: ...
+
+
+def arguments(
+    requests: Iterable[Request], batch_name: str, clock_us: bytes = b"", settlements: Sequence[Settlement] = ()
+) -> Command:
     """All of EVALSHA after the hash. Requests that follow the same specification send it once. Only tests give a clock."""
     indexes: dict[bytes, int] = {}
     references = bytearray()
     names: list[str] = []
+    settled = b""
+    for settlement in settlements:
+        references.append(indexes.setdefault(settlement.specification, len(indexes)))
+        names += settlement.names
+        settled += _SETTLEMENT.pack(settlement.difference, settlement.taken_us)
     for request in requests:
         specification = request.specification
         index = indexes.get(specification)
@@ -60,7 +82,7 @@ def arguments(requests: Iterable[Request], batch_name: str, clock_us: bytes = b"
         names += request.names
         if request.nonce is not None:
             names.append(request.nonce)
-    return (len(names), *names, bytes(references), clock_us, batch_name, *indexes)
+    return (len(names), *names, bytes(references), clock_us, batch_name, settled, *indexes)
 
 
 def is_reply(reply: object, requests_n: int) -> bool:
@@ -82,16 +104,18 @@ def lease_id(batch_name: str, number: int) -> str:
     return f"{batch_name}:{number}"
 
 
-def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_seconds: int) -> bytes:
+def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_seconds: int, cost: int) -> bytes:
     """`parts` are the limits of one subject each, and how many of its calls may be under way. `nonce_seconds` is 0 for a
-    request without a nonce. Raises LimitOutOfRange when there are more limits than the format holds."""
+    request without a nonce; `cost` is what it takes of every limit. Raises LimitOutOfRange when there are more limits than
+    the format holds."""
     rendered, limits_n = [], 0
     for limits, concurrency in parts:
         rendered.append(_part(limits, concurrency))
         limits_n += len(limits)
     if limits_n >= NO_LIMIT:
         raise LimitOutOfRange(f"{limits_n} limits on one request; at most {NO_LIMIT - 1} can be told apart")
-    return _text(str(nonce_seconds * 1000) if nonce_seconds else "") + bytes([len(rendered)]) + b"".join(rendered)
+    head = _text(str(nonce_seconds * 1000) if nonce_seconds else "") + struct.pack("<dB", cost, len(rendered))
+    return head + b"".join(rendered)
 
 
 def _part(limits: Sequence[Limit], concurrency: int | None) -> bytes:

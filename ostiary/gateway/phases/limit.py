@@ -1,13 +1,16 @@
-"""limit: is there budget? One decision for all limits, the quota and the nonce; nothing is spent when any of them refuses."""
+"""limit: is there budget? One decision for all limits, the quota and the nonce; nothing is spent when any of them refuses.
+Where the upstream says what a call cost, that is settled when it has answered."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.signing import nonce_lifetime_seconds
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.limits import Limiter, Outcome
+from ostiary.gateway.limits import Charge, Limiter, Outcome
+from ostiary.gateway.wire.response_head import ResponseHead
 
 _CODES: Final = {
     Outcome.RATE_LIMITED: ErrorCode.RATE_LIMITED,
@@ -17,6 +20,7 @@ _CODES: Final = {
     Outcome.UNAVAILABLE: ErrorCode.LIMITS_UNAVAILABLE,
 }
 _SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_is_cost: Final = re.compile(rb"-?[0-9]{1,15}").fullmatch
 
 
 async def limit(exchange: Exchange, limiter: Limiter) -> None:
@@ -24,11 +28,14 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
     admission, route = exchange.admission, exchange.route
     assert admission is not None  # noqa: S101  authorize has set it
     assert route is not None  # noqa: S101  match has set it
-    if admission.policy.empty and exchange.nonce is None:
+    policy = admission.policy
+    if policy.empty and exchange.nonce is None:
         return
+    if policy.by_method:
+        policy = policy.by_method.get(exchange.head.method, policy)
     key = admission.key
     decision = exchange.decision = await limiter.decide(
-        admission.policy,
+        policy,
         on_failure=route.route.on_store_failure,
         key_id=key.id if key is not None else None,
         app_id=key.app_id if key is not None else None,
@@ -39,6 +46,8 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         signed_write=exchange.nonce is not None and exchange.head.method not in _SAFE_METHODS,
     )
     if decision.outcome is Outcome.ALLOWED:
+        if decision.charge is not None:
+            exchange.charge = decision.charge
         return
     headers: tuple[tuple[str, str], ...] = ()
     if decision.retry_after_seconds:
@@ -47,3 +56,23 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         headers = (("WWW-Authenticate", route.challenge),)
         route.meters.attempt(exchange.scheme, ErrorCode.NONCE_REPLAYED.code)
     raise GatewayError(_CODES[decision.outcome], f"limit {decision.limit}", headers=headers)
+
+
+def settle(exchange: Exchange, charge: Charge, answer: ResponseHead, limiter: Limiter) -> None:
+    """Settles what the call cost, where the upstream says it: from nothing to the most that the route lets it say. What is no
+    whole number, or is said twice, changes nothing and is counted; an answer that says nothing leaves what was charged."""
+    route = exchange.route
+    assert route is not None  # noqa: S101  match has set it
+    name, cost = route.cost_header, route.route.cost
+    length = len(name)
+    told = [
+        line[length + 1 :].strip(b" \t")
+        for line in answer.lines
+        if line[length : length + 1] == b":" and line[:length].lower() == name
+    ]
+    if not told:
+        return
+    if len(told) > 1 or _is_cost(told[0]) is None:
+        limiter.settle(charge, None)
+    else:
+        limiter.settle(charge, min(max(int(told[0]), 0), cost.at_most))

@@ -138,6 +138,12 @@ _FAMILIES = (
         bounds=OVERHEAD_SECONDS,
     ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
+    Family(
+        "rate_limit_settlements_total",
+        Kind.COUNTER,
+        "Calls whose upstream said what they cost; `lost` comes besides `more` or `less`.",
+        ("result",),
+    ),
     # Upstreams.
     Family(
         "upstream_requests_total",

@@ -55,6 +55,13 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ("requests: 100", "requests: 010", "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not '010'"),
         ("requests: 100", "requests: 1_000", "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not '1_000'"),
         ("requests: 100", 'requests: "100"', "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not text (remove the quotes)"),
+        # what calls cost
+        ("name: clients", "name: clients\n    cost: -1", "routes[0].cost", "must be a whole number from 0 to 1000000, not '-1'"),
+        ("name: clients", "name: clients\n    cost: 101", "routes[0]", "has calls that cost 101, and a limit of the plan 'standard' never has more than 100: they could never pass (lower the cost, or raise the limit)"),
+        ("name: clients", "name: clients\n    cost: {methods: {POST: 101}}", "routes[0]", "has calls that cost 101, and a limit of the plan 'standard' never has more than 100: they could never pass (lower the cost, or raise the limit)"),
+        ("name: clients", "name: clients\n    cost: {methods: {PUT: 2}}", "routes[0].cost", "names PUT, which the route does not take (add the method to match)"),
+        ("name: clients", "name: clients\n    cost: {response_header: X-Cost}", "routes[0].cost.response_header", "may say any number (add at_most: the most that one call may be charged)"),
+        ("name: clients", "name: clients\n    cost: {at_most: 5}", "routes[0].cost.at_most", "bounds what response_header says, and there is none (add it, or remove at_most)"),
         ("per: minute", "per: month", "plans.standard.limits[0].per", "must be `second` or `minute` or `hour` or `day`, not 'month'"),
         ("name: clients", "name: 12", "routes[0].name", "must be a name of up to 64 letters, digits, `_`, `.` and `-`, not a whole number (quote it)"),
         ("name: clients", "name: true", "routes[0].name", "must be a name of up to 64 letters, digits, `_`, `.` and `-`, not a boolean (quote it)"),

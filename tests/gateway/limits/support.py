@@ -11,7 +11,17 @@ from typing import Any, cast
 
 import redis
 
-from ostiary.core.model import Authentication, Match, Plan, RedisLocation, Route, RouteLimit, StoreFailure
+from ostiary.core.model import (
+    PLAIN_COST,
+    Authentication,
+    Cost,
+    Match,
+    Plan,
+    RedisLocation,
+    Route,
+    RouteLimit,
+    StoreFailure,
+)
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, compile_policy
 from ostiary.gateway.limits import script as lua
 from ostiary.gateway.signal import Drive, Signal
@@ -19,12 +29,12 @@ from ostiary.gateway.signal import Drive, Signal
 NONCE_SECONDS = 600
 
 
-def route(*limits: RouteLimit, name: str = "clients") -> Route:
-    return Route(name, Match("/**"), {}, Authentication(frozenset()), limits=limits)
+def route(*limits: RouteLimit, name: str = "clients", cost: Cost = PLAIN_COST) -> Route:
+    return Route(name, Match("/**"), {}, Authentication(frozenset()), limits=limits, cost=cost)
 
 
-def policy(plan: Plan | None, *limits: RouteLimit) -> LimitPolicy:
-    return compile_policy(plan, route(*limits))
+def policy(plan: Plan | None, *limits: RouteLimit, cost: Cost = PLAIN_COST) -> LimitPolicy:
+    return compile_policy(plan, route(*limits, cost=cost))
 
 
 def ask(
@@ -74,6 +84,7 @@ class Observed:
         self.decisions: list[tuple[str, str]] = []
         self.round_trips: list[float] = []
         self.failures: list[str] = []
+        self.settlements: list[str] = []
 
     def decided(self, limit: str, decision: str) -> None:
         self.decisions.append((limit, decision))
@@ -83,6 +94,9 @@ class Observed:
 
     def store_failed(self, kind: str) -> None:
         self.failures.append(kind)
+
+    def settled(self, result: str) -> None:
+        self.settlements.append(result)
 
 
 @asynccontextmanager
@@ -169,6 +183,16 @@ class Asked:
     nonce: str | None
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A settlement as the script sees it."""
+
+    specification: bytes
+    names: list[str]
+    difference: int
+    taken_us: int
+
+
 class Script:
     """lua/decide.lua on a real server, at moments of the test's choosing."""
 
@@ -183,8 +207,10 @@ class Script:
         now_us: int | None,
         *,
         nonce_seconds: int = NONCE_SECONDS,
+        settlements: Sequence[tuple[LimitPolicy, str, int, int]] = (),
     ) -> list[tuple[int, int, int, int]]:
-        """`requests` are policy, key id and nonce. The answers as the script gave them; `now_us` None is Redis's clock."""
+        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference and when it was taken.
+        The answers as the script gave them; `now_us` None is Redis's clock."""
         asked = [
             Asked(
                 limits.specification(0 if nonce is None else nonce_seconds),
@@ -193,9 +219,13 @@ class Script:
             )
             for limits, key, nonce in requests
         ]
+        settled = [
+            Settled(limits.specification(0), limits.names(key, None, None, "192.0.2.1"), *rest)
+            for limits, key, *rest in settlements
+        ]
         self._batches += 1
         clock = b"" if now_us is None else str(now_us).encode()
-        arguments = lua.arguments(asked, f"test:{self._batches}", clock)
+        arguments = lua.arguments(asked, f"test:{self._batches}", clock, settled)
         reply = cast(bytes, self.redis.evalsha(self._sha, *cast(Any, arguments)))
         assert lua.is_reply(reply, len(asked))
         return list(lua.answers(reply))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ostiary.core import keyspace
-from ostiary.core.model import LimitBy, Plan, Rate, RouteLimit, StoreFailure, Window
-from ostiary.gateway.limits import Limiter, Outcome
+from ostiary.core.model import Cost, LimitBy, Plan, Rate, RouteLimit, StoreFailure, Window
+from ostiary.gateway.limits import Limiter, LimitPolicy, Outcome
 from ostiary.gateway.limits.slots import slot_of
 from tests.gateway.limits.support import Observed, ask, decided, policy, running, settled
 from tests.support.redis_servers import RedisCluster, Server
@@ -137,6 +137,36 @@ async def test_a_call_that_one_slot_refuses_costs_nothing_in_the_others(
     # And what the address refuses takes nothing of the plan: 3 of its 50 are used, and this one.
     elsewhere = await decided(limiter, policy(Plan("p", windows=(Window(50, 60),))), key=other, on_failure=CLOSED)
     assert b'RateLimit: "minute";r=46;' in elsewhere.headers
+
+
+async def test_what_a_call_turns_out_to_cost_is_settled_in_every_slot(cluster: RedisCluster, limiter: Limiter) -> None:
+    """Settled in one slot alone, a dear call would be cheap for the address it came from. A refused one gives all back."""
+    key, ip = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[2], n=4)
+    told = Cost(default=5, response_header="x-cost", at_most=100)
+    limits = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(300, 60, LimitBy.IP), cost=told)
+    who = {"key": key, "ip": ip, "on_failure": CLOSED}
+    spent = 0
+    for number, cost in enumerate((60, 0, 30)):
+        decision = await decided(limiter, limits, **who)
+        assert decision.charge is not None
+        limiter.settle(decision.charge, cost)
+        spent += cost
+        await asyncio.sleep(0.05)  # two commands on two connections; what follows must see both
+        of_address = await left(limiter, policy(None, RouteLimit(300, 60, LimitBy.IP)), key, ip)
+        of_plan = await left(limiter, policy(Plan("p", windows=(Window(200, 60),))), key, ip)
+        # Each look is a call as well, and takes one.
+        assert (of_address, of_plan) == (300 - spent - number - 1, 200 - spent - number - 1)
+    # What the plan refuses is given back in full: 107 are left of the plan, 207 of the address; 8 times 13 are let in.
+    dear = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(300, 60, LimitBy.IP), cost=Cost(13))
+    assert await outcomes(limiter, dear, 12, **who) == [Outcome.ALLOWED] * 8 + [Outcome.RATE_LIMITED] * 4
+    await asyncio.sleep(0.05)
+    assert await left(limiter, policy(None, RouteLimit(300, 60, LimitBy.IP)), key, ip) == 207 - 8 * 13 - 1
+
+
+async def left(limiter: Limiter, limits: LimitPolicy, key: str, ip: str) -> int:
+    """The calls that are left after one more."""
+    headers = (await decided(limiter, limits, key=key, ip=ip, on_failure=CLOSED)).headers
+    return int(headers.partition(b"r=")[2].partition(b";")[0])
 
 
 async def test_a_replayed_nonce_costs_nothing_in_any_slot(cluster: RedisCluster, limiter: Limiter) -> None:

@@ -1,4 +1,4 @@
-"""Invariant: after a call was given back (lua/give_back.lua), its subject is as if that call had never been let in."""
+"""Invariant: after a call was given back (settled as one that cost nothing), its subject is as if it had never been there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ostiary.core.limiting import SECOND_US, SlidingWindow
+from ostiary.core.limiting import SECOND_US
 from ostiary.core.model import Plan, Rate, Window
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import LimitPolicy
@@ -26,15 +26,8 @@ def script(valkey_server: EmbeddedValkey) -> Iterator[Script]:
     script.redis.close()
 
 
-def give_back(script: Script, limits: LimitPolicy, key: str, taken_at_us: int) -> int:
-    pairs: list[str | int] = []
-    for limit in limits.parts[0].limits:
-        if isinstance(limit, SlidingWindow):
-            forgotten_us = taken_at_us - taken_at_us % limit.slot_us + limit.slot_us + limit.window_us
-            pairs += (limit.identity, forgotten_us)
-    answer = script.redis.eval(lua.GIVE_BACK, 1, f"ost:{{k:{key}}}:plan", *(str(one) for one in pairs))
-    assert isinstance(answer, int)
-    return answer
+def give_back(script: Script, limits: LimitPolicy, key: str, taken_at_us: int, now_us: int) -> None:
+    script.decide([], now_us, settlements=[(limits, key, -1, taken_at_us)])
 
 
 # Limits on both sides of the exact log, several in one state, a bucket before them.
@@ -73,9 +66,9 @@ def test_a_call_that_was_given_back_was_never_there(
             one[0] -= 1
         for one in [one for one in pending if one[0] < 0]:
             pending.remove(one)
-            give_back(script, limits, "with", one[1])
+            give_back(script, limits, "with", one[1], now_us)
     for _, taken_at_us in pending:
-        give_back(script, limits, "with", taken_at_us)
+        give_back(script, limits, "with", taken_at_us, now_us)
     # What the windows say from now on, call by call until they refuse, is the same for both. A bucket is never given
     # anything back (no question over several slots asks for that), so it is left out.
     windows_only = policy(Plan("p", windows=tuple(windows)))
@@ -88,17 +81,16 @@ def test_a_call_that_was_given_back_was_never_there(
             assert states[0] == states[1], "slot by slot"
 
 
-def test_a_time_to_live_is_kept_and_what_is_not_there_is_left_alone(script: Script) -> None:
-    """A state without its time to live would stay in Redis for ever."""
+def test_what_is_not_there_is_left_alone_and_all_is_forgotten_in_time(script: Script) -> None:
+    """A call taken out twice, or of another slot, is one above the limit; a state without a time to live stays for ever."""
     script.redis.flushdb()
     limits = policy(Plan("p", windows=(Window(5, 60),)))
-    assert give_back(script, limits, "nobody", BEGIN_US) == 0
-    assert script.redis.exists("ost:{k:nobody}:plan") == 0
-    script.decide([(limits, "one", None)], BEGIN_US)
-    assert give_back(script, limits, "one", BEGIN_US + 1) == 0, "another slot"
-    script.decide([(limits, "one", None)], BEGIN_US + 10)
-    script.decide([(limits, "one", None)], BEGIN_US + 20)
-    assert give_back(script, limits, "one", BEGIN_US + 5) == 0, "between two slots"
-    assert give_back(script, limits, "one", BEGIN_US) == 1
-    assert give_back(script, limits, "one", BEGIN_US) == 0, "once"
-    assert 50_000 < int(script.redis.pttl("ost:{k:one}:plan")) <= 61_000
+    give_back(script, limits, "nobody", BEGIN_US, BEGIN_US)
+    assert 0 < int(script.redis.pttl("ost:{k:nobody}:plan")) <= 62_000
+    for moment_us in (BEGIN_US, BEGIN_US + 10, BEGIN_US + 20):
+        script.decide([(limits, "one", None)], moment_us)
+    for taken_us in (BEGIN_US + 1, BEGIN_US + 5, BEGIN_US, BEGIN_US):  # in no slot; between two; there; once
+        give_back(script, limits, "one", taken_us, BEGIN_US + 30)
+    answers = script.decide([(limits, "one", None)] * 4, BEGIN_US + 40)
+    assert [answer[0] for answer in answers] == [lua.ALLOWED] * 3 + [lua.RATE_LIMITED], "two are still counted"
+    assert 50_000 < int(script.redis.pttl("ost:{k:one}:plan")) <= 62_000

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ostiary.core.limiting import SECOND_US, Counter, Limit, carry_over, examine, take
-from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.limiting import SECOND_US, Counter, Limit, amend, carry_over, examine, take
+from ostiary.core.model import Cost, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import LimitPolicy
 from ostiary.gateway.limits import script as lua
@@ -36,11 +36,25 @@ class Model:
         self.nonces: set[str] = set()
 
     def decide(
-        self, batch: list[tuple[LimitPolicy, str, str | None]], batch_name: str, now_us: int, lease_us: int
+        self,
+        batch: list[tuple[LimitPolicy, str, str | None]],
+        settlements: list[tuple[LimitPolicy, str, int, int]],
+        batch_name: str,
+        now_us: int,
+        lease_us: int,
     ) -> list[tuple[int, int, int, int]]:
         read: dict[str, list[Counter]] = {}
         changed: set[str] = set()
         answers = []
+        for limits, key, difference, taken_us in settlements:
+            names = iter(limits.names(key, None, None, "192.0.2.1"))
+            for part in limits.parts:
+                if part.limits:
+                    name = next(names)
+                    amend(self._read(name, part.limits, read, changed, now_us), difference, taken_us, now_us)
+                    changed.add(name)
+                if part.concurrency is not None:
+                    next(names)
         for number, (limits, key, nonce) in enumerate(batch, start=1):
             names = iter(limits.names(key, None, None, "192.0.2.1"))
             counters: list[Counter] = []
@@ -55,11 +69,11 @@ class Model:
                     lease_name = next(names)
                     under_way = self.leases.setdefault(lease_name, {})
                     crowded = sum(ends > now_us for ends in under_way.values()) >= part.concurrency
-            standing = examine(counters, now_us)
+            standing = examine(counters, now_us, limits.cost)
             if standing.refused:
                 assert standing.index is not None
                 code = {"quota": lua.QUOTA_EXCEEDED}.get(limits.labels[standing.index].kind, lua.RATE_LIMITED)
-                answers.append((code, standing.index, 0, standing.reset_seconds))
+                answers.append((code, standing.index, standing.remaining, standing.reset_seconds))
             elif crowded:
                 answers.append((lua.CROWDED, len(counters), 0, 1))
             elif nonce is not None and f"{key}:{nonce}" in self.nonces:
@@ -69,8 +83,9 @@ class Model:
                     self.nonces.add(f"{key}:{nonce}")
                 if lease_name is not None:
                     self.leases[lease_name][lua.lease_id(batch_name, number)] = now_us + lease_us
-                taken = take(counters, standing, now_us)
-                changed.update(mine)
+                taken = take(counters, standing, now_us, limits.cost)
+                if limits.cost:
+                    changed.update(mine)
                 index = lua.NO_LIMIT if taken.index is None else taken.index
                 answers.append((lua.OVERAGE * taken.overage, index, taken.remaining, taken.reset_seconds))
         for name in changed:
@@ -121,8 +136,13 @@ route_limits = st.lists(
     ),
     max_size=3,
 )
+costs = st.just(1) | st.integers(0, 9)
 policies = st.lists(
-    st.builds(lambda plan, limits: policy(plan, *limits), st.none() | plans, route_limits), min_size=1, max_size=3
+    st.builds(
+        lambda plan, limits, cost: policy(plan, *limits, cost=Cost(cost)), st.none() | plans, route_limits, costs
+    ),
+    min_size=1,
+    max_size=3,
 )
 gaps_us = st.one_of(
     st.integers(0, 2000),
@@ -132,7 +152,13 @@ gaps_us = st.one_of(
     st.integers(-3 * SECOND_US, 0),
 )
 requests = st.tuples(st.integers(0, 2), st.integers(0, 1), st.none() | st.integers(0, 5))
-steps = st.lists(st.tuples(gaps_us, st.lists(requests, min_size=1, max_size=12)), min_size=1, max_size=25)
+# Which policy, whose, how much more or less, and how many steps ago the call was taken.
+settled_calls = st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(-9, 30), st.integers(0, 4))
+steps = st.lists(
+    st.tuples(gaps_us, st.lists(requests, min_size=1, max_size=12), st.just([]) | st.lists(settled_calls, max_size=4)),
+    min_size=1,
+    max_size=25,
+)
 
 
 @given(policies, steps, st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)))
@@ -140,7 +166,7 @@ steps = st.lists(st.tuples(gaps_us, st.lists(requests, min_size=1, max_size=12))
 def test_the_script_decides_as_the_reference(
     script: Script,
     policies: list[LimitPolicy],
-    steps: list[tuple[int, list[tuple[int, int, int | None]]]],
+    steps: list[tuple[int, list[tuple[int, int, int | None]], list[tuple[int, int, int, int]]]],
     start: datetime,
 ) -> None:
     """A difference of one between the two is a limit that is not exact, or another one while Redis is away."""
@@ -148,15 +174,65 @@ def test_the_script_decides_as_the_reference(
     model = Model()
     now_us = int(start.replace(tzinfo=UTC).timestamp()) * SECOND_US + start.microsecond
     leased = any(limits.leased for limits in policies)
-    for gap_us, asked in steps:
+    moments_us: list[int] = []
+    for gap_us, asked, turned_out in steps:
         # A lease that was cleared away stays away when the clock is set back; the model knows no clearing away.
         now_us += abs(gap_us) if leased else gap_us
+        moments_us.append(now_us)
         batch = [
             (policies[which % len(policies)], f"ak_{key}", None if nonce is None else f"nonce-{nonce:011}")
             for which, key, nonce in asked
         ]
-        answers = script.decide(batch, now_us)
-        assert answers == model.decide(batch, script.batch_name, now_us, lease_us=60 * SECOND_US)
+        settlements = [
+            (policies[which % len(policies)], f"ak_{key}", difference, moments_us[-1 - min(ago, len(moments_us) - 1)])
+            for which, key, difference, ago in turned_out
+            if difference
+        ]
+        answers = script.decide(batch, now_us, settlements=settlements)
+        assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=60 * SECOND_US)
+
+
+TINY = Plan(
+    "p",
+    rate=Rate(3, 7, 9),
+    windows=(Window(20, 2), Window(150, 60)),
+    quotas=(Quota(40, Period.HOUR), Quota(90, Period.DAY)),
+)
+# What the next call costs (None: no call), whose call of the last four is settled, and what that one really cost.
+settled_steps = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 1, 500, 300_000, SECOND_US, 2 * SECOND_US, 70 * SECOND_US, 1800 * SECOND_US]),
+        st.none() | st.integers(0, 4),
+        st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 2, 5])), max_size=2),
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+@given(settled_steps, st.integers(0, 3600))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_settled_calls_count_as_in_the_reference(
+    script: Script, steps: list[tuple[int, int | None, list[tuple[int, int]]]], offset_seconds: int
+) -> None:
+    """What is given back to another slot or period than it was taken from makes a limit inexact, long after the call."""
+    script.redis.flushdb()
+    model, at_cost = Model(), [policy(TINY, cost=Cost(cost)) for cost in range(5)]
+    now_us = microseconds(2026, 7, 1, 12, 0, 0) + offset_seconds * SECOND_US
+    taken: list[tuple[LimitPolicy, int]] = []
+    for gap_us, cost, turned_out in steps:
+        now_us += gap_us
+        settlements = []
+        for ago, really in turned_out:
+            if ago < len(taken):
+                limits, taken_us = taken.pop(-1 - ago)
+                if difference := really - limits.cost:
+                    settlements.append((limits, "ak_1", difference, taken_us))
+        batch: list[tuple[LimitPolicy, str, str | None]] = [] if cost is None else [(at_cost[cost], "ak_1", None)]
+        answers = script.decide(batch, now_us, settlements=settlements)
+        assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=0)
+        if cost is not None and answers[0][0] == lua.ALLOWED:
+            taken.append((at_cost[cost], now_us))
 
 
 def microseconds(*moment: int) -> int:
@@ -212,10 +288,10 @@ def test_the_leases_of_a_killed_worker_end_by_themselves(script: Script) -> None
 def test_production_never_gives_the_script_a_clock(script: Script) -> None:
     """Row 73: limits would follow the clock of whichever worker asks."""
     arguments = lua.arguments([], "worker:1")
-    assert arguments == (0, b"", b"", "worker:1")
+    assert arguments == (0, b"", b"", "worker:1", b"")
     limits = policy(Plan("p", windows=(Window(5, 60),)))
     script.decide([(limits, "ak_clock", None)], None)
     before_us = int(script.redis.time()[0]) * SECOND_US
-    reply = script.redis.evalsha(lua.DECIDE_SHA.decode(), 0, b"", b"", "worker:1")
+    reply = script.redis.evalsha(lua.DECIDE_SHA.decode(), 0, b"", b"", "worker:1", b"")
     assert isinstance(reply, bytes)
     assert before_us <= lua.clock_us(reply) <= before_us + 60 * SECOND_US

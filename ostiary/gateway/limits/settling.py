@@ -1,0 +1,26 @@
+"""What a call turned out to cost: told by its upstream when it answers, settled with whoever decided the call."""
+
+from __future__ import annotations
+
+from ostiary.gateway.limits.policy import LimitPolicy
+
+
+class Charge:
+    """What a call was charged before it was forwarded; a `script.Settlement` once `difference` is known.
+
+    `names` are those of `policy.names`; `taken_us` is when it was charged, by the clock of whoever decided it: Redis, or this
+    worker if `alone`. `others`: the same call, in other slots of a Redis Cluster."""
+
+    __slots__ = ("alone", "difference", "names", "others", "policy", "taken_us")
+
+    def __init__(self, policy: LimitPolicy, names: list[str], taken_us: int, *, alone: bool) -> None:
+        self.policy = policy
+        self.names = names
+        self.taken_us = taken_us
+        self.alone = alone
+        self.difference = 0
+        self.others: list[Charge] = []
+
+    @property
+    def specification(self) -> bytes:
+        return self.policy.specification(0)
