@@ -24,20 +24,22 @@ log = logging.getLogger("ostiary.gateway.supervisor")
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process, our end of its channel, and the metrics regions it inherited."""
+    """A process, our end of its channel, and what it inherited: metrics regions, and the memory of the node if it is to be a
+    worker."""
 
     process: asyncio.subprocess.Process
     channel: Channel
     regions: Sequence[int]
+    node: int | None
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
 
-async def spawn(service: str, regions: Sequence[int]) -> Child:
+async def spawn(service: str, regions: Sequence[int], *, node: int | None = None) -> Child:
     """Starts a process that runs `service` (`module:callable`, which builds it) once it is told to. It inherits
-    `regions`, descriptors of metrics, and no other. Raises OSError.
+    `regions`, descriptors of metrics, `node`, that of the node's memory, and no other. Raises OSError.
 
     Nothing secret stands in the argument list, which every user of the machine can read. `-P`: the working directory is
     no place to import from."""
@@ -46,7 +48,7 @@ async def spawn(service: str, regions: Sequence[int]) -> Child:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ostiary.gateway.child", service),
             stdin=theirs.fileno(),
-            pass_fds=regions,
+            pass_fds=regions if node is None else [*regions, node],
             env=child_environment(),
             start_new_session=True,  # a terminal's Ctrl-C and hang-up are for the supervisor to act on
         )
@@ -55,7 +57,7 @@ async def spawn(service: str, regions: Sequence[int]) -> Child:
         raise
     finally:
         theirs.close()
-    return Child(process, await Channel.over(ours), regions)
+    return Child(process, await Channel.over(ours), regions, node)
 
 
 def child_environment() -> dict[str, str]:
@@ -70,9 +72,10 @@ def child_environment() -> dict[str, str]:
 class Spare:
     """One process in reserve for several slots. `regions` gives the metrics regions of all of them."""
 
-    def __init__(self, service: str, regions: Callable[[], Sequence[int]]) -> None:
+    def __init__(self, service: str, regions: Callable[[], Sequence[int]], node: int | None) -> None:
         self._service = service
         self._regions = regions
+        self._node = node
         self._child: Child | None = None
         self._wanted = asyncio.Event()
 
@@ -102,7 +105,7 @@ class Spare:
                 if self.pid is not None:
                     continue
                 try:
-                    self._child = await spawn(self._service, self._regions())
+                    self._child = await spawn(self._service, self._regions(), node=self._node)
                 except OSError as error:
                     log.warning("spare_not_started", extra={"fields": {"problem": error.strerror}})
         finally:

@@ -2,7 +2,8 @@
 
 `policy` compiles the limits of a plan on a route at load. `limiter` collects requests into a `batch`, tells it to the
 `script` over the `connection` that the `link` keeps, and hands out each `decision`; `leases` are the calls under way.
-`alone` decides while Redis is away, from `local` counters and `nonces` in memory."""
+`alone` decides while Redis is away, from `local` counters and `nonces` in the memory of the node; `nodes` counts, while it is
+there, the nodes that then share the limits."""
 
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome, UnobservedLimiter
 from ostiary.gateway.limits.limiter import Limiter

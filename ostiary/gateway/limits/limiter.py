@@ -22,18 +22,16 @@ from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome
 from ostiary.gateway.limits.leases import Leases, RedisLease
 from ostiary.gateway.limits.link import Link
 from ostiary.gateway.limits.local import LocalLease
-from ostiary.gateway.limits.nonces import NonceMemory
+from ostiary.gateway.limits.nodes import Heartbeat
+from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
 log = logging.getLogger("ostiary.gateway.limits")
 
 # Redis does nothing else while it decides a batch; 256 take it a few milliseconds, well within the deadline.
 BATCH_MAX = 256
-
-# Two memories of two generations: 25 MB at most. Without Redis a worker serves at least this many signed writes in the life
-# of a nonce (10 minutes), and refuses those beyond twice as many.
-NONCES_GENERATION_MAX = 25_000
 
 _OUTCOMES = {
     script.RATE_LIMITED: Outcome.RATE_LIMITED,
@@ -43,7 +41,8 @@ _OUTCOMES = {
 
 
 class Limiter:
-    """Decides for one worker of `workers`. `url` None means no Redis: this worker's share in its own memory, always.
+    """Decides for one worker of `workers`. `url` None means no Redis: this worker's share in its own memory, always. `node`
+    is what it shares with the other workers; without one it shares with nobody.
 
     Raises ValueError for a URL that can't be used. All methods belong to the event loop that called `start`."""
 
@@ -54,20 +53,22 @@ class Limiter:
         deadline_seconds: float,
         workers: int,
         observe: LimiterObserver,
-        nonces_generation_max: int = NONCES_GENERATION_MAX,
+        node: NodeMemory | None = None,
     ) -> None:
         self._observe = observe
         self._worker = secrets.token_hex(6)
-        # Nonces that Redis accepted for this worker. Redis holds the truth, so the oldest may be forgotten; what is known
-        # is refused without asking, also after Redis has lost its memory.
-        self._seen = NonceMemory(nonces_generation_max)
-        self._alone = Alone(workers=workers, seen=self._seen, nonces_generation_max=nonces_generation_max)
+        self._node = NodeMemory.create(buckets=BUCKETS_ALONE) if node is None else node
+        # What is known to be used is refused without asking, also after Redis has lost its memory.
+        self._nonces = NodeNonces(self._node)
+        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces)
         self._link: Link | None = None
         self._leases: Leases | None = None
+        self._heartbeat: Heartbeat | None = None
         if url is not None:
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
             self._leases = Leases(self._link)
+            self._heartbeat = Heartbeat(link=self._link, node=self._node)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._questions: list[Question] = []
         self._batches = 0
@@ -86,9 +87,13 @@ class Limiter:
         self._loop = asyncio.get_running_loop()
         if self._link is not None:
             await self._link.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
 
     async def close(self) -> None:
         """Whoever still waits is answered as if Redis were away."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         if self._link is not None:
             await self._link.close()
         if self._leases is not None:
@@ -100,7 +105,18 @@ class Limiter:
     def status(self) -> dict[str, object]:
         """state: connected; away (decided as each route chose); local (no Redis is configured)."""
         link = {"state": "local", "failures": 0} if self._link is None else self._link.status()
-        return {**link, "batches": self._batches, "decided_without_store": self._alone.decided}
+        counts = {"batches": self._batches, "decided_without_store": self._alone.decided}
+        return {**link, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
+
+    @property
+    def away(self) -> bool:
+        """Redis is configured, and does not decide."""
+        return self._link is not None and self._link.connection is None
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there were when Redis was last asked."""
+        return self._node.nodes
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -121,15 +137,17 @@ class Limiter:
         milliseconds, at once when there is nothing to decide or Redis is away.
 
         `nonce` is None for a request without one; `signed_write` means that replaying it would change something."""
+        mark = b""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
+            mark = self._nonces.mark(nonce)
         names = policy.names(key_id, app_id, organization_id, ip)
-        question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
-        if nonce is not None and self._alone.knows(nonce, time.monotonic()):
+        question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write, mark)
+        if nonce is not None and self._nonces.holds(mark, time.monotonic()):
             self._hand_out(question, replayed())
         elif self._link is None or self._link.connection is None:
             self._hand_out(question, self._decide_alone(question))
@@ -187,7 +205,7 @@ class Limiter:
             policy = question.policy
             if code == script.ALLOWED or code == script.OVERAGE:
                 if question.nonce is not None:
-                    self._seen.remember(question.nonce, now, question.nonce_seconds)
+                    self._nonces.accepted(question.mark, now, question.nonce_seconds)
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:

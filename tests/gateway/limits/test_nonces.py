@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from hashlib import blake2b
+from pathlib import Path
+
 import redis
 
 from ostiary.core.model import Plan, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Outcome
-from ostiary.gateway.limits.nonces import NonceMemory
+from ostiary.gateway.limits.nonces import NonceTable, Taken
+from ostiary.gateway.node import BUCKET_SLOTS, NodeMemory
 from tests.gateway.limits.support import ask, decided, policy, running, settled, until_state
 
 NONCE = "nonce-1-xxxxxxxxxx"
 NO_LIMITS = policy(None)
+SPACING_SECONDS = 0.0003  # of the nonces that several processes take at once
 LIMITS = policy(Plan("p", windows=(Window(1000, 60),)))
 
 
@@ -75,15 +84,21 @@ async def test_while_redis_is_away_signed_writes_are_refused_or_remembered(own_v
 
 
 async def test_signed_writes_are_refused_when_there_is_no_room_to_remember_them() -> None:
-    """A flood of signed calls during an outage would push out the nonces that make replays known."""
-    async with running("redis://127.0.0.1:1/0", nonces_generation_max=4) as limiter:
-        outcomes = [
-            (await decided(limiter, NO_LIMITS, nonce=f"nonce-{n}-xxxxxxxxxx", write=True)).outcome for n in range(9)
-        ]
-        assert outcomes == [Outcome.ALLOWED] * 8 + [Outcome.UNAVAILABLE]
-        for n in range(8):
-            replay = await decided(limiter, NO_LIMITS, nonce=f"nonce-{n}-xxxxxxxxxx", write=True)
-            assert replay.outcome is Outcome.NONCE_REPLAYED
+    """A flood of signed calls during an outage would push out the nonces that make replays known. What only reads goes on:
+    replaying it changes nothing."""
+    node = NodeMemory.create(buckets=2)
+    room = 2 * BUCKET_SLOTS
+    async with running("redis://127.0.0.1:1/0", node=node) as limiter:
+        asked = {f"nonce-{n}-xxxxxxxxxx": Outcome.UNAVAILABLE for n in range(2 * room)}
+        for nonce in asked:
+            asked[nonce] = (await decided(limiter, NO_LIMITS, nonce=nonce, write=True)).outcome
+        let_in = [nonce for nonce, outcome in asked.items() if outcome is Outcome.ALLOWED]
+        assert BUCKET_SLOTS <= len(let_in) <= room
+        assert set(asked.values()) == {Outcome.ALLOWED, Outcome.UNAVAILABLE}
+        for nonce in let_in:
+            assert (await decided(limiter, NO_LIMITS, nonce=nonce, write=True)).outcome is Outcome.NONCE_REPLAYED
+        late = next(nonce for nonce, outcome in reversed(asked.items()) if outcome is Outcome.UNAVAILABLE)
+        assert (await decided(limiter, NO_LIMITS, nonce=late)).outcome is Outcome.ALLOWED
 
 
 async def test_a_call_refused_by_a_local_limit_leaves_its_nonce_unused() -> None:
@@ -94,24 +109,180 @@ async def test_a_call_refused_by_a_local_limit_leaves_its_nonce_unused() -> None
         assert (await decided(limiter, roomy, nonce=NONCE)).outcome is Outcome.ALLOWED
 
 
-def test_a_memory_of_nonces_forgets_by_time_and_is_bounded() -> None:
-    """It would grow with the traffic, or refuse a nonce that may be used again."""
-    memory = NonceMemory(3)
-    memory.remember("a", now=0.0, life_seconds=10)
-    assert memory.holds("a", 9.9)
-    assert not memory.holds("a", 10.0)
-    for number in range(100):
-        memory.remember(str(number), now=20.0 + number, life_seconds=10)
-        assert memory.holds(str(number), 20.0 + number)
-        assert len(memory) <= 6
-    assert memory.holds("97", 120.0 - 3)
+async def test_workers_of_one_node_know_what_the_others_let_in(own_valkey: EmbeddedValkey) -> None:
+    """Row 57: a call recorded before or during an outage could be sent again to another worker; and after it, to any."""
+    node = NodeMemory.create(buckets=64)
+    before, during = "nonce-before-xxxxxx", "nonce-during-xxxxxx"
+    async with running(own_valkey.url(), node=node) as first, running(own_valkey.url(), node=node) as other:
+        assert (await decided(first, LIMITS, nonce=before, write=True)).outcome is Outcome.ALLOWED
+        own_valkey.kill()
+        await until_state(first, "away")
+        await until_state(other, "away")
+        assert (await decided(other, LIMITS, nonce=before, write=True)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(first, LIMITS, nonce=during, write=True)).outcome is Outcome.ALLOWED
+        assert (await decided(other, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        async with running("redis://127.0.0.1:1/0", node=NodeMemory(os.dup(node.descriptor))) as replaced:
+            assert (await decided(replaced, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        own_valkey.start()
+        await until_state(other, "connected")
+        for nonce in (before, during):  # Redis knows neither
+            assert (await decided(other, LIMITS, nonce=nonce, write=True)).outcome is Outcome.NONCE_REPLAYED
 
 
-def test_a_memory_is_full_only_of_nonces_whose_time_has_not_passed() -> None:
-    """A worker would refuse signed writes for ever after its first busy minute."""
-    memory = NonceMemory(2)
-    for nonce in "abcd":
-        assert not memory.is_full(0.0)
-        memory.remember(nonce, now=0.0, life_seconds=10)
-    assert memory.is_full(9.0)
-    assert not memory.is_full(10.0)
+async def test_a_replay_takes_nothing_of_a_local_limit() -> None:
+    """An attacker with one recorded call could use up its caller's limit."""
+    async with running(None) as limiter:
+        two = policy(Plan("p", windows=(Window(2, 60),)))
+        assert (await decided(limiter, two, nonce=NONCE)).outcome is Outcome.ALLOWED
+        for _ in range(3):
+            assert (await decided(limiter, two, nonce=NONCE)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(limiter, two, nonce="nonce-2-xxxxxxxxxx")).outcome is Outcome.ALLOWED
+
+
+# --- the tables -----------------------------------------------------------------------------------------------------------
+
+
+def make_table(buckets: int = 64) -> tuple[NodeMemory, NonceTable]:
+    node = NodeMemory.create(buckets=buckets)
+    return node, NonceTable(node, node.tables[1])
+
+
+def mark_of(number: int) -> bytes:
+    return blake2b(number.to_bytes(8, "little"), digest_size=8).digest()
+
+
+def test_a_table_forgets_by_time_and_what_is_used_again_counts_again() -> None:
+    """It would refuse a nonce that may be used again, or let one pass because an older entry of it has ended."""
+    _, table = make_table()
+    mark = mark_of(1)
+    assert table.take(mark, now=5.0, life_seconds=10) is Taken.YES
+    assert table.take(mark, now=14.9, life_seconds=10) is Taken.USED
+    assert not table.holds(mark, 16.0)
+    assert table.take(mark, now=16.0, life_seconds=10) is Taken.YES
+    assert table.holds(mark, 25.9)
+    assert not table.holds(mark, 27.0)
+
+
+def test_a_full_bucket_is_full_only_of_nonces_whose_time_has_not_passed() -> None:
+    """A node would refuse signed writes for ever after its first busy minute; or forget what it let in."""
+    _, table = make_table(buckets=2)
+    marks = [mark_of(number) for number in range(1000) if mark_of(number)[0] & 1]  # of one bucket
+    for mark in marks[:BUCKET_SLOTS]:
+        assert not table.is_full(mark, 0.0)
+        assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
+    late = marks[BUCKET_SLOTS]
+    assert table.is_full(late, 9.0)
+    assert table.take(late, now=9.0, life_seconds=10) is Taken.UNKNOWN
+    assert all(table.holds(mark, 9.0) for mark in marks[:BUCKET_SLOTS])
+    assert table.take(late, now=12.0, life_seconds=10) is Taken.YES
+
+
+def test_what_redis_accepted_displaces_the_oldest_and_no_other() -> None:
+    """The memory would end where it is full, and the newest calls could be replayed."""
+    _, table = make_table(buckets=2)
+    marks = [mark_of(number) for number in range(1000)]
+    for mark in marks:
+        table.remember(mark, now=0.0, life_seconds=10)
+        assert table.holds(mark, 0.0)
+    assert all(table.holds(mark, 0.0) for mark in marks[-BUCKET_SLOTS:])
+
+
+def test_a_mark_across_two_slots_is_no_mark() -> None:
+    """Two neighbours could make a third nonce look used, and its caller be refused."""
+    node, table = make_table(buckets=2)
+    first, second = b"\x01bcdefgh", b"\x01ijklmno"
+    table.remember(first, now=0.0, life_seconds=10)
+    table.remember(second, now=0.0, life_seconds=10)
+    across = first[2:] + second[:2]
+    assert across[0] & 1 == first[0] & 1
+    assert node.memory.find(across) > 0
+    assert not table.holds(across, 0.0)
+
+
+def test_a_nonce_that_another_worker_wrote_over_in_the_same_moment_is_written_again() -> None:
+    """Two workers that take the same slot at once would lose one nonce, and it could be replayed without Redis."""
+    node, table = make_table(buckets=2)
+    other = NonceTable(node, node.tables[1])
+    mine, theirs, later = b"\x01mine...", b"\x01theirs.", b"\x02later.."
+    table.remember(mine, now=0.0, life_seconds=10)
+    other._nexts[1] = 0  # as the other one had read it before this one wrote
+    other.remember(theirs, now=0.0, life_seconds=10)
+    assert not table.holds(mine, 0.0)
+    table.remember(later, now=0.0, life_seconds=10)
+    assert all(table.holds(mark, 0.0) for mark in (mine, theirs, later))
+
+
+def test_of_many_processes_that_take_the_same_nonces_one_gets_each() -> None:
+    """Row 57: of two copies of a signed write sent at once to two workers, both could pass while Redis is away."""
+    node = NodeMemory.create(buckets=64)
+    rounds, takers = 2_000, 3
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from ostiary.gateway.limits.nonces import NodeNonces
+from ostiary.gateway.node import NodeMemory
+nonces = NodeNonces(NodeMemory({node.descriptor}))
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for number in range({rounds}):
+    while time.monotonic() < start + number * {SPACING_SECONDS}:
+        pass
+    print(nonces.take(nonces.mark(str(number)), time.monotonic(), 60).name)
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[node.descriptor],
+        )
+        for _ in range(takers)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        start = time.monotonic() + 0.1
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{start}\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=30)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for of_one_nonce in zip(*answers, strict=True):
+        assert len(of_one_nonce) == takers
+        assert of_one_nonce.count("YES") == 1
+
+
+def test_a_lock_ends_with_its_holder_and_one_that_is_stopped_holds_up_nobody() -> None:
+    """Row 57: a worker killed, or stopped, with a lock in hand would hold up the signed calls of all."""
+    node, table = make_table(buckets=2)
+    mark = mark_of(1)
+    bucket = mark[0] & 1
+    program = f"""
+import fcntl, sys
+fcntl.lockf({node.descriptor}, fcntl.LOCK_EX, 1, {node.tables[1] + bucket})
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[node.descriptor],
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        began = time.monotonic()
+        assert table.take(mark, now=0.0, life_seconds=10) is Taken.UNKNOWN
+        assert time.monotonic() - began < 1.0
+    finally:
+        holder.kill()
+        holder.wait()
+    assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
