@@ -14,6 +14,7 @@ from typing import Any
 from ostiary import __version__
 from ostiary.gateway.handover import HandedProcess, Handover
 from ostiary.gateway.nameless import nameless_memory
+from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.spawn import Child, Spare, spawn
@@ -33,7 +34,7 @@ SHIPPER = "shipper"
 class Children:
     """`workers` is how many. `service` and `shipper` name the callables, as `module:name`, that build what a worker serves
     and what ships (None for nobody). `greeting` and `changed` are as for a Slot. `handover` is what the program before
-    left. `node` is the descriptor of what the workers share."""
+    left. `node` is what the workers share."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Children:
         service: str,
         shipper: str | None,
         handover: Handover | None,
-        node: int,
+        node: NodeMemory,
         greeting: Callable[[str], tuple[dict[str, Any], bytes]],
         changed: Callable[[Slot], None],
     ) -> None:

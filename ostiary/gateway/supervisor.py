@@ -63,7 +63,7 @@ class Supervisor:
         self._started_at = time.time()
         region = nameless_memory("supervisor")
         self._metrics = Metrics.attach(region)
-        self._node = _node_memory(handover)
+        self._node = _node_memory(handover, configuration.gateway.listen.workers)
         changing = asyncio.Lock()  # a reload and a rolling restart take turns
         self._in_force = InForce(
             path=path,
@@ -78,7 +78,7 @@ class Supervisor:
             service=service,
             shipper=shipper if configuration.stores.postgres is not None else None,
             handover=handover,
-            node=self._node.descriptor,
+            node=self._node,
             greeting=self._greeting,
             changed=self._slot_changed,
         )
@@ -278,7 +278,7 @@ class Supervisor:
         }
 
 
-def _node_memory(handover: Handover | None) -> NodeMemory:
+def _node_memory(handover: Handover | None, workers: int) -> NodeMemory:
     """That of the program before, so that a nonce used under it is used up under this one; or a new one. Raises
     CannotStart."""
     if handover is not None and handover.node is not None:
@@ -288,6 +288,6 @@ def _node_memory(handover: Handover | None) -> NodeMemory:
         except NodeMemoryError as error:  # its workers go on with theirs
             log.warning("node_memory_anew", extra={"fields": {"reason": str(error)}})
     try:
-        return NodeMemory.create()
+        return NodeMemory.create(workers=workers)
     except OSError as error:
         raise CannotStart(f"there is no memory for what the workers share: {error.strerror}") from error

@@ -53,10 +53,10 @@ class Alone:
         if on_failure is StoreFailure.CLOSED and (question.signed_write or not policy.empty):
             return _unknown()
         now = time.monotonic()
-        if question.nonce is not None:
-            if self._nonces.holds(question.mark, now):
+        if (nonce := question.nonce) is not None:
+            if self._nonces.holds(nonce, now) or self._nonces.holds_elsewhere(nonce, now):
                 return replayed()
-            if question.signed_write and not self._nonces.has_room(question.mark, now):
+            if question.signed_write and not self._nonces.has_room(nonce, now):
                 return _unknown()
         if on_failure is not StoreFailure.LOCAL or policy.empty:
             return self._refused_by_nonce(question, now) or Decision(Outcome.ALLOWED, b"", 0, False, None, "none")
@@ -67,7 +67,7 @@ class Alone:
         and before they are taken."""
         if question.nonce is None:
             return None
-        match self._nonces.take(question.mark, now, question.nonce_seconds):
+        match self._nonces.take(question.nonce, now, question.nonce_seconds):
             case Taken.USED:
                 return replayed()
             case Taken.UNKNOWN if question.signed_write:

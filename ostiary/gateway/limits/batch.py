@@ -18,10 +18,9 @@ SECOND_LOOK_SECONDS = 0.001
 
 
 class Question(Signal[Decision]):
-    """A request that waits for its decision. `names` and `nonce` are names in Redis; `mark` is the nonce's in the memory of
-    this node."""
+    """A request that waits for its decision. `names` and `nonce` are names in Redis."""
 
-    __slots__ = ("mark", "names", "nonce", "nonce_seconds", "on_failure", "policy", "signed_write", "specification")
+    __slots__ = ("names", "nonce", "nonce_seconds", "on_failure", "policy", "signed_write", "specification")
 
     def __init__(
         self,
@@ -31,13 +30,11 @@ class Question(Signal[Decision]):
         nonce_seconds: int,
         on_failure: StoreFailure,
         signed_write: bool,
-        mark: bytes = b"",
     ) -> None:
         super().__init__()
         self.policy = policy
         self.names = names
         self.nonce = nonce
-        self.mark = mark
         self.nonce_seconds = nonce_seconds
         self.on_failure = on_failure
         self.signed_write = signed_write

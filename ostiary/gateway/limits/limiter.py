@@ -137,17 +137,15 @@ class Limiter:
         milliseconds, at once when there is nothing to decide or Redis is away.
 
         `nonce` is None for a request without one; `signed_write` means that replaying it would change something."""
-        mark = b""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
-            mark = self._nonces.mark(nonce)
         names = policy.names(key_id, app_id, organization_id, ip)
-        question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write, mark)
-        if nonce is not None and self._nonces.holds(mark, time.monotonic()):
+        question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
+        if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
         elif self._link is None or self._link.connection is None:
             self._hand_out(question, self._decide_alone(question))
@@ -205,7 +203,7 @@ class Limiter:
             policy = question.policy
             if code == script.ALLOWED or code == script.OVERAGE:
                 if question.nonce is not None:
-                    self._nonces.accepted(question.mark, now, question.nonce_seconds)
+                    self._nonces.accepted(question.nonce, now, question.nonce_seconds)
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:

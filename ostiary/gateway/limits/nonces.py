@@ -1,20 +1,27 @@
-"""Nonces in the memory of one node: the only memory while Redis is away, and a shield in front of it otherwise.
+"""Nonces in memory: the only memory while Redis is away, and a shield in front of it otherwise.
 
-All workers of the node read and write the same two tables. Nobody waits for anybody: reading takes no lock; what Redis has
-accepted is written without one; and where reading and writing must be one step, because Redis is away and two workers may
-have the same nonce in hand, the kernel locks one bucket (fcntl), tries a bounded number of times, and frees it when its
-holder dies."""
+Three memories, asked in this order. What Redis accepted for this worker is in a dictionary of its own. What was let in
+without Redis is in a table that all workers of the node read and write. What Redis accepted for the others is in their
+rings, read only without Redis. Nobody waits for anybody: reading takes no lock, a ring has one writer; and where reading and
+writing must be one step, because two workers may have the same nonce in hand, the kernel locks one bucket (fcntl), is asked a
+bounded number of times, and frees it when its holder dies."""
 
 from __future__ import annotations
 
 import fcntl
+import logging
 from enum import Enum
-from hashlib import blake2b
 from typing import Final
 
-from ostiary.gateway.node import BUCKET_SLOTS, NodeMemory
+from ostiary.gateway.node import BUCKET_BYTES, BUCKET_SLOTS, BUCKETS_ALONE, HEADER_BYTES, NodeMemory
+
+log = logging.getLogger("ostiary.gateway.limits")
 
 _BUCKET_MARKS: Final = 8 * BUCKET_SLOTS
+_MARK_MASK: Final = 2**64 - 1
+
+# Two generations of a worker's own, 12 MB at most.
+GENERATION_MAX: Final = 25_000
 
 # A bucket is held for some microseconds. Whoever finds it taken for longer (its holder is stopped, or has lost its
 # processor) does not know, and says so: a hundred tries take 0.1 ms.
@@ -29,24 +36,44 @@ class Taken(Enum):
     UNKNOWN = "unknown"
 
 
+class NonceMemory:
+    """Nonces that are used up, each until its time has passed. Times are monotonic seconds, given by the caller.
+
+    Two generations of at most `generation_max` each: when the younger is full it becomes the older, and what was the older
+    is forgotten at once. So at least the last `generation_max` nonces are known, and remembering one costs the same always
+    (taking the oldest out of one dict one by one gets slower the more has been taken out). A nonce takes some 250 bytes."""
+
+    __slots__ = ("_generation_max", "_old", "_young")
+
+    def __init__(self, generation_max: int) -> None:
+        self._generation_max = generation_max
+        self._young: dict[str, float] = {}
+        self._old: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def holds(self, nonce: str, now: float) -> bool:
+        until = self._young.get(nonce)
+        if until is None:
+            until = self._old.get(nonce, 0.0)
+        return until > now
+
+    def remember(self, nonce: str, now: float, life_seconds: float) -> None:
+        """Displaces the oldest when there is no room."""
+        if len(self._young) >= self._generation_max:
+            self._old, self._young = self._young, {}
+        self._young[nonce] = now + life_seconds
+
+
 class NonceTable:
-    """Nonces that are used up, each until its time has passed; `at` is where the table begins.
+    """Marks of nonces that are used up, each until its time has passed; `at` is where the table begins in the region.
 
-    A nonce stands there as a mark of 64 bits. It belongs in one bucket, which is a ring: the next one takes the place of
-    the oldest. Two nonces of one mark would be taken for one, which happens to one call in 10^13. Times are monotonic
-    seconds, given by the caller; a nonce counts up to a second longer than it was given."""
+    A mark belongs in one bucket, which is a ring: the next one takes the place of the oldest, if that no longer counts. Two
+    nonces of one mark would be taken for one, which happens to one call in 10^13. A nonce counts up to a second longer than
+    it was given."""
 
-    __slots__ = (
-        "_bucket_mask",
-        "_descriptor",
-        "_last_mark",
-        "_last_slot",
-        "_marks",
-        "_marks_at",
-        "_memory",
-        "_nexts",
-        "_untils",
-    )
+    __slots__ = ("_bucket_mask", "_descriptor", "_marks", "_marks_at", "_memory", "_nexts", "_untils")
 
     def __init__(self, node: NodeMemory, at: int) -> None:
         view = memoryview(node.memory)
@@ -58,62 +85,50 @@ class NonceTable:
         self._marks_at = at
         self._marks: memoryview[int] = view[at:untils_at].cast("Q")
         self._untils: memoryview[int] = view[untils_at:nexts_at].cast("I")
-        self._nexts: memoryview[int] = view[nexts_at : nexts_at + 4 * node.buckets].cast("I")
-        self._last_slot = 0
-        self._last_mark = 0  # nothing was written yet
+        self._nexts: memoryview[int] = view[nexts_at : at + node.buckets * BUCKET_BYTES].cast("I")
 
-    def holds(self, mark: bytes, now: float) -> bool:
-        start = self._marks_at + (int.from_bytes(mark, "little") & self._bucket_mask) * _BUCKET_MARKS
+    def holds(self, mark: int, now: float) -> bool:
+        wanted = mark.to_bytes(8, "little")
+        start = self._marks_at + (mark & self._bucket_mask) * _BUCKET_MARKS
         end = start + _BUCKET_MARKS
-        at = self._memory.find(mark, start, end)
+        at = self._memory.find(wanted, start, end)
         while at >= 0:
             # One that lies across two slots is none; one whose time has passed may have been used again since.
             if not at & 7 and self._untils[(at - self._marks_at) >> 3] > now:
                 return True
-            at = self._memory.find(mark, at + 1, end)
+            at = self._memory.find(wanted, at + 1, end)
         return False
 
-    def remember(self, mark: bytes, now: float, life_seconds: float) -> None:
-        """Displaces the oldest of its bucket."""
-        if self._last_mark and self._marks[self._last_slot] != self._last_mark:
-            # Another worker has written to the same slot in the same moment as this one before: once more.
-            self._write(self._last_mark, int(now + life_seconds) + 1)
-        self._write(int.from_bytes(mark, "little"), int(now + life_seconds) + 1)
-
-    def take(self, mark: bytes, now: float, life_seconds: float) -> Taken:
-        """Finds out whether it is used, and uses it, as one step for all workers. What still counts is never displaced."""
-        value = int.from_bytes(mark, "little")
-        bucket = value & self._bucket_mask
-        lock_at = self._marks_at + bucket
+    def take(self, mark: int, now: float, life_seconds: float) -> Taken:
+        """Finds out whether it is used, and uses it, as one step for all workers."""
+        lock_at = self._marks_at + (mark & self._bucket_mask)
         if not self._lock(lock_at):
             return Taken.UNKNOWN
         try:
             if self.holds(mark, now):
                 return Taken.USED
-            if self._untils[bucket * BUCKET_SLOTS + self._nexts[bucket]] > now:
+            if self.is_full(mark, now):
                 return Taken.UNKNOWN
-            self._write(value, int(now + life_seconds) + 1)
+            self._write(mark, int(now + life_seconds) + 1)
             return Taken.YES
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, lock_at)
 
-    def is_full(self, mark: bytes, now: float) -> bool:
+    def is_full(self, mark: int, now: float) -> bool:
         """Remembering this one would displace one that still counts."""
-        bucket = int.from_bytes(mark, "little") & self._bucket_mask
+        bucket = mark & self._bucket_mask
         return self._untils[bucket * BUCKET_SLOTS + self._nexts[bucket]] > now
 
-    def _write(self, value: int, until: int) -> None:
-        bucket = value & self._bucket_mask
-        next_slot = self._nexts[bucket] % BUCKET_SLOTS
-        slot = bucket * BUCKET_SLOTS + next_slot
-        # In this order: a nonce that is found must not seem to be past its time.
-        self._untils[slot] = until
-        self._marks[slot] = value
-        self._nexts[bucket] = (next_slot + 1) % BUCKET_SLOTS
-        self._last_slot, self._last_mark = slot, value
+    def _write(self, mark: int, until: int) -> None:
+        bucket = mark & self._bucket_mask
+        at = self._nexts[bucket]
+        # In this order: whoever finds the mark must not find the time of the one before.
+        self._untils[bucket * BUCKET_SLOTS + at] = until
+        self._marks[bucket * BUCKET_SLOTS + at] = mark
+        self._nexts[bucket] = (at + 1) % BUCKET_SLOTS
 
     def _lock(self, at: int) -> bool:
-        """One byte of the file: a lock of the process, which another process sees and the kernel frees at its death."""
+        """One byte of the region: a lock of the process, which other processes see and the kernel frees at its death."""
         for _ in range(LOCK_TRIES):
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
@@ -123,38 +138,104 @@ class NonceTable:
         return False
 
 
-class NodeNonces:
-    """What one node knows of nonces: those that Redis accepted (the oldest may be forgotten, Redis holds the truth), and
-    those that were let in while it was away (none may be forgotten)."""
+class NonceRing:
+    """The last marks that one worker has written, and until when each counts. `add` is for that worker, the rest for all."""
 
-    __slots__ = ("_alone", "_node", "_secret", "_seen")
+    __slots__ = ("_marks", "_marks_at", "_memory", "_number", "_read", "_seen", "_size", "_untils", "_written")
+
+    def __init__(self, node: NodeMemory, number: int) -> None:
+        view = memoryview(node.memory)
+        at, size = node.ring_at(number), node.ring_marks
+        self._memory = node.memory
+        self._marks_at = at
+        self._marks: memoryview[int] = view[at : at + 8 * size].cast("Q")
+        self._untils: memoryview[int] = view[at + 8 * size : at + (8 + 4) * size].cast("I")
+        self._written = node.written
+        self._number = number
+        self._size = size
+        self._read = 0
+        self._seen: set[int] = set()
+
+    def add(self, mark: int, until: int) -> None:
+        """Displaces the oldest."""
+        written = self._written[self._number]
+        at = written % self._size
+        self._untils[at] = until
+        self._marks[at] = mark
+        self._written[self._number] = written + 1
+
+    def holds(self, mark: int, now: float) -> bool:
+        written = self._written[self._number]
+        if written != self._read:
+            self._read_up_to(written)
+        return mark in self._seen and self._counts(mark, now)
+
+    def _read_up_to(self, written: int) -> None:
+        """What was displaced stays in the set until that has twice the size of the ring; it is told apart by `_counts`."""
+        size, new = self._size, written - self._read
+        if new >= size or len(self._seen) + new > 2 * size:
+            self._seen = set(self._marks.tolist())
+        else:
+            first, last = self._read % size, written % size
+            if first < last:
+                self._seen.update(self._marks[first:last].tolist())
+            else:
+                self._seen.update(self._marks[first:].tolist())
+                self._seen.update(self._marks[:last].tolist())
+        self._read = written
+
+    def _counts(self, mark: int, now: float) -> bool:
+        wanted = mark.to_bytes(8, "little")
+        start, end = self._marks_at, self._marks_at + 8 * self._size
+        at = self._memory.find(wanted, start, end)
+        while at >= 0:
+            if not (at - start) & 7 and self._untils[(at - start) >> 3] > now:
+                return True
+            at = self._memory.find(wanted, at + 1, end)
+        return False
+
+
+class NodeNonces:
+    """What a worker knows of the nonces of its node. Nonces are given by their names in Redis."""
+
+    __slots__ = ("_alone", "_mine", "_node", "_ring", "_rings")
 
     def __init__(self, node: NodeMemory) -> None:
-        seen_at, alone_at = node.tables
+        if not node.has_same_hash():  # PYTHONHASHSEED has not reached this process
+            log.error("nonces_not_shared", extra={"fields": {"reason": "the hash of this process is another"}})
+            node = NodeMemory.create(buckets=BUCKETS_ALONE)
         self._node = node
-        self._secret = node.secret
-        self._seen = NonceTable(node, seen_at)
-        self._alone = NonceTable(node, alone_at)
+        self._mine = NonceMemory(GENERATION_MAX)
+        self._alone = NonceTable(node, HEADER_BYTES)
+        self._rings: list[NonceRing] = []
+        ring = node.claim_ring()
+        self._ring = None if ring is None else NonceRing(node, ring)
 
-    def mark(self, nonce: str) -> bytes:
-        """Of a nonce by its name in Redis. Keyed: who chooses nonces can't choose marks, and fill one bucket, or spoil
-        the nonces of others."""
-        return blake2b(self._secret + nonce.encode(), digest_size=8).digest()
+    def holds(self, nonce: str, now: float) -> bool:
+        """As far as it is known without looking at what Redis accepted for others."""
+        return self._mine.holds(nonce, now) or (
+            self._node.alone_until > now and self._alone.holds(hash(nonce) & _MARK_MASK, now)
+        )
 
-    def holds(self, mark: bytes, now: float) -> bool:
-        return self._seen.holds(mark, now) or (self._node.alone_until > now and self._alone.holds(mark, now))
+    def accepted(self, nonce: str, now: float, life_seconds: int) -> None:
+        """Redis has. It holds the truth, so the oldest may be forgotten here."""
+        self._mine.remember(nonce, now, life_seconds)
+        if self._ring is not None:
+            self._ring.add(hash(nonce) & _MARK_MASK, int(now) + life_seconds + 1)
 
-    def accepted(self, mark: bytes, now: float, life_seconds: float) -> None:
-        """Redis has."""
-        self._seen.remember(mark, now, life_seconds)
+    def holds_elsewhere(self, nonce: str, now: float) -> bool:
+        """Redis accepted it for another worker. The first time this takes some 4 ms."""
+        for number in range(len(self._rings), self._node.rings_used):
+            self._rings.append(NonceRing(self._node, number))
+        mark = hash(nonce) & _MARK_MASK
+        return any(ring.holds(mark, now) for ring in self._rings)
 
-    def has_room(self, mark: bytes, now: float) -> bool:
-        return not self._alone.is_full(mark, now)
+    def has_room(self, nonce: str, now: float) -> bool:
+        """To remember it without Redis."""
+        return not self._alone.is_full(hash(nonce) & _MARK_MASK, now)
 
-    def take(self, mark: bytes, now: float, life_seconds: float) -> Taken:
-        """Without Redis."""
+    def take(self, nonce: str, now: float, life_seconds: int) -> Taken:
+        """Uses it up without Redis, unless it is used."""
         # Said before it is true: another worker must not look past what it is about to find.
         self._node.let_in_alone(now + life_seconds + 1)
-        if self._seen.holds(mark, now):
-            return Taken.USED
-        return self._alone.take(mark, now, life_seconds)
+        return self._alone.take(hash(nonce) & _MARK_MASK, now, life_seconds)

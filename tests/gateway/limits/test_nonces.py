@@ -9,13 +9,16 @@ import time
 from hashlib import blake2b
 from pathlib import Path
 
+import pytest
 import redis
 
 from ostiary.core.model import Plan, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway import node as node_module
 from ostiary.gateway.limits import Outcome
-from ostiary.gateway.limits.nonces import NonceTable, Taken
-from ostiary.gateway.node import BUCKET_SLOTS, NodeMemory
+from ostiary.gateway.limits.nonces import NodeNonces, NonceMemory, NonceRing, NonceTable, Taken
+from ostiary.gateway.node import BUCKET_SLOTS, HEADER_BYTES, RINGS, NodeMemory
+from ostiary.gateway.spawn import child_environment
 from tests.gateway.limits.support import ask, decided, policy, running, settled, until_state
 
 NONCE = "nonce-1-xxxxxxxxxx"
@@ -125,8 +128,9 @@ async def test_workers_of_one_node_know_what_the_others_let_in(own_valkey: Embed
             assert (await decided(replaced, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
         own_valkey.start()
         await until_state(other, "connected")
-        for nonce in (before, during):  # Redis knows neither
-            assert (await decided(other, LIMITS, nonce=nonce, write=True)).outcome is Outcome.NONCE_REPLAYED
+        # Redis knows neither.
+        assert (await decided(other, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(first, LIMITS, nonce=before, write=True)).outcome is Outcome.NONCE_REPLAYED
 
 
 async def test_a_replay_takes_nothing_of_a_local_limit() -> None:
@@ -139,16 +143,29 @@ async def test_a_replay_takes_nothing_of_a_local_limit() -> None:
         assert (await decided(limiter, two, nonce="nonce-2-xxxxxxxxxx")).outcome is Outcome.ALLOWED
 
 
-# --- the tables -----------------------------------------------------------------------------------------------------------
+# --- the memories ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_memory_of_nonces_forgets_by_time_and_is_bounded() -> None:
+    """It would grow with the traffic, or refuse a nonce that may be used again."""
+    memory = NonceMemory(3)
+    memory.remember("a", now=0.0, life_seconds=10)
+    assert memory.holds("a", 9.9)
+    assert not memory.holds("a", 10.0)
+    for number in range(100):
+        memory.remember(str(number), now=20.0 + number, life_seconds=10)
+        assert memory.holds(str(number), 20.0 + number)
+        assert len(memory) <= 6
+    assert memory.holds("97", 120.0 - 3)
 
 
 def make_table(buckets: int = 64) -> tuple[NodeMemory, NonceTable]:
     node = NodeMemory.create(buckets=buckets)
-    return node, NonceTable(node, node.tables[1])
+    return node, NonceTable(node, HEADER_BYTES)
 
 
-def mark_of(number: int) -> bytes:
-    return blake2b(number.to_bytes(8, "little"), digest_size=8).digest()
+def mark_of(number: int) -> int:
+    return int.from_bytes(blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little")
 
 
 def test_a_table_forgets_by_time_and_what_is_used_again_counts_again() -> None:
@@ -166,7 +183,7 @@ def test_a_table_forgets_by_time_and_what_is_used_again_counts_again() -> None:
 def test_a_full_bucket_is_full_only_of_nonces_whose_time_has_not_passed() -> None:
     """A node would refuse signed writes for ever after its first busy minute; or forget what it let in."""
     _, table = make_table(buckets=2)
-    marks = [mark_of(number) for number in range(1000) if mark_of(number)[0] & 1]  # of one bucket
+    marks = [mark_of(number) for number in range(1000) if mark_of(number) & 1]  # of one bucket
     for mark in marks[:BUCKET_SLOTS]:
         assert not table.is_full(mark, 0.0)
         assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
@@ -177,39 +194,48 @@ def test_a_full_bucket_is_full_only_of_nonces_whose_time_has_not_passed() -> Non
     assert table.take(late, now=12.0, life_seconds=10) is Taken.YES
 
 
-def test_what_redis_accepted_displaces_the_oldest_and_no_other() -> None:
-    """The memory would end where it is full, and the newest calls could be replayed."""
-    _, table = make_table(buckets=2)
-    marks = [mark_of(number) for number in range(1000)]
-    for mark in marks:
-        table.remember(mark, now=0.0, life_seconds=10)
-        assert table.holds(mark, 0.0)
-    assert all(table.holds(mark, 0.0) for mark in marks[-BUCKET_SLOTS:])
-
-
 def test_a_mark_across_two_slots_is_no_mark() -> None:
     """Two neighbours could make a third nonce look used, and its caller be refused."""
     node, table = make_table(buckets=2)
-    first, second = b"\x01bcdefgh", b"\x01ijklmno"
-    table.remember(first, now=0.0, life_seconds=10)
-    table.remember(second, now=0.0, life_seconds=10)
-    across = first[2:] + second[:2]
-    assert across[0] & 1 == first[0] & 1
-    assert node.memory.find(across) > 0
+    ring = NonceRing(node, 0)
+    text = b"\x01bcdefgh\x01ijklmno"
+    first, second, across = (int.from_bytes(text[at : at + 8], "little") for at in (0, 8, 2))
+    assert across & 1 == first & 1
+    for mark in (first, second):
+        table.take(mark, now=0.0, life_seconds=10)
+        ring.add(mark, until=10)
+    assert node.memory.find(across.to_bytes(8, "little")) > 0
     assert not table.holds(across, 0.0)
+    assert not ring._counts(across, 0.0)
 
 
-def test_a_nonce_that_another_worker_wrote_over_in_the_same_moment_is_written_again() -> None:
-    """Two workers that take the same slot at once would lose one nonce, and it could be replayed without Redis."""
-    node, table = make_table(buckets=2)
-    other = NonceTable(node, node.tables[1])
-    mine, theirs, later = b"\x01mine...", b"\x01theirs.", b"\x02later.."
-    table.remember(mine, now=0.0, life_seconds=10)
-    other._nexts[1] = 0  # as the other one had read it before this one wrote
-    other.remember(theirs, now=0.0, life_seconds=10)
-    assert not table.holds(mine, 0.0)
-    table.remember(later, now=0.0, life_seconds=10)
-    assert all(table.holds(mark, 0.0) for mark in (mine, theirs, later))
+def test_a_ring_has_the_last_that_were_written_each_until_its_time_has_passed() -> None:
+    """The memory would end where it is full; or a reader would look through all of it for each call; or grow."""
+    node = NodeMemory.create(buckets=2, workers=1024)
+    writer, reader = NonceRing(node, 3), NonceRing(node, 3)
+    size, marks = node.ring_marks, [mark_of(number) for number in range(5 * node.ring_marks)]
+    for number, mark in enumerate(marks):
+        writer.add(mark, until=10)
+        if number % 100 == 0:
+            assert reader.holds(mark, 0.0)
+            assert not reader.holds(mark_of(-number - 1 & 2**40), 0.0)
+            assert len(reader._seen) <= 2 * size
+    assert all(reader.holds(mark, 9.0) for mark in marks[-size:])
+    assert not any(reader.holds(mark, 9.0) for mark in marks[:-size])
+    assert not reader.holds(marks[-1], 10.0)
+    writer.add(marks[-1], until=30)
+    assert reader.holds(marks[-1], 20.0)
+
+
+def test_a_process_with_another_hash_shares_no_nonces(caplog: pytest.LogCaptureFixture) -> None:
+    """It would look for marks that mean other nonces, and find none, or the wrong ones, without a word."""
+    node = NodeMemory.create(buckets=64)
+    assert node.has_same_hash()
+    at = 8 * node_module._HASH_OF_PROBE
+    node.memory[at : at + 8] = bytes(byte ^ 255 for byte in node.memory[at : at + 8])
+    assert NodeNonces(node).take("a", 0.0, 60) is Taken.YES
+    assert node.alone_until == 0.0
+    assert "nonces_not_shared" in caplog.text
 
 
 def test_of_many_processes_that_take_the_same_nonces_one_gets_each() -> None:
@@ -222,12 +248,13 @@ sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.node import NodeMemory
 nonces = NodeNonces(NodeMemory({node.descriptor}))
+assert sys.flags.hash_randomization
 print("ready", flush=True)
 start = float(sys.stdin.readline())
 for number in range({rounds}):
     while time.monotonic() < start + number * {SPACING_SECONDS}:
         pass
-    print(nonces.take(nonces.mark(str(number)), time.monotonic(), 60).name)
+    print(nonces.take(str(number), time.monotonic(), 60).name)
 """
     processes = [
         subprocess.Popen(
@@ -236,6 +263,7 @@ for number in range({rounds}):
             stdout=subprocess.PIPE,
             text=True,
             pass_fds=[node.descriptor],
+            env=child_environment(node),
         )
         for _ in range(takers)
     ]
@@ -262,10 +290,10 @@ def test_a_lock_ends_with_its_holder_and_one_that_is_stopped_holds_up_nobody() -
     """Row 57: a worker killed, or stopped, with a lock in hand would hold up the signed calls of all."""
     node, table = make_table(buckets=2)
     mark = mark_of(1)
-    bucket = mark[0] & 1
+    bucket = mark & 1
     program = f"""
 import fcntl, sys
-fcntl.lockf({node.descriptor}, fcntl.LOCK_EX, 1, {node.tables[1] + bucket})
+fcntl.lockf({node.descriptor}, fcntl.LOCK_EX, 1, {HEADER_BYTES + bucket})
 print("locked", flush=True)
 sys.stdin.readline()
 """
@@ -286,3 +314,40 @@ sys.stdin.readline()
         holder.kill()
         holder.wait()
     assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
+
+
+def test_each_process_has_a_ring_of_its_own_and_its_ring_is_free_when_it_is_gone() -> None:
+    """Two that write to one ring would lose each other's nonces; and a hundred restarts later there would be none left."""
+    node = NodeMemory.create(buckets=2)
+    program = f"""
+import sys
+from ostiary.gateway.node import NodeMemory
+node = NodeMemory({node.descriptor})
+print(node.claim_ring(), flush=True)
+sys.stdin.readline()
+"""
+
+    def start() -> tuple[subprocess.Popen[str], int]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[node.descriptor],
+            env=child_environment(node),
+        )
+        assert process.stdout is not None
+        return process, int(process.stdout.readline())
+
+    running = [start() for _ in range(3)]
+    try:
+        assert [ring for _, ring in running] == [0, 1, 2]
+        running[1][0].kill()
+        running[1][0].wait()
+        running.append(start())
+        assert running[-1][1] == 1
+        assert node.rings_used == 3 <= RINGS
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait()
