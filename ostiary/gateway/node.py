@@ -150,9 +150,9 @@ class NodeMemory:
         return known in {0, mine}
 
     @property
-    def alone_until(self) -> float:
-        """From then on no nonce counts that was let in without Redis."""
-        return self._doubles[_ALONE_UNTIL]
+    def alone_until(self) -> memoryview[float]:
+        """One number: from then on no nonce counts that was let in without Redis."""
+        return self._doubles[_ALONE_UNTIL : _ALONE_UNTIL + 1]
 
     def let_in_alone(self, until: float) -> None:
         """A nonce was, and counts until then."""
@@ -184,10 +184,9 @@ class NodeMemory:
     def rings_used(self) -> int:
         return self._numbers[_RINGS_USED]
 
-    @property
-    def written(self) -> memoryview[int]:
-        """How many nonces have been written to each ring, ever."""
-        return self._longs[_WRITTEN : _WRITTEN + RINGS]
+    def written(self, ring: int) -> memoryview[int]:
+        """One number: how many nonces have been written to the ring, ever."""
+        return self._longs[_WRITTEN + ring : _WRITTEN + ring + 1]
 
 
 def _commit(descriptor: int, start: int, end: int) -> None:

@@ -18,7 +18,6 @@ from ostiary.gateway.node import BUCKET_BYTES, BUCKET_SLOTS, BUCKETS_ALONE, HEAD
 log = logging.getLogger("ostiary.gateway.limits")
 
 _BUCKET_MARKS: Final = 8 * BUCKET_SLOTS
-_MARK_MASK: Final = 2**64 - 1
 
 # Two generations of a worker's own, 12 MB at most.
 GENERATION_MAX: Final = 25_000
@@ -67,7 +66,8 @@ class NonceMemory:
 
 
 class NonceTable:
-    """Marks of nonces that are used up, each until its time has passed; `at` is where the table begins in the region.
+    """Marks of nonces that are used up, each until its time has passed; `at` is where the table begins in the region. A mark
+    is a signed number of 64 bits.
 
     A mark belongs in one bucket, which is a ring: the next one takes the place of the oldest, if that no longer counts. Two
     nonces of one mark would be taken for one, which happens to one call in 10^13. A nonce counts up to a second longer than
@@ -83,12 +83,12 @@ class NonceTable:
         self._descriptor = node.descriptor
         self._memory = node.memory
         self._marks_at = at
-        self._marks: memoryview[int] = view[at:untils_at].cast("Q")
+        self._marks: memoryview[int] = view[at:untils_at].cast("q")
         self._untils: memoryview[int] = view[untils_at:nexts_at].cast("I")
         self._nexts: memoryview[int] = view[nexts_at : at + node.buckets * BUCKET_BYTES].cast("I")
 
     def holds(self, mark: int, now: float) -> bool:
-        wanted = mark.to_bytes(8, "little")
+        wanted = mark.to_bytes(8, "little", signed=True)
         start = self._marks_at + (mark & self._bucket_mask) * _BUCKET_MARKS
         end = start + _BUCKET_MARKS
         at = self._memory.find(wanted, start, end)
@@ -141,31 +141,30 @@ class NonceTable:
 class NonceRing:
     """The last marks that one worker has written, and until when each counts. `add` is for that worker, the rest for all."""
 
-    __slots__ = ("_marks", "_marks_at", "_memory", "_number", "_read", "_seen", "_size", "_untils", "_written")
+    __slots__ = ("_marks", "_marks_at", "_memory", "_read", "_seen", "_size", "_untils", "_written")
 
     def __init__(self, node: NodeMemory, number: int) -> None:
         view = memoryview(node.memory)
         at, size = node.ring_at(number), node.ring_marks
         self._memory = node.memory
         self._marks_at = at
-        self._marks: memoryview[int] = view[at : at + 8 * size].cast("Q")
+        self._marks: memoryview[int] = view[at : at + 8 * size].cast("q")
         self._untils: memoryview[int] = view[at + 8 * size : at + (8 + 4) * size].cast("I")
-        self._written = node.written
-        self._number = number
+        self._written = node.written(number)
         self._size = size
         self._read = 0
         self._seen: set[int] = set()
 
     def add(self, mark: int, until: int) -> None:
         """Displaces the oldest."""
-        written = self._written[self._number]
+        written = self._written[0]
         at = written % self._size
         self._untils[at] = until
         self._marks[at] = mark
-        self._written[self._number] = written + 1
+        self._written[0] = written + 1
 
     def holds(self, mark: int, now: float) -> bool:
-        written = self._written[self._number]
+        written = self._written[0]
         if written != self._read:
             self._read_up_to(written)
         return mark in self._seen and self._counts(mark, now)
@@ -185,7 +184,7 @@ class NonceRing:
         self._read = written
 
     def _counts(self, mark: int, now: float) -> bool:
-        wanted = mark.to_bytes(8, "little")
+        wanted = mark.to_bytes(8, "little", signed=True)
         start, end = self._marks_at, self._marks_at + 8 * self._size
         at = self._memory.find(wanted, start, end)
         while at >= 0:
@@ -198,7 +197,7 @@ class NonceRing:
 class NodeNonces:
     """What a worker knows of the nonces of its node. Nonces are given by their names in Redis."""
 
-    __slots__ = ("_alone", "_mine", "_node", "_ring", "_rings")
+    __slots__ = ("_alone", "_alone_until", "_mine", "_node", "_ring", "_rings")
 
     def __init__(self, node: NodeMemory) -> None:
         if not node.has_same_hash():  # PYTHONHASHSEED has not reached this process
@@ -207,35 +206,34 @@ class NodeNonces:
         self._node = node
         self._mine = NonceMemory(GENERATION_MAX)
         self._alone = NonceTable(node, HEADER_BYTES)
+        self._alone_until = node.alone_until
         self._rings: list[NonceRing] = []
         ring = node.claim_ring()
         self._ring = None if ring is None else NonceRing(node, ring)
 
     def holds(self, nonce: str, now: float) -> bool:
         """As far as it is known without looking at what Redis accepted for others."""
-        return self._mine.holds(nonce, now) or (
-            self._node.alone_until > now and self._alone.holds(hash(nonce) & _MARK_MASK, now)
-        )
+        return self._mine.holds(nonce, now) or (self._alone_until[0] > now and self._alone.holds(hash(nonce), now))
 
     def accepted(self, nonce: str, now: float, life_seconds: int) -> None:
         """Redis has. It holds the truth, so the oldest may be forgotten here."""
         self._mine.remember(nonce, now, life_seconds)
         if self._ring is not None:
-            self._ring.add(hash(nonce) & _MARK_MASK, int(now) + life_seconds + 1)
+            self._ring.add(hash(nonce), int(now) + life_seconds + 1)
 
     def holds_elsewhere(self, nonce: str, now: float) -> bool:
         """Redis accepted it for another worker. The first time this takes some 4 ms."""
         for number in range(len(self._rings), self._node.rings_used):
             self._rings.append(NonceRing(self._node, number))
-        mark = hash(nonce) & _MARK_MASK
+        mark = hash(nonce)
         return any(ring.holds(mark, now) for ring in self._rings)
 
     def has_room(self, nonce: str, now: float) -> bool:
         """To remember it without Redis."""
-        return not self._alone.is_full(hash(nonce) & _MARK_MASK, now)
+        return not self._alone.is_full(hash(nonce), now)
 
     def take(self, nonce: str, now: float, life_seconds: int) -> Taken:
         """Uses it up without Redis, unless it is used."""
         # Said before it is true: another worker must not look past what it is about to find.
         self._node.let_in_alone(now + life_seconds + 1)
-        return self._alone.take(hash(nonce) & _MARK_MASK, now, life_seconds)
+        return self._alone.take(hash(nonce), now, life_seconds)
