@@ -92,6 +92,15 @@ class Client:
         given = {name: value for name, value in document.items() if value is not None}
         return self._call("POST", path, json.dumps(given).encode())
 
+    def put(self, path: str, document: Mapping[str, object]) -> Document:
+        """Fields that are None are left out. Raises ApiError."""
+        given = {name: value for name, value in document.items() if value is not None}
+        return self._call("PUT", path, json.dumps(given).encode())
+
+    def delete(self, path: str, parameters: Mapping[str, object]) -> Document:
+        """Raises ApiError."""
+        return self._call("DELETE", f"{path}?{urlencode(parameters)}", None)
+
     def items(self, path: str, parameters: Mapping[str, object], *, limit: int) -> Listing:
         """The first `limit` items of a list, over as many pages as that takes. Raises ApiError."""
         items: list[Document] = []

@@ -61,6 +61,12 @@ def subject(
             return f"i:{ip}" if key_id is None else f"k:{key_id}"
 
 
+def nodes() -> str:
+    """Sorted set: the gateway nodes, by the moment (µs) from which each no longer counts unless it says something before.
+    Lives as long as the last of them."""
+    return "ost:{nodes}"
+
+
 def probe(worker: str) -> str:
     """String: written by a worker to see whether Redis takes writes. Lives PROBE_NONCE_MS."""
     return f"ost:{{probe:{worker}}}"

@@ -157,6 +157,30 @@ class Cost:
 PLAIN_COST = Cost()
 
 
+@dataclass(frozen=True, slots=True)
+class LimitOverride:
+    """What holds for one key in place of its plan's. None leaves the part as the plan has it; no windows, or no quotas, take
+    the plan's away."""
+
+    rate: Rate | None = None
+    windows: tuple[Window, ...] | None = None
+    quotas: tuple[Quota, ...] | None = None
+    concurrency: int | None = None
+    overage: Overage | None = None
+
+    def applied_to(self, plan: Plan | None) -> Plan:
+        """The limits of a key with this plan, or with none."""
+        base = Plan("") if plan is None else plan
+        return Plan(
+            base.name,
+            rate=base.rate if self.rate is None else self.rate,
+            windows=base.windows if self.windows is None else self.windows,
+            quotas=base.quotas if self.quotas is None else self.quotas,
+            concurrency=base.concurrency if self.concurrency is None else self.concurrency,
+            overage=base.overage if self.overage is None else self.overage,
+        )
+
+
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +253,7 @@ class Key:
     allowed_networks: tuple[Network, ...] = ()
     allowed_origins: frozenset[str] = frozenset()
     expires_at: float | None = None
+    limits: LimitOverride | None = None
 
     def __repr__(self) -> str:
         return f"Key({self.id!r})"

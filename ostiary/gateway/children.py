@@ -14,6 +14,7 @@ from typing import Any
 from ostiary import __version__
 from ostiary.gateway.handover import HandedProcess, Handover
 from ostiary.gateway.nameless import nameless_memory
+from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.spawn import Child, Spare, spawn
@@ -33,7 +34,7 @@ SHIPPER = "shipper"
 class Children:
     """`workers` is how many. `service` and `shipper` name the callables, as `module:name`, that build what a worker serves
     and what ships (None for nobody). `greeting` and `changed` are as for a Slot. `handover` is what the program before
-    left."""
+    left. `node` is what the workers share."""
 
     def __init__(
         self,
@@ -42,10 +43,12 @@ class Children:
         service: str,
         shipper: str | None,
         handover: Handover | None,
+        node: NodeMemory,
         greeting: Callable[[str], tuple[dict[str, Any], bytes]],
         changed: Callable[[Slot], None],
     ) -> None:
         self._service = service
+        self._node = node
         self._changed = changed
         self._takes_over = handover is not None
         # Counters outlive the program as they outlive a process: of those that are gone, `retired` has the sums.
@@ -64,7 +67,7 @@ class Children:
         if shipper is not None:
             obtain = partial(self._shipper_process, shipper)
             self.shipper = Slot(name=SHIPPER, obtain=obtain, greeting=greeting, changed=changed)
-        self.spare = Spare(service, self._worker_regions)
+        self.spare = Spare(service, self._worker_regions, node)
         self._turns = {slot.name: asyncio.Event() for slot in self.slots}
         self._lives: dict[str, asyncio.Task[None]] = {}
 
@@ -81,7 +84,7 @@ class Children:
         return [worker.region for worker in self.workers]
 
     async def _worker_process(self) -> Child:
-        return self.spare.take() or await spawn(self._service, self._worker_regions())
+        return self.spare.take() or await spawn(self._service, self._worker_regions(), node=self._node)
 
     async def _shipper_process(self, service: str) -> Child:
         return await spawn(service, [self.shipper.region] if self.shipper is not None else [])

@@ -58,8 +58,9 @@ class HandedProcess:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What one program leaves to the next. `regions` are descriptors of counters whose processes are gone. In a rehearsal
-    there are no descriptors: the next program is only to find out whether it could start."""
+    """What one program leaves to the next. `regions` are descriptors of counters whose processes are gone, `node` is that of
+    what the workers share (None from a program that had no such thing). In a rehearsal there are no descriptors: the next
+    program is only to find out whether it could start."""
 
     listen: HeldSocket
     admin: HeldSocket
@@ -67,12 +68,14 @@ class Handover:
     processes: tuple[HandedProcess, ...] = ()
     regions: tuple[int, ...] = ()
     rehearsal: bool = False
+    node: int | None = None
 
     def rehearsed(self) -> Handover:
         return Handover(listen=self.listen, admin=self.admin, generation=self.generation, rehearsal=True)
 
     def descriptors(self) -> list[int]:
         held = [self.listen.descriptor, self.admin.descriptor, *self.regions]
+        held += [] if self.node is None else [self.node]
         for process in self.processes:
             held += [each for each in (process.channel, process.region) if each is not None]
         return held
@@ -100,6 +103,7 @@ class Handover:
                 ),
                 regions=tuple(found["regions"]),
                 rehearsal=bool(found["rehearsal"]),
+                node=found.get("node"),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise HandoverError(f"the record of the running gateway can't be read: {error!r}") from error

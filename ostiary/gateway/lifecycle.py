@@ -55,12 +55,14 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChildContext:
-    """What a service is built from. `give_up` ends the process with a reason: the supervisor replaces it."""
+    """What a service is built from. `give_up` ends the process with a reason: the supervisor replaces it. `node` is the
+    descriptor of what the workers of this node share (`node`), None for a child that is no worker."""
 
     name: str
     configuration: Configuration
     metrics: Metrics
     give_up: Callable[[str], None] = field(repr=False)
+    node: int | None
 
 
 Build = Callable[[ChildContext], Awaitable[Service]]
@@ -105,7 +107,7 @@ class ChildRun:
     async def run(self, build: Build) -> int:
         start = self._start
         metrics = Metrics.attach(start["metrics_descriptor"])
-        context = ChildContext(start["name"], self._configuration, metrics, self._give_up)
+        context = ChildContext(start["name"], self._configuration, metrics, self._give_up, start["node_descriptor"])
         try:
             service = await build(context)
             sock = bind_shared(*start["listen"]) if start["listen"] is not None else None

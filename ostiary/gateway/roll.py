@@ -19,7 +19,8 @@ log = logging.getLogger("ostiary.gateway.supervisor")
 
 class Roll:
     """One at a time. `obstacle` says why the gateway is in no state for one, None if it is. `region` is the descriptor of the
-    supervisor's own counters. `changing` is held meanwhile: a reload takes turns with it."""
+    supervisor's own counters, `node` that of what the workers share. `changing` is held meanwhile: a reload takes turns
+    with it."""
 
     def __init__(
         self,
@@ -28,6 +29,7 @@ class Roll:
         children: Children,
         in_force: InForce,
         region: int,
+        node: int,
         obstacle: Callable[[], str | None],
         changing: asyncio.Lock,
     ) -> None:
@@ -36,6 +38,7 @@ class Roll:
         self._children = children
         self._in_force = in_force
         self._region = region
+        self._node = node
         self._obstacle = obstacle
         self._changing = changing
         self._wanted = asyncio.Event()
@@ -87,4 +90,5 @@ class Roll:
             generation=self._in_force.generation,
             processes=tuple(processes),
             regions=(self._region, *regions),
+            node=self._node,
         )

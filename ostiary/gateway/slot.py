@@ -161,8 +161,8 @@ class Slot:
             return None
         message, payload = self._greeting(self.name)
         self.generation = message["generation"]
-        fields = {"name": self.name, "metrics_descriptor": self.region, "regions": child.regions}
-        child.channel.send({**message, "do": "start", **fields}, payload)
+        inherited = {"metrics_descriptor": self.region, "regions": child.regions, "node_descriptor": child.node}
+        child.channel.send({**message, "do": "start", "name": self.name, **inherited}, payload)
         if self._ending.is_set():
             child.channel.send({"do": "drain", "deadline": 0.0})
         try:

@@ -18,26 +18,29 @@ from pathlib import Path
 
 import ostiary
 from ostiary.gateway.channel import Channel
+from ostiary.gateway.node import NodeMemory
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process, our end of its channel, and the metrics regions it inherited."""
+    """A process, our end of its channel, and the descriptors it inherited: of metrics regions, and of the node's if it is to
+    be a worker."""
 
     process: asyncio.subprocess.Process
     channel: Channel
     regions: Sequence[int]
+    node: int | None
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
 
-async def spawn(service: str, regions: Sequence[int]) -> Child:
+async def spawn(service: str, regions: Sequence[int], *, node: NodeMemory | None = None) -> Child:
     """Starts a process that runs `service` (`module:callable`, which builds it) once it is told to. It inherits
-    `regions`, descriptors of metrics, and no other. Raises OSError.
+    `regions`, descriptors of metrics, that of `node`, and no other. Raises OSError.
 
     Nothing secret stands in the argument list, which every user of the machine can read. `-P`: the working directory is
     no place to import from."""
@@ -46,8 +49,8 @@ async def spawn(service: str, regions: Sequence[int]) -> Child:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ostiary.gateway.child", service),
             stdin=theirs.fileno(),
-            pass_fds=regions,
-            env=child_environment(),
+            pass_fds=regions if node is None else [*regions, node.descriptor],
+            env=child_environment(node),
             start_new_session=True,  # a terminal's Ctrl-C and hang-up are for the supervisor to act on
         )
     except BaseException:
@@ -55,12 +58,15 @@ async def spawn(service: str, regions: Sequence[int]) -> Child:
         raise
     finally:
         theirs.close()
-    return Child(process, await Channel.over(ours), regions)
+    return Child(process, await Channel.over(ours), regions, None if node is None else node.descriptor)
 
 
-def child_environment() -> dict[str, str]:
-    """The supervisor's own, and for a checkout its place: a child runs the code of its supervisor, wherever it stands."""
+def child_environment(node: NodeMemory | None = None) -> dict[str, str]:
+    """The supervisor's own, and for a checkout its place: a child runs the code of its supervisor, wherever it stands. The
+    workers of a `node` have one hash seed (see there)."""
     environment = dict(os.environ)
+    if node is not None:
+        environment["PYTHONHASHSEED"] = str(node.hash_seed)
     home = Path(ostiary.__file__).resolve().parent.parent
     if home.name not in {"site-packages", "dist-packages"}:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), environment.get("PYTHONPATH"))))
@@ -70,9 +76,10 @@ def child_environment() -> dict[str, str]:
 class Spare:
     """One process in reserve for several slots. `regions` gives the metrics regions of all of them."""
 
-    def __init__(self, service: str, regions: Callable[[], Sequence[int]]) -> None:
+    def __init__(self, service: str, regions: Callable[[], Sequence[int]], node: NodeMemory | None) -> None:
         self._service = service
         self._regions = regions
+        self._node = node
         self._child: Child | None = None
         self._wanted = asyncio.Event()
 
@@ -102,7 +109,7 @@ class Spare:
                 if self.pid is not None:
                     continue
                 try:
-                    self._child = await spawn(self._service, self._regions())
+                    self._child = await spawn(self._service, self._regions(), node=self._node)
                 except OSError as error:
                     log.warning("spare_not_started", extra={"fields": {"problem": error.strerror}})
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,7 @@ from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
 from ostiary.gateway.nameless import nameless_memory
+from ostiary.gateway.node import NodeMemory, NodeMemoryError
 from ostiary.gateway.roll import Roll
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
@@ -61,6 +63,7 @@ class Supervisor:
         self._started_at = time.time()
         region = nameless_memory("supervisor")
         self._metrics = Metrics.attach(region)
+        self._node = _node_memory(handover, configuration.gateway.listen.workers)
         changing = asyncio.Lock()  # a reload and a rolling restart take turns
         self._in_force = InForce(
             path=path,
@@ -75,6 +78,7 @@ class Supervisor:
             service=service,
             shipper=shipper if configuration.stores.postgres is not None else None,
             handover=handover,
+            node=self._node,
             greeting=self._greeting,
             changed=self._slot_changed,
         )
@@ -95,6 +99,7 @@ class Supervisor:
             children=self._children,
             in_force=self._in_force,
             region=region,
+            node=self._node.descriptor,
             obstacle=self._obstacle,
             changing=changing,
         )
@@ -266,7 +271,23 @@ class Supervisor:
             "ready": self.readiness().ready,
             "started_at": self._started_at,
             "listen": authority(*self._address),
+            "node": self._node.status(),
             **self._in_force.status(),
             **self._children.status(),
             "roll_refused": self._roll.refused,
         }
+
+
+def _node_memory(handover: Handover | None, workers: int) -> NodeMemory:
+    """That of the program before, so that a nonce used under it is used up under this one; or a new one. Raises
+    CannotStart."""
+    if handover is not None and handover.node is not None:
+        os.set_inheritable(handover.node, False)
+        try:
+            return NodeMemory(handover.node)
+        except NodeMemoryError as error:  # its workers go on with theirs
+            log.warning("node_memory_anew", extra={"fields": {"reason": str(error)}})
+    try:
+        return NodeMemory.create(workers=workers)
+    except OSError as error:
+        raise CannotStart(f"there is no memory for what the workers share: {error.strerror}") from error

@@ -12,6 +12,7 @@ from ostiary.core.model import Configuration
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
+from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
@@ -42,6 +43,7 @@ async def build(context: ChildContext) -> Service:
         deadline_seconds=stores.redis_deadline_seconds,
         workers=configuration.gateway.listen.workers,
         observe=LimiterMetrics(context.metrics),
+        node=NodeMemory(context.node) if context.node is not None else None,
     )
     try:
         gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
@@ -65,6 +67,8 @@ class Worker:
         self._spool = spool
         self._values = metrics.values
         self._active_keys = metrics.gauge("active_api_keys")
+        self._away = metrics.gauge("rate_limit_store_away")
+        self._nodes = metrics.gauge("gateway_nodes")
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, sock: socket.socket | None) -> None:
@@ -98,7 +102,7 @@ class Worker:
         }
 
     async def _keep(self) -> None:
-        """What is due every so often: hands usage to the shipper, counts the keys."""
+        """What is due every so often: hands usage to the shipper, counts the keys, tells how limits are decided."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
             if self._spool is not None:
@@ -106,6 +110,8 @@ class Worker:
             keys = self._keys.status()
             counts = (keys.get(name) for name in ("file_keys", "known_keys"))
             self._values[self._active_keys] = sum(count for count in counts if isinstance(count, int))
+            self._values[self._away] = float(self._limiter.away)
+            self._values[self._nodes] = self._limiter.nodes
 
 
 class LimiterMetrics:

@@ -45,6 +45,26 @@ def test_a_new_secret_is_printed_once_and_the_reader_is_told(run: Run) -> None:
     assert "shown this once" in result.stderr
 
 
+def test_limits_of_a_key_are_set_shown_and_removed(run: Run) -> None:
+    """A platform team would write JSON by hand to give one caller more."""
+    app_id = run("apps", "create", "Own", "--org", run("orgs", "create", "Own").stdout.strip()).stdout.strip()
+    key_id = json.loads(run("keys", "create", "--app", app_id, "--name", "x", "--json").stdout)["key_id"]
+    limits = ("keys", "limits")
+    shown = run(*limits, "set", key_id, "--rate", "100/minute+600", "--limit", "5000/hour", "--limit", "9/second",
+                "--no-quotas", "--concurrency", "7", "--reason", "launch").stdout  # fmt: skip
+    for line in ("rate         100/minute+600", "limits       5000/hour, 9/second", "quotas       none", "concurrency  7",
+                 "overage      as in the plan"):  # fmt: skip
+        assert line in shown
+    assert "by operator: launch" in run(*limits, "show", key_id).stdout
+    document = json.loads(run(*limits, "show", key_id, "--json").stdout)
+    assert document["rate"] == {"requests": 100, "per": "minute", "burst": 600}
+    assert "rate         as in the plan" in run(*limits, "remove", key_id, "--reason", "over").stdout
+    for wrong in (("--rate", "fast"), ("--limit", "5/hour+6"), ("--rate", "5/hour+x")):
+        assert "is not like" in run(*limits, "set", key_id, *wrong, "--reason", "x", exit_code=2).stderr
+    assert "per" in run(*limits, "set", key_id, "--limit", "5/fortnight", "--reason", "x", exit_code=1).stderr
+    run(*limits, "set", key_id, "--limit", "5/hour", "--no-limits", "--reason", "x", exit_code=2)
+
+
 def test_a_long_list_says_how_much_is_left_out(run: Run) -> None:
     """A script would take the first page for everything."""
     organization_id = run("orgs", "create", "Many").stdout.strip()

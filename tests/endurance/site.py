@@ -198,9 +198,13 @@ class ControlPlane:
         self._token = token
 
     def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
+        return self.call("POST", path, body)
+
+    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310  our own
             f"{self.url}/api/v1{path}",
-            data=json.dumps(body).encode(),
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  our own

@@ -34,13 +34,14 @@ RECORD = Handover(
         HandedProcess("spare", 101, False, None, None, 1234.5),
     ),
     regions=(13, 14),
+    node=15,
 )
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
     """Row 110: a descriptor that is lost is a socket that closes."""
     assert Handover.decode(RECORD.encode()) == RECORD
-    assert RECORD.descriptors() == [5, 6, 13, 14, 11, 12]
+    assert RECORD.descriptors() == [5, 6, 13, 14, 15, 11, 12]
     assert RECORD.rehearsed().descriptors() == [5, 6]
     assert RECORD.rehearsed().rehearsal
 
@@ -52,6 +53,8 @@ def test_what_a_later_version_adds_is_left_alone_and_another_format_is_refused()
     assert Handover.decode(json.dumps(found).encode()) == RECORD
     with pytest.raises(HandoverError, match=f"in format {FORMAT + 1}"):
         Handover.decode(json.dumps(found | {"format": FORMAT + 1}).encode())
+    del found["node"]
+    assert Handover.decode(json.dumps(found).encode()).node is None, "a version before had none"
     for broken in (b"", b"[]", b"{}", RECORD.encode()[:-10]):
         with pytest.raises(HandoverError):
             Handover.decode(broken)

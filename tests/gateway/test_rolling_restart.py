@@ -73,8 +73,10 @@ def test_counters_and_the_generation_go_on_over_a_rolling_restart(gateway: TinyG
         gateway.get()
     gateway.write("second")
     gateway.wait_for_log("reloaded")
+    name = gateway.status()["node"]["name"]
     roll(gateway)
     gateway.get()
+    assert gateway.status()["node"]["name"] == name, "the node is the same, and so is its memory of nonces"
     found = samples(gateway.admin("/metrics")[1])
     assert found["http_requests_total", (("method", "GET"), ("route", "tiny"), ("status", "200"))] == 21
     assert found["config_reloads_total", ()] == 1

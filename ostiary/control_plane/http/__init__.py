@@ -25,7 +25,7 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, change, read
+from ostiary.control_plane.http.operations import AnyOperation, Call, change, read, remove, replace
 from ostiary.control_plane.http.paging import KeyPaging, Page, Paging, Position, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 
@@ -52,4 +52,6 @@ __all__ = [
     "cut",
     "invalid",
     "read",
+    "remove",
+    "replace",
 ]

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import idempotency, reading
-from ostiary.control_plane.http.fields import Answer
+from ostiary.control_plane.http.fields import Answer, NoBody
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 
@@ -41,12 +41,12 @@ class Dispatcher:
     async def _serve(self, operation: AnyOperation, request: web.Request) -> web.Response:
         path = reading.path_parameters(operation.path_model, request)
         query = reading.query_parameters(operation.query_model, request)
-        if operation.method is Method.GET:
-            body, claim = operation.body_model(), None
-        else:
+        body, claim = NoBody(), None
+        if operation.body_model is not NoBody:
             sent = await reading.read_body(request)
             body = reading.check_body(operation.body_model, sent)
-            claim = _claim(operation, request, sent.value)
+            if operation.method is Method.POST:  # the other methods do the same when they are repeated
+                claim = _claim(operation, request, sent.value)
 
         async with self._transaction(operation.method) as connection:
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:

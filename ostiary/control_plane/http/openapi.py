@@ -31,16 +31,17 @@ WITH_BODY = (
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.BODY_TOO_LARGE,
     ProblemCode.UNSUPPORTED_MEDIA_TYPE,
-    ProblemCode.CALL_UNDER_WAY,
-    ProblemCode.IDEMPOTENCY_KEY_REUSED,
 )
+WITH_IDEMPOTENCY_KEY = (ProblemCode.CALL_UNDER_WAY, ProblemCode.IDEMPOTENCY_KEY_REUSED)
 
 
 def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     """Every problem the operation may answer with, in order of status."""
     codes = {*COMMON, *operation.refusals}
-    if operation.method is Method.POST:
+    if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
+    if operation.method is Method.POST:
+        codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
     if operation.shown_once:
@@ -128,6 +129,7 @@ def _operation(operation: AnyOperation) -> dict[str, Any]:
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
     if operation.method is Method.POST:
         parameters.append(_IDEMPOTENCY_KEY)
+    if operation.body_model is not NoBody:
         described["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": _reference(operation.body_model)}},

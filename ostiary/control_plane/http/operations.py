@@ -23,6 +23,8 @@ BodyT = TypeVar("BodyT", bound=Request)
 class Method(StrEnum):
     GET = "GET"
     POST = "POST"
+    PUT = "PUT"
+    DELETE = "DELETE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +122,56 @@ def change(
         refusals=refusals,
         shown_once=shown_once,
         location=location,
+    )
+
+
+def replace(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    path_model: type[PathT],
+    body_model: type[BodyT],
+) -> AnyOperation:
+    """A PUT with a JSON body: sent twice, it does the same."""
+    return Operation(
+        id=id,
+        method=Method.PUT,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=path_model,
+        query_model=NoParameters,
+        body_model=body_model,
+    )
+
+
+def remove(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
+    answer: type[Answer],
+    path_model: type[PathT],
+    query_model: type[QueryT],
+) -> AnyOperation:
+    """A DELETE. What there is to say stands in the query: a body of a DELETE means nothing (RFC 9110 §9.3.5)."""
+    return Operation(
+        id=id,
+        method=Method.DELETE,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=path_model,
+        query_model=query_model,
+        body_model=NoBody,
     )

@@ -1,9 +1,10 @@
-"""Keys of apps: made with a secret that is shown once, listed, revoked.
+"""Keys of apps: made with a secret that is shown once, listed, revoked, given limits of their own.
 
 api       the operations
 service   the rules
 store     all its SQL
 model     what goes in and out
+limits    limits in place of the plan's
 """
 
 from ostiary.control_plane.keys.api import operations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, change, read
+from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, change, read, remove, replace
+from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce, Removal
 from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyPath, KeyQuery, NewKey, Revocation
 from ostiary.control_plane.keys.service import Keys
 
@@ -20,6 +21,15 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
 
     async def revoke_key(call: Call[KeyPath, NoParameters, Revocation]) -> Key:
         return await keys.revoke(call.connection, call.path.key_id, call.body)
+
+    async def get_limits(call: Call[KeyPath, NoParameters, NoBody]) -> KeyLimitsInForce:
+        return await keys.limits(call.connection, call.path.key_id)
+
+    async def put_limits(call: Call[KeyPath, NoParameters, KeyLimits]) -> KeyLimitsInForce:
+        return await keys.put_limits(call.connection, call.path.key_id, call.body)
+
+    async def delete_limits(call: Call[KeyPath, Removal, NoBody]) -> KeyLimitsInForce:
+        return await keys.remove_limits(call.connection, call.path.key_id, call.query.reason)
 
     return (
         change(
@@ -63,5 +73,34 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             body_model=Revocation,
             answer=Key,
             status=200,
+        ),
+        read(
+            "getKeyLimits",
+            "/keys/{key_id}/limits",
+            tag="keys",
+            summary="Read what holds for a key in place of its plan's limits.",
+            handler=get_limits,
+            path_model=KeyPath,
+            answer=KeyLimitsInForce,
+        ),
+        replace(
+            "putKeyLimits",
+            "/keys/{key_id}/limits",
+            tag="keys",
+            summary="Replace parts of a key's plan, for this key alone. In force within a second; what was used stays used.",
+            handler=put_limits,
+            path_model=KeyPath,
+            body_model=KeyLimits,
+            answer=KeyLimitsInForce,
+        ),
+        remove(
+            "deleteKeyLimits",
+            "/keys/{key_id}/limits",
+            tag="keys",
+            summary="Go back to the limits of the key's plan. Doing so again changes nothing.",
+            handler=delete_limits,
+            path_model=KeyPath,
+            query_model=Removal,
+            answer=KeyLimitsInForce,
         ),
     )

@@ -26,6 +26,11 @@ Origin = Annotated[
         "an origin such as https://app.example.com: scheme, host in lower case, port if not the usual one, no path",
     ),
 ]
+Reason = Annotated[
+    str,
+    Field(min_length=1, max_length=500),
+    Rule(r"^[^\u0000-\u001f\u007f-\u009f]+$", "1 to 500 characters, without control characters"),
+]
 PlanName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -121,11 +126,7 @@ class KeyPage(Page[Key]):
 class Revocation(Request):
     """Why the key is revoked: for the people who will ask."""
 
-    reason: Annotated[
-        str,
-        Field(min_length=1, max_length=500),
-        Rule(r"^[^\u0000-\u001f\u007f-\u009f]+$", "1 to 500 characters, without control characters"),
-    ]
+    reason: Reason
 
 
 class KeyPath(Parameters):

@@ -9,7 +9,9 @@ import asyncpg
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Problem, ProblemCode, cut, invalid
-from ostiary.control_plane.keys import store
+from ostiary.control_plane.http.idempotency import OPERATOR
+from ostiary.control_plane.keys import limits, store
+from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce
 from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyQuery, NewKey, Revocation
 from ostiary.control_plane.keys.store import StoredSecret
 from ostiary.core.credentials import generate_key_id, generate_secret, secret_sha256
@@ -66,6 +68,20 @@ class Keys:
         """A key that is revoked already stays as it is: revoking is safe to repeat."""
         await store.revoke(connection, key_id, revocation.reason)
         return await self.key(connection, key_id)
+
+    async def limits(self, connection: Connection, key_id: str) -> KeyLimitsInForce:
+        found = await limits.in_force(connection, key_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such key.")
+        return found
+
+    async def put_limits(self, connection: Connection, key_id: str, new: KeyLimits) -> KeyLimitsInForce:
+        await limits.put(connection, key_id, new.document(), reason=new.reason, changed_by=OPERATOR)
+        return await self.limits(connection, key_id)
+
+    async def remove_limits(self, connection: Connection, key_id: str, reason: str) -> KeyLimitsInForce:
+        await limits.put(connection, key_id, None, reason=reason, changed_by=OPERATOR)
+        return await self.limits(connection, key_id)
 
 
 def _expiry(new: NewKey) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ostiary.core.model import (
     Route,
     Scheme,
 )
+from ostiary.core.overrides import override_document
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 from ostiary.core.upstream import Balance, Upstream
 
@@ -273,6 +275,7 @@ def _key(key: Key) -> Parts:
         "secret": Part(key.secret_sha256, "(a secret)"),
         "environment": Part(key.environment, key.environment),
         "plan": Part(key.plan, key.plan or "none"),
+        "limits": Part(key.limits, "the plan's" if key.limits is None else json.dumps(override_document(key.limits))),
         "scopes": Part(key.scopes, words.listed(sorted(key.scopes))),
         "allowed_ips": Part(
             set(key.allowed_networks), words.listed(map(str, key.allowed_networks), nothing="anywhere")

@@ -223,6 +223,8 @@ def _caller(configuration: Configuration, route: Route, needed: frozenset[str], 
         return "the credential is of no key in this file; the control plane's keys are not looked up here"
     plan = configuration.plans.get(key.plan) if key.plan else None
     limits = f"plan {plan.name}: {words.plan(plan)}" if plan else "no plan"
+    if key.limits is not None:
+        limits += f"; with its own limits: {words.plan(key.limits.applied_to(plan))}"
     if key.environment not in route.upstreams:
         return f"{key.id} ({key.environment}): 403 environment_mismatch"
     if missing := sorted(needed - key.scopes):

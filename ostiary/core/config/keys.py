@@ -8,10 +8,13 @@ from hashlib import sha256
 from typing import Final
 
 from ostiary.core.config.fields import Kind, ListOf, Placed, Record, Schema, Values, defaulted, optional, required
-from ostiary.core.config.kinds import Choice, NameUse, NetworkKind, Secret, TextKind, or_reference, read_text
+from ostiary.core.config.kinds import Choice, Integer, NameUse, NetworkKind, Secret, TextKind, or_reference, read_text
+from ostiary.core.config.plans import QUOTA, RATE, WINDOW, Span, problems_of_twins
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.routes import SCOPE
-from ostiary.core.model import Environment, Key
+from ostiary.core.limiting import LimitOutOfRange
+from ostiary.core.model import Environment, Key, LimitOverride, Overage, Period
+from ostiary.core.overrides import check_exact
 
 _ENVIRONMENT_IN_ID = re.compile(r"(?:[a-z0-9]{1,12}_)?ak_(live|test)_")
 
@@ -57,6 +60,40 @@ _ALLOWED_ORIGINS = defaulted(
     [],
 )
 _EXPIRES_AT = optional("expires_at", Instant(), "When it ends.")
+_RATE = optional("rate", RATE, "A token bucket.")
+_WINDOWS = optional("limits", ListOf(WINDOW, high=len(Span)), "Sliding windows; an empty list takes the plan's away.")
+_QUOTAS = optional("quotas", ListOf(QUOTA, high=len(Period)), "Quotas; an empty list takes the plan's away.")
+_CONCURRENCY = optional("concurrency", Integer(1, 1_000_000), "Most calls under way at once.")
+_OVERAGE = optional(
+    "overage", Choice(Overage), "Past a quota: refuse (429), allow and flag, or allow and meter as overage."
+)
+
+
+def _override(values: Values) -> LimitOverride | Refused:
+    problems_of_twins(values, _WINDOWS, _QUOTAS)
+    if not any(values.given(field) for field in (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _OVERAGE)):
+        return values.reading.problem(values.place, "replaces no part of the plan", "give one, or remove `limits`")
+    override = LimitOverride(
+        rate=values[_RATE],
+        windows=values[_WINDOWS],
+        quotas=values[_QUOTAS],
+        concurrency=values[_CONCURRENCY],
+        overage=values[_OVERAGE],
+    )
+    try:
+        check_exact(override)
+    except LimitOutOfRange as error:
+        return values.reading.problem(values.place, str(error), "make the numbers smaller or rounder")
+    return override
+
+
+OVERRIDE: Record[LimitOverride] = Record(
+    "Key limits",
+    "What holds for this key in place of its plan's. What is not given is as the plan has it.",
+    (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _OVERAGE),
+    _override,
+)
+_LIMITS = optional("limits", OVERRIDE, "What holds in place of the plan's, part by part.")
 
 
 def _key(values: Values) -> Key:
@@ -65,7 +102,7 @@ def _key(values: Values) -> Key:
         values.problem(
             _ENVIRONMENT, f"is {values[_ENVIRONMENT].value}, but the id says {named[1]}", "change one of them"
         )
-    if values[_PLAN] is None and not values.given(_PLAN):
+    if values[_PLAN] is None and not values.given(_PLAN) and values[_LIMITS] is None:
         values.reading.warn(values.place, "the key has no plan: only the limits of routes hold", "add plan")
     secret = values[_SECRET].encode("ascii")
     return Key(
@@ -78,13 +115,14 @@ def _key(values: Values) -> Key:
         allowed_networks=values[_ALLOWED_IPS],
         allowed_origins=frozenset(values[_ALLOWED_ORIGINS]),
         expires_at=values[_EXPIRES_AT],
+        limits=values[_LIMITS],
     )
 
 
 KEY: Record[Key] = Record(
     "Key",
     "A key that the gateway knows without a control plane.",
-    (_ID, _SECRET, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT),
+    (_ID, _SECRET, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT, _LIMITS),
     _key,
 )
 KEYS = ListOf(Placed(KEY), high=100_000)

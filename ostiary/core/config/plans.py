@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from ostiary.core.config.fields import ListOf, MapOf, Record, Values, defaulted, optional, required
+from ostiary.core.config.fields import Field, ListOf, MapOf, Record, Values, defaulted, optional, required
 from ostiary.core.config.kinds import Choice, Integer, TextKind
 from ostiary.core.config.reading import Refused
 from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
@@ -73,12 +73,22 @@ _OVERAGE = defaulted(
 )
 
 
+def problems_of_twins(
+    values: Values,
+    limits: Field[tuple[Window, ...]] | Field[tuple[Window, ...] | None],
+    quotas: Field[tuple[Quota, ...]] | Field[tuple[Quota, ...] | None],
+) -> None:
+    """Notes two limits of one span, and two quotas of one period."""
+    windows, calendar = values[limits] or (), values[quotas] or ()
+    if len({window.window_seconds for window in windows}) < len(windows):
+        values.problem(limits, "two limits have the same span", "leave the smaller one: both would have to hold")
+    if len({quota.period for quota in calendar}) < len(calendar):
+        values.problem(quotas, "two quotas have the same period", "leave the smaller one: both would have to hold")
+
+
 def _plan(values: Values) -> Plan | Refused:
     windows, quotas = values[_LIMITS], values[_QUOTAS]
-    if len({window.window_seconds for window in windows}) < len(windows):
-        values.problem(_LIMITS, "two limits have the same span", "leave the smaller one: both would have to hold")
-    if len({quota.period for quota in quotas}) < len(quotas):
-        values.problem(_QUOTAS, "two quotas have the same period", "leave the smaller one: both would have to hold")
+    problems_of_twins(values, _LIMITS, _QUOTAS)
     if values.given(_OVERAGE) and not values.given(_QUOTAS):
         values.problem(_OVERAGE, "says what happens past a quota, and there is none", "add quotas, or remove it")
     return Plan(

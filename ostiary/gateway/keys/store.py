@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import asyncpg
 
 from ostiary.core.encryption import EncryptionError, Envelope
-from ostiary.core.model import Environment, Key
+from ostiary.core.model import Environment, Key, LimitOverride
+from ostiary.core.overrides import read_override
 from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KnownKey
 
@@ -25,7 +27,7 @@ _LOAD = """
 -- app, all as of one moment. Both arms are index look-ups.
 SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped, k.plan, k.scopes,
        k.app_id::text AS app_id, a.organization_id::text AS organization_id, k.allowed_networks, k.allowed_origins,
-       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.revision
+       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.limits::text AS limits, k.revision
 FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.revoked_at IS NULL AND (k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]))
 """
@@ -93,6 +95,7 @@ class KeyLoader:
             allowed_networks=tuple(row["allowed_networks"]),
             allowed_origins=frozenset(row["allowed_origins"]),
             expires_at=row["expires_at"],
+            limits=None if row["limits"] is None else _override(row["id"], row["limits"]),
         )
         return KnownKey(key, signer=self._signer(row), revision=row["revision"], epoch=epoch)
 
@@ -109,6 +112,15 @@ class KeyLoader:
         except EncryptionError as error:
             _log.error("key_cannot_sign", extra={"fields": {"key_id": row["id"], "reason": str(error)}})
             return None
+
+
+def _override(key_id: str, text: str) -> LimitOverride | None:
+    """The control plane has checked it; what another hand has written, and does not fit, leaves the plan in force."""
+    try:
+        return read_override(json.loads(text))
+    except ValueError as error:
+        _log.error("key_limits_unreadable", extra={"fields": {"key_id": key_id, "reason": str(error)}})
+        return None
 
 
 async def highest_revision(connection: asyncpg.Connection) -> int:

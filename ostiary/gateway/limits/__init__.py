@@ -4,7 +4,7 @@
 `script` over the `connection` that the `link` keeps, and hands out each `decision`; `leases` are the calls under way,
 `settling` is what they turn out to cost. On a Redis Cluster `cluster` asks by `slots` of the `masters`, and `crossing` what
 concerns several of them; `sentinel` finds the master that Sentinels know. `alone` decides while Redis is away, from `local`
-counters and `nonces` in memory."""
+counters and `nonces` in the memory of the node; `nodes` counts, while it is there, the nodes that then share the limits."""
 
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome, UnobservedLimiter
 from ostiary.gateway.limits.limiter import Limiter

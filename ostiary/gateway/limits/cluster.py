@@ -104,6 +104,11 @@ class Cluster:
     def status(self) -> dict[str, object]:
         return self._masters.status()
 
+    @property
+    def away(self) -> bool:
+        """No master answers."""
+        return self._masters.served() == 0
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def ask(self, question: Question) -> None:
@@ -307,7 +312,10 @@ class Cluster:
         for batch in batches:
             self._settle_alone(batch)
 
-    # --- for leases (see leases.LeaseStore) ---------------------------------------------------------------------------
+    # --- for leases and nodes (see leases.LeaseStore, nodes.NodesStore) -------------------------------------------------
+
+    def connection_at(self, name: str) -> RedisConnection | None:
+        return self._connection(slot_of(name))
 
     def place_of(self, name: str) -> int:
         return slot_of(name)

@@ -23,20 +23,18 @@ from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome
 from ostiary.gateway.limits.leases import Leases, RedisLease
 from ostiary.gateway.limits.link import Link
 from ostiary.gateway.limits.local import LocalLease
-from ostiary.gateway.limits.nonces import NonceMemory
+from ostiary.gateway.limits.nodes import Heartbeat
+from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
 log = logging.getLogger("ostiary.gateway.limits")
 
 # Redis does nothing else while it decides a batch; 256 take it a few milliseconds, well within the deadline.
 BATCH_MAX = 256
-
-# Two memories of two generations: 25 MB at most. Without Redis a worker serves at least this many signed writes in the life
-# of a nonce (10 minutes), and refuses those beyond twice as many.
-NONCES_GENERATION_MAX = 25_000
 
 _OUTCOMES = {
     script.RATE_LIMITED: Outcome.RATE_LIMITED,
@@ -47,7 +45,8 @@ _OUTCOMES = {
 
 class Limiter:
     """Decides for one worker of `workers`. `url` is where Redis is: one URL, several for a cluster, or the Sentinels of a
-    master. None means no Redis: this worker's share in its own memory, always.
+    master. None means no Redis: this worker's share in its own memory, always. `node` is what it shares with the other
+    workers; without one it shares with nobody.
 
     Raises ValueError for a URL that can't be used. All methods belong to the event loop that called `start`."""
 
@@ -58,18 +57,19 @@ class Limiter:
         deadline_seconds: float,
         workers: int,
         observe: LimiterObserver,
-        nonces_generation_max: int = NONCES_GENERATION_MAX,
+        node: NodeMemory | None = None,
     ) -> None:
         self._observe = observe
         self._worker = secrets.token_hex(6)
-        # Nonces that Redis accepted for this worker. Redis holds the truth, so the oldest may be forgotten; what is known
-        # is refused without asking, also after Redis has lost its memory.
-        self._seen = NonceMemory(nonces_generation_max)
-        self._alone = Alone(workers=workers, seen=self._seen, nonces_generation_max=nonces_generation_max)
+        self._node = NodeMemory.create(buckets=BUCKETS_ALONE) if node is None else node
+        # What is known to be used is refused without asking, also after Redis has lost its memory.
+        self._nonces = NodeNonces(self._node)
+        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
+        self._heartbeat: Heartbeat | None = None
         if isinstance(url, str):
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
@@ -92,6 +92,7 @@ class Limiter:
         store = self._cluster if self._link is None else self._link
         if store is not None:
             self._leases = Leases(store)
+            self._heartbeat = Heartbeat(store=store, node=self._node)
         self._questions: list[Question] = []
         self._settlements: list[Charge] = []
         self._batches = 0
@@ -112,9 +113,13 @@ class Limiter:
             await self._link.start()
         elif self._cluster is not None:
             await self._cluster.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
 
     async def close(self) -> None:
         """Whoever still waits is answered as if Redis were away."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         if self._link is not None:
             await self._link.close()
         if self._cluster is not None:
@@ -136,7 +141,20 @@ class Limiter:
             store = self._link.status()
         elif self._cluster is not None:
             store, batches = self._cluster.status(), self._cluster.batches
-        return {**store, "batches": batches, "decided_without_store": self._alone.decided}
+        counts = {"batches": batches, "decided_without_store": self._alone.decided}
+        return {**store, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
+
+    @property
+    def away(self) -> bool:
+        """Redis is configured, and does not decide: no master of a cluster does."""
+        if self._cluster is not None:
+            return self._cluster.away
+        return self._link is not None and self._link.connection is None
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there were when Redis was last asked."""
+        return self._node.nodes
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +183,7 @@ class Limiter:
             nonce = keyspace.nonce(key_id or ip, nonce)
         names = policy.names(key_id, app_id, organization_id, ip)
         question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
-        if nonce is not None and self._alone.knows(nonce, time.monotonic()):
+        if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
         elif self._link is None or self._link.connection is None:
             if self._cluster is not None:
@@ -255,7 +273,7 @@ class Limiter:
             policy = question.policy
             if code == script.ALLOWED or code == script.OVERAGE:
                 if question.nonce is not None:
-                    self._seen.remember(question.nonce, now, question.nonce_seconds)
+                    self._nonces.accepted(question.nonce, now, question.nonce_seconds)
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:

@@ -78,7 +78,7 @@ class Link:
             "last_failure": self._last_failure,
         }
 
-    # --- for leases (see leases.LeaseStore) ---------------------------------------------------------------------------
+    # --- for leases and nodes (see leases.LeaseStore, nodes.NodesStore) -------------------------------------------------
 
     def tell(self, name: str, command: Command) -> None:
         if self.connection is not None:
@@ -87,6 +87,9 @@ class Link:
     def place_of(self, name: str) -> int:
         """One Redis holds all names."""
         return 0
+
+    def connection_at(self, name: str) -> RedisConnection | None:
+        return self.connection
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 

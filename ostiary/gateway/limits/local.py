@@ -1,12 +1,13 @@
 """Limits decided in the memory of one worker: while Redis is away, or where none is configured.
 
-A worker knows only its own calls, so it holds each caller to its share of the limit. It begins with nothing counted, so an
+A worker knows only its own calls, so it holds each caller to its share of the limit: one of as many as there are workers on
+all nodes. It begins with nothing counted, so an
 outage lets through at most one limit more than without it."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 from ostiary.core.limiting import Counter, Limit, Standing, amend, carry_over, examine, share, take
@@ -31,17 +32,18 @@ class LocalLease:
 
 
 class LocalLimits:
-    """`workers` is how many share the limits."""
+    """`sharers` tells how many workers share the limits, those of all nodes."""
 
-    def __init__(self, *, workers: int, subjects_max: int = SUBJECTS_MAX) -> None:
-        self._workers = workers
+    def __init__(self, *, sharers: Callable[[], int], subjects_max: int = SUBJECTS_MAX) -> None:
+        self._sharers = sharers
         self._subjects_max = subjects_max
         self._counters: OrderedDict[str, list[Counter]] = OrderedDict()
         self._under_way: OrderedDict[str, WeakSet[LocalLease]] = OrderedDict()
 
     def question(self, policy: LimitPolicy, names: Sequence[str], now_us: int) -> LocalQuestion:
         """How one request stands, nothing counted yet; `names` as `policy.names` gave them."""
-        shares = policy.shares(self._workers)
+        sharers = self._sharers()
+        shares = policy.shares(sharers)
         counters: list[Counter] = []
         under_way: WeakSet[LocalLease] | None = None
         crowded = False
@@ -51,7 +53,7 @@ class LocalLimits:
                 counters += self._counters_of(next(name), limits, now_us)
             if part.concurrency is not None:
                 under_way = self._under_way_of(next(name))
-                crowded = len(under_way) >= share(part.concurrency, self._workers)
+                crowded = len(under_way) >= share(part.concurrency, sharers)
         return LocalQuestion(counters, under_way, crowded, now_us, policy.cost)
 
     def settle(self, names: Sequence[str], difference: int, taken_us: int, now_us: int) -> None:

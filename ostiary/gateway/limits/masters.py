@@ -134,7 +134,7 @@ class Masters:
 
     def status(self) -> dict[str, object]:
         """state: connected; partly (some slots have no master that answers); away."""
-        served = self._served()
+        served = self.served()
         return {
             "state": "connected" if served == SLOTS else "partly" if served else "away",
             "slots_served": served,
@@ -192,7 +192,7 @@ class Masters:
             await self._learn()
             # Jitter, so that the workers of all nodes do not ask in the same moment.
             await asyncio.sleep(REFRESH_GAP_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  no secret
-            if self._served() < SLOTS:
+            if self.served() < SLOTS:
                 self._wanted.set()
 
     async def _learn(self) -> None:
@@ -250,7 +250,8 @@ class Masters:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _served(self) -> int:
+    def served(self) -> int:
+        """How many slots have a master that answers."""
         return sum(link.slots_n for link in self._links.values() if link.connection is not None)
 
 

@@ -137,6 +137,17 @@ _FAMILIES = (
         "Round trip of one batch of decisions to Redis.",
         bounds=OVERHEAD_SECONDS,
     ),
+    Family(
+        "rate_limit_store_away",
+        Kind.GAUGE,
+        "Workers that decide without Redis at this moment, each call as its route chose (on_store_failure).",
+    ),
+    Family(
+        "gateway_nodes",
+        Kind.GAUGE,
+        "Gateway nodes there were when Redis was last asked: without Redis, a limit is shared among so many.",
+        merge=Merge.MAX,
+    ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(
         "rate_limit_settlements_total",

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.core.model import LimitOverride
 from ostiary.demo.stores import EmbeddedPostgres
 from ostiary.gateway.keys import KeyRing, KnownKey
 from ostiary.gateway.keys.feed import OVERLAP_SECONDS, POLL_ROWS_MAX, SeenRevisions
@@ -295,3 +296,34 @@ def test_quiet_polls_read_nothing_again() -> None:
         assert revisions.fresh(rows, float(second)) == []
     assert revisions.floor(60.0) == 6
     assert len(revisions._history) <= OVERLAP_SECONDS + 1
+
+
+async def test_key_has_its_own_limits_within_a_second_and_those_that_can_t_be_read_leave_the_plan(
+    database: KeyDatabase, ring_of: RingMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 81: a lowered limit would wait until the key is forgotten; one that another hand has spoilt would let no call
+    in."""
+    key = await database.add()
+    ring = ring_of(database.url)
+    await follow(ring)
+    known = await answer(ring.find(key.id))
+    assert known is not None
+    assert known.key.limits is None
+
+    async def limits_of_key() -> LimitOverride | None:
+        found = await answer(ring.find(key.id))
+        assert found is not None
+        return found.key.limits
+
+    async def set_to(text: str) -> None:
+        await database.connection.execute("UPDATE api_keys SET limits = $2::jsonb WHERE id = $1", key.id, text)
+
+    await set_to('{"concurrency": 5}')
+    async with asyncio.timeout(1.0):
+        while await limits_of_key() != LimitOverride(concurrency=5):  # noqa: ASYNC110  the point of it
+            await asyncio.sleep(0.01)
+    await set_to('{"rate": {"requests": 5}}')
+    async with asyncio.timeout(1.0):
+        while await limits_of_key() is not None:  # noqa: ASYNC110  the point of it
+            await asyncio.sleep(0.01)
+    assert "key_limits_unreadable" in caplog.text

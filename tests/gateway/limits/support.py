@@ -24,6 +24,7 @@ from ostiary.core.model import (
 )
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, compile_policy
 from ostiary.gateway.limits import script as lua
+from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.signal import Drive, Signal
 
 NONCE_SECONDS = 600
@@ -106,7 +107,7 @@ async def running(
     # Ten times the production default: a machine busy with other tests must not look like a Redis that hangs.
     deadline_seconds: float = 0.2,
     workers: int = 1,
-    nonces_generation_max: int = 1000,
+    node: NodeMemory | None = None,
     observe: Observed | None = None,
 ) -> AsyncIterator[Limiter]:
     limiter = Limiter(
@@ -114,7 +115,7 @@ async def running(
         deadline_seconds=deadline_seconds,
         workers=workers,
         observe=observe or Observed(),
-        nonces_generation_max=nonces_generation_max,
+        node=node,
     )
     await limiter.start()
     try:

@@ -21,7 +21,7 @@ def let_in(local: LocalLimits, limits: LimitPolicy, key: str, now_us: int = NOW_
 
 def test_the_subject_that_called_longest_ago_makes_room_for_a_new_one() -> None:
     """A flood of callers would fill the worker's memory, or take the busy ones' counts away."""
-    local, limits = LocalLimits(workers=1, subjects_max=3), policy(Plan("p", windows=(Window(2, 60),)))
+    local, limits = LocalLimits(sharers=lambda: 1, subjects_max=3), policy(Plan("p", windows=(Window(2, 60),)))
     for key in ("busy", "a", "b", "busy", "c"):  # c takes the place of a
         assert let_in(local, limits, key)
     assert not let_in(local, limits, "busy")
@@ -30,7 +30,7 @@ def test_the_subject_that_called_longest_ago_makes_room_for_a_new_one() -> None:
 
 def test_a_changed_plan_keeps_its_local_counts() -> None:
     """A reload during an outage would hand every caller a new limit."""
-    local = LocalLimits(workers=1)
+    local = LocalLimits(sharers=lambda: 1)
     before = policy(Plan("p", windows=(Window(3, 60),)))
     after = policy(Plan("p", rate=Rate(1, 1, 10), windows=(Window(4, 60), Window(100, 3600))))
     assert [let_in(local, before, "a") for _ in range(4)] == [True, True, True, False]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
 import redis
 
 from ostiary.core.model import Plan, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway import node as node_module
 from ostiary.gateway.limits import Outcome
-from ostiary.gateway.limits.nonces import NonceMemory
+from ostiary.gateway.limits.nonces import NodeNonces, NonceMemory, NonceRing, NonceTable, Taken
+from ostiary.gateway.node import BUCKET_SLOTS, HEADER_BYTES, RINGS, NodeMemory
+from ostiary.gateway.spawn import child_environment
 from tests.gateway.limits.support import ask, decided, policy, running, settled, until_state
 
 NONCE = "nonce-1-xxxxxxxxxx"
 NO_LIMITS = policy(None)
+SPACING_SECONDS = 0.0003  # of the nonces that several processes take at once
 LIMITS = policy(Plan("p", windows=(Window(1000, 60),)))
 
 
@@ -75,15 +87,21 @@ async def test_while_redis_is_away_signed_writes_are_refused_or_remembered(own_v
 
 
 async def test_signed_writes_are_refused_when_there_is_no_room_to_remember_them() -> None:
-    """A flood of signed calls during an outage would push out the nonces that make replays known."""
-    async with running("redis://127.0.0.1:1/0", nonces_generation_max=4) as limiter:
-        outcomes = [
-            (await decided(limiter, NO_LIMITS, nonce=f"nonce-{n}-xxxxxxxxxx", write=True)).outcome for n in range(9)
-        ]
-        assert outcomes == [Outcome.ALLOWED] * 8 + [Outcome.UNAVAILABLE]
-        for n in range(8):
-            replay = await decided(limiter, NO_LIMITS, nonce=f"nonce-{n}-xxxxxxxxxx", write=True)
-            assert replay.outcome is Outcome.NONCE_REPLAYED
+    """A flood of signed calls during an outage would push out the nonces that make replays known. What only reads goes on:
+    replaying it changes nothing."""
+    node = NodeMemory.create(buckets=2)
+    room = 2 * BUCKET_SLOTS
+    async with running("redis://127.0.0.1:1/0", node=node) as limiter:
+        asked = {f"nonce-{n}-xxxxxxxxxx": Outcome.UNAVAILABLE for n in range(2 * room)}
+        for nonce in asked:
+            asked[nonce] = (await decided(limiter, NO_LIMITS, nonce=nonce, write=True)).outcome
+        let_in = [nonce for nonce, outcome in asked.items() if outcome is Outcome.ALLOWED]
+        assert BUCKET_SLOTS <= len(let_in) <= room
+        assert set(asked.values()) == {Outcome.ALLOWED, Outcome.UNAVAILABLE}
+        for nonce in let_in:
+            assert (await decided(limiter, NO_LIMITS, nonce=nonce, write=True)).outcome is Outcome.NONCE_REPLAYED
+        late = next(nonce for nonce, outcome in reversed(asked.items()) if outcome is Outcome.UNAVAILABLE)
+        assert (await decided(limiter, NO_LIMITS, nonce=late)).outcome is Outcome.ALLOWED
 
 
 async def test_a_call_refused_by_a_local_limit_leaves_its_nonce_unused() -> None:
@@ -92,6 +110,40 @@ async def test_a_call_refused_by_a_local_limit_leaves_its_nonce_unused() -> None
         tight, roomy = policy(Plan("p", windows=(Window(0, 60),))), LIMITS
         assert (await decided(limiter, tight, nonce=NONCE)).outcome is Outcome.RATE_LIMITED
         assert (await decided(limiter, roomy, nonce=NONCE)).outcome is Outcome.ALLOWED
+
+
+async def test_workers_of_one_node_know_what_the_others_let_in(own_valkey: EmbeddedValkey) -> None:
+    """Row 57: a call recorded before or during an outage could be sent again to another worker; and after it, to any."""
+    node = NodeMemory.create(buckets=64)
+    before, during = "nonce-before-xxxxxx", "nonce-during-xxxxxx"
+    async with running(own_valkey.url(), node=node) as first, running(own_valkey.url(), node=node) as other:
+        assert (await decided(first, LIMITS, nonce=before, write=True)).outcome is Outcome.ALLOWED
+        own_valkey.kill()
+        await until_state(first, "away")
+        await until_state(other, "away")
+        assert (await decided(other, LIMITS, nonce=before, write=True)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(first, LIMITS, nonce=during, write=True)).outcome is Outcome.ALLOWED
+        assert (await decided(other, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        async with running("redis://127.0.0.1:1/0", node=NodeMemory(os.dup(node.descriptor))) as replaced:
+            assert (await decided(replaced, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        own_valkey.start()
+        await until_state(other, "connected")
+        # Redis knows neither.
+        assert (await decided(other, LIMITS, nonce=during, write=True)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(first, LIMITS, nonce=before, write=True)).outcome is Outcome.NONCE_REPLAYED
+
+
+async def test_a_replay_takes_nothing_of_a_local_limit() -> None:
+    """An attacker with one recorded call could use up its caller's limit."""
+    async with running(None) as limiter:
+        two = policy(Plan("p", windows=(Window(2, 60),)))
+        assert (await decided(limiter, two, nonce=NONCE)).outcome is Outcome.ALLOWED
+        for _ in range(3):
+            assert (await decided(limiter, two, nonce=NONCE)).outcome is Outcome.NONCE_REPLAYED
+        assert (await decided(limiter, two, nonce="nonce-2-xxxxxxxxxx")).outcome is Outcome.ALLOWED
+
+
+# --- the memories ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_memory_of_nonces_forgets_by_time_and_is_bounded() -> None:
@@ -107,11 +159,195 @@ def test_a_memory_of_nonces_forgets_by_time_and_is_bounded() -> None:
     assert memory.holds("97", 120.0 - 3)
 
 
-def test_a_memory_is_full_only_of_nonces_whose_time_has_not_passed() -> None:
-    """A worker would refuse signed writes for ever after its first busy minute."""
-    memory = NonceMemory(2)
-    for nonce in "abcd":
-        assert not memory.is_full(0.0)
-        memory.remember(nonce, now=0.0, life_seconds=10)
-    assert memory.is_full(9.0)
-    assert not memory.is_full(10.0)
+def make_table(buckets: int = 64) -> tuple[NodeMemory, NonceTable]:
+    node = NodeMemory.create(buckets=buckets)
+    return node, NonceTable(node, HEADER_BYTES)
+
+
+def mark_of(number: int) -> int:
+    return int.from_bytes(blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little", signed=True)
+
+
+def test_a_table_forgets_by_time_and_what_is_used_again_counts_again() -> None:
+    """It would refuse a nonce that may be used again, or let one pass because an older entry of it has ended."""
+    _, table = make_table()
+    mark = mark_of(1)
+    assert table.take(mark, now=5.0, life_seconds=10) is Taken.YES
+    assert table.take(mark, now=14.9, life_seconds=10) is Taken.USED
+    assert not table.holds(mark, 16.0)
+    assert table.take(mark, now=16.0, life_seconds=10) is Taken.YES
+    assert table.holds(mark, 25.9)
+    assert not table.holds(mark, 27.0)
+
+
+def test_a_full_bucket_is_full_only_of_nonces_whose_time_has_not_passed() -> None:
+    """A node would refuse signed writes for ever after its first busy minute; or forget what it let in."""
+    _, table = make_table(buckets=2)
+    marks = [mark_of(number) for number in range(1000) if mark_of(number) & 1]  # of one bucket
+    for mark in marks[:BUCKET_SLOTS]:
+        assert not table.is_full(mark, 0.0)
+        assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
+    late = marks[BUCKET_SLOTS]
+    assert table.is_full(late, 9.0)
+    assert table.take(late, now=9.0, life_seconds=10) is Taken.UNKNOWN
+    assert all(table.holds(mark, 9.0) for mark in marks[:BUCKET_SLOTS])
+    assert table.take(late, now=12.0, life_seconds=10) is Taken.YES
+
+
+def test_a_mark_across_two_slots_is_no_mark() -> None:
+    """Two neighbours could make a third nonce look used, and its caller be refused."""
+    node, table = make_table(buckets=2)
+    ring = NonceRing(node, 0)
+    text = b"\x01bcdefgh\x01ijklmno"
+    first, second, across = (int.from_bytes(text[at : at + 8], "little") for at in (0, 8, 2))
+    assert across & 1 == first & 1
+    for mark in (first, second):
+        table.take(mark, now=0.0, life_seconds=10)
+        ring.add(mark, until=10)
+    assert node.memory.find(across.to_bytes(8, "little")) > 0
+    assert not table.holds(across, 0.0)
+    assert not ring._counts(across, 0.0)
+
+
+def test_a_ring_has_the_last_that_were_written_each_until_its_time_has_passed() -> None:
+    """The memory would end where it is full; or a reader would look through all of it for each call; or grow."""
+    node = NodeMemory.create(buckets=2, workers=1024)
+    writer, reader = NonceRing(node, 3), NonceRing(node, 3)
+    size, marks = node.ring_marks, [mark_of(number) for number in range(5 * node.ring_marks)]
+    for number, mark in enumerate(marks):
+        writer.add(mark, until=10)
+        if number % 100 == 0:
+            assert reader.holds(mark, 0.0)
+            assert not reader.holds(mark_of(-number - 1 & 2**40), 0.0)
+            assert len(reader._seen) <= 2 * size
+    assert all(reader.holds(mark, 9.0) for mark in marks[-size:])
+    assert not any(reader.holds(mark, 9.0) for mark in marks[:-size])
+    assert not reader.holds(marks[-1], 10.0)
+    writer.add(marks[-1], until=30)
+    assert reader.holds(marks[-1], 20.0)
+
+
+def test_a_process_with_another_hash_shares_no_nonces(caplog: pytest.LogCaptureFixture) -> None:
+    """It would look for marks that mean other nonces, and find none, or the wrong ones, without a word."""
+    node = NodeMemory.create(buckets=64)
+    assert node.has_same_hash()
+    at = 8 * node_module._HASH_OF_PROBE
+    node.memory[at : at + 8] = bytes(byte ^ 255 for byte in node.memory[at : at + 8])
+    assert NodeNonces(node).take("a", 0.0, 60) is Taken.YES
+    assert node.alone_until[0] == 0.0
+    assert "nonces_not_shared" in caplog.text
+
+
+def test_of_many_processes_that_take_the_same_nonces_one_gets_each() -> None:
+    """Row 57: of two copies of a signed write sent at once to two workers, both could pass while Redis is away."""
+    node = NodeMemory.create(buckets=64)
+    rounds, takers = 2_000, 3
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from ostiary.gateway.limits.nonces import NodeNonces
+from ostiary.gateway.node import NodeMemory
+nonces = NodeNonces(NodeMemory({node.descriptor}))
+assert sys.flags.hash_randomization
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for number in range({rounds}):
+    while time.monotonic() < start + number * {SPACING_SECONDS}:
+        pass
+    print(nonces.take(str(number), time.monotonic(), 60).name)
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[node.descriptor],
+            env=child_environment(node),
+        )
+        for _ in range(takers)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        start = time.monotonic() + 0.1
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{start}\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=30)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for of_one_nonce in zip(*answers, strict=True):
+        assert len(of_one_nonce) == takers
+        assert of_one_nonce.count("YES") == 1
+
+
+def test_a_lock_ends_with_its_holder_and_one_that_is_stopped_holds_up_nobody() -> None:
+    """Row 57: a worker killed, or stopped, with a lock in hand would hold up the signed calls of all."""
+    node, table = make_table(buckets=2)
+    mark = mark_of(1)
+    bucket = mark & 1
+    program = f"""
+import fcntl, sys
+fcntl.lockf({node.descriptor}, fcntl.LOCK_EX, 1, {HEADER_BYTES + bucket})
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[node.descriptor],
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        began = time.monotonic()
+        assert table.take(mark, now=0.0, life_seconds=10) is Taken.UNKNOWN
+        assert time.monotonic() - began < 1.0
+    finally:
+        holder.kill()
+        holder.wait()
+    assert table.take(mark, now=0.0, life_seconds=10) is Taken.YES
+
+
+def test_each_process_has_a_ring_of_its_own_and_its_ring_is_free_when_it_is_gone() -> None:
+    """Two that write to one ring would lose each other's nonces; and a hundred restarts later there would be none left."""
+    node = NodeMemory.create(buckets=2)
+    program = f"""
+import sys
+from ostiary.gateway.node import NodeMemory
+node = NodeMemory({node.descriptor})
+print(node.claim_ring(), flush=True)
+sys.stdin.readline()
+"""
+
+    def start() -> tuple[subprocess.Popen[str], int]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[node.descriptor],
+            env=child_environment(node),
+        )
+        assert process.stdout is not None
+        return process, int(process.stdout.readline())
+
+    running = [start() for _ in range(3)]
+    try:
+        assert [ring for _, ring in running] == [0, 1, 2]
+        running[1][0].kill()
+        running[1][0].wait()
+        running.append(start())
+        assert running[-1][1] == 1
+        assert node.rings_used == 3 <= RINGS
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait()

@@ -1,0 +1,43 @@
+"""Compiled limits are shared by the keys that have the same, and bounded in number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ostiary.core.model import LimitOverride, Plan, Window
+from ostiary.gateway import snapshot as snapshot_module
+from ostiary.gateway.keys import KnownKey
+from ostiary.gateway.limits import LimitPolicy
+from ostiary.gateway.snapshot import CompiledRoute
+from tests.support.gateway import configuration, key, route, running_gateway, upstream
+
+PLANS = {"standard": Plan("standard", windows=(Window(100, 60),), concurrency=5)}
+
+
+def policy_of(compiled: CompiledRoute, number: int, limits: LimitOverride | None) -> LimitPolicy:
+    made = replace(key(f"key_{number}", plan="standard"), limits=limits)
+    return compiled.admission(KnownKey(made, signer=None, revision=1, epoch=0)).policy
+
+
+async def test_keys_with_the_same_plan_and_override_share_one_policy() -> None:
+    """A million keys of one plan would be a million policies of 3 KB each."""
+    async with running_gateway(configuration([upstream(9)], [route()], plans=PLANS)) as running:
+        compiled = running.gateway.snapshot.routes[0]
+        plain = policy_of(compiled, 1, None)
+        own = policy_of(compiled, 2, LimitOverride(concurrency=9))
+        assert policy_of(compiled, 3, None) is plain
+        assert policy_of(compiled, 4, LimitOverride(concurrency=9)) is own
+    assert (plain.parts[0].concurrency, own.parts[0].concurrency) == (5, 9)
+    assert plain.parts[0].sources == own.parts[0].sources, "the rest is the plan's"
+
+
+async def test_overrides_that_are_all_different_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers with limits of their own would fill the worker's memory, one policy each and route."""
+    monkeypatch.setattr(snapshot_module, "_POLICIES_MAX", 8)
+    async with running_gateway(configuration([upstream(9)], [route()], plans=PLANS)) as running:
+        compiled = running.gateway.snapshot.routes[0]
+        for number in range(1, 50):
+            assert policy_of(compiled, number, LimitOverride(concurrency=number)).parts[0].concurrency == number
+            assert len(compiled._policies) <= 8
