@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -100,9 +101,11 @@ class Server:
         self.process.wait()
 
 
-def server(directory: Path, *options: str, program: str = PROGRAM, password: str | None = None) -> Server:
+def server(
+    directory: Path, *options: str, program: str = PROGRAM, password: str | None = None, port: int | None = None
+) -> Server:
     common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
-    port = free_port()
+    port = port or free_port()
     made = Server(directory / str(port), port, [*common, *options], program, password)
     made.start()
     return made
@@ -142,15 +145,15 @@ class RedisCluster:
 
     def _start(self) -> None:
         for _ in range(2 * self.masters_n):
-            bus = free_port()
             self.servers.append(
                 server(
                     self._directory,
                     *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                    *("--cluster-port", str(bus), "--cluster-require-full-coverage", "no"),
+                    *("--cluster-require-full-coverage", "no"),
                     *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
                     *self._options,
                     program=self._program,
+                    port=_port_with_bus(),
                 )
             )
         for one in self.servers:
@@ -158,10 +161,10 @@ class RedisCluster:
         masters, replicas = self.servers[: self.masters_n], self.servers[self.masters_n :]
         for number, one in enumerate(masters):
             first, last = number * 16384 // self.masters_n, (number + 1) * 16384 // self.masters_n - 1
-            one.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+            one.ask("CLUSTER", "ADDSLOTS", *range(first, last + 1))  # Redis 6.2 knows no ranges
             one.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for one in self.servers[1:]:
-            one.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, _bus_port(self.servers[0]))
+            one.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
         everyone = len(self.servers)
         wait_until(
             lambda: all(one.client.cluster("info")["cluster_known_nodes"] == str(everyone) for one in self.servers),
@@ -220,8 +223,18 @@ class RedisCluster:
         return moved
 
 
-def _bus_port(one: Server) -> int:
-    return int(one.options[one.options.index("--cluster-port") + 1])
+def _port_with_bus() -> int:
+    """A free port whose bus port, 10000 above it, is free too: only Redis 7 can have another one."""
+    while True:
+        port = free_port()
+        if port + 10_000 > 65_535:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
 
 
 class SentinelSite:

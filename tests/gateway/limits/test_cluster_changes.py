@@ -13,7 +13,7 @@ from ostiary.core import keyspace
 from ostiary.core.limiting import SECOND_US
 from ostiary.core.model import Plan, Window
 from ostiary.gateway.limits.slots import slot_of
-from tests.gateway.limits.steady import counted, steady
+from tests.gateway.limits.steady import UNTOLD_MAX, counted, steady
 from tests.gateway.limits.support import Observed, policy, running
 from tests.support.redis_servers import RedisCluster, Server, wait_until
 from tests.support.waiting import until
@@ -57,12 +57,12 @@ async def test_a_slot_that_moves_under_load_changes_no_decision(cluster: RedisCl
             await until(lambda before=before: len(log.calls) > before + 100, "the load runs")  # type: ignore[misc]
             # While names of one call are on both sides (a new nonce always is), Redis refuses it: so those moves are quick.
             await asyncio.to_thread(cluster.move_slot, slot, here, there, pause_seconds=0 if nonces else 0.1)
-        await until(lambda: len(log.admitted(key)) >= IN_ALL, "the limit is reached")
-        await asyncio.sleep(0.2)
+        await until(lambda: len(log.admitted(key)) >= IN_ALL - UNTOLD_MAX, "the limit is reached")
+        await asyncio.sleep(0.5)
         assert cluster.owner(slot) is target
         for one_key in (key, bystander):
             assert log.most(one_key, SECOND_US) <= IN_ANY_SECOND
-            assert len(log.admitted(one_key)) == IN_ALL
+            assert IN_ALL - UNTOLD_MAX <= len(log.admitted(one_key)) <= IN_ALL
         assert log.longest_without(key) < UNDECIDED_SECONDS_MAX
         if not nonces:
             assert log.unavailable(key) == 0
@@ -92,8 +92,8 @@ async def test_a_killed_master_is_replaced_and_no_limit_is_passed_but_by_writes_
             wait_until, lambda: replica.role() == b"master", "the replica is promoted", within_seconds=20
         )
         lost = max(0, before - has)
-        await until(lambda: log.most(victim, 60 * SECOND_US) >= IN_ALL, "the limit is reached")
-        await asyncio.sleep(0.3)
+        await until(lambda: log.most(victim, 60 * SECOND_US) >= IN_ALL - UNTOLD_MAX, "the limit is reached")
+        await asyncio.sleep(0.5)
         for key in (victim, bystander):
             assert log.most(key, SECOND_US) <= IN_ANY_SECOND + lost
             assert len(log.admitted(key)) <= IN_ALL + (lost if key == victim else 0)
