@@ -272,12 +272,18 @@ class Limiter:
             code, index, remaining, reset = next(answers)
             policy = question.policy
             if code == script.ALLOWED or code == script.OVERAGE:
-                if question.nonce is not None:
-                    self._nonces.accepted(question.nonce, now, question.nonce_seconds)
-                headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:
                     lease = self._leases.grant(_lease_name(question), script.lease_id(batch.name, number))
+                if question.nonce is not None and not self._nonces.accepted(
+                    question.nonce, now, question.nonce_seconds
+                ):
+                    # The limits stay charged with it, which errs on the safe side.
+                    if lease is not None:
+                        self.release(lease)
+                    self._hand_out(question, replayed())
+                    continue
+                headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
                 if policy.settles:
                     decision.charge = Charge(policy, question.names, self.store_time_us, alone=False)

@@ -13,7 +13,7 @@ import logging
 from enum import Enum
 from typing import Final
 
-from ostiary.gateway.node import BUCKET_BYTES, BUCKET_SLOTS, BUCKETS_ALONE, HEADER_BYTES, NodeMemory
+from ostiary.gateway.node import BUCKET_BYTES, BUCKET_SLOTS, BUCKETS_ALONE, HEADER_BYTES, RINGS, NodeMemory
 
 log = logging.getLogger("ostiary.gateway.limits")
 
@@ -210,16 +210,22 @@ class NodeNonces:
         self._rings: list[NonceRing] = []
         ring = node.claim_ring()
         self._ring = None if ring is None else NonceRing(node, ring)
+        if ring is None:
+            reason = f"there are {RINGS} rings, and no more, or no memory for one"
+            log.warning("nonces_not_shown_to_others", extra={"fields": {"reason": reason}})
 
     def holds(self, nonce: str, now: float) -> bool:
         """As far as it is known without looking at what Redis accepted for others."""
         return self._mine.holds(nonce, now) or (self._alone_until[0] > now and self._alone.holds(hash(nonce), now))
 
-    def accepted(self, nonce: str, now: float, life_seconds: int) -> None:
-        """Redis has. It holds the truth, so the oldest may be forgotten here."""
+    def accepted(self, nonce: str, now: float, life_seconds: int) -> bool:
+        """Redis has. It holds the truth, so the oldest may be forgotten here. False if a worker that has lost its connection
+        let another copy in meanwhile: it reads the rings after it has written, and this one the other way round, so one of
+        the two sees the other."""
         self._mine.remember(nonce, now, life_seconds)
         if self._ring is not None:
             self._ring.add(hash(nonce), int(now) + life_seconds + 1)
+        return self._alone_until[0] <= now or not self._alone.holds(hash(nonce), now)
 
     def holds_elsewhere(self, nonce: str, now: float) -> bool:
         """Redis accepted it for another worker. The first time this takes some 4 ms."""
@@ -236,4 +242,7 @@ class NodeNonces:
         """Uses it up without Redis, unless it is used."""
         # Said before it is true: another worker must not look past what it is about to find.
         self._node.let_in_alone(now + life_seconds + 1)
-        return self._alone.take(hash(nonce), now, life_seconds)
+        taken = self._alone.take(hash(nonce), now, life_seconds)
+        if taken is Taken.YES and self.holds_elsewhere(nonce, now):  # see `accepted`
+            return Taken.USED
+        return taken
