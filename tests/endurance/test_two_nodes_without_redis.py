@@ -143,7 +143,7 @@ def test_two_nodes_without_redis(nodes: list[GatewayProcess], own_valkey: Embedd
         came_back = time.monotonic()
         for node in nodes:
             wait_for_gauge(node, "rate_limit_store_away", 0)
-        assert time.monotonic() - came_back < 3.0, "2 s, and what it takes to read of it"
+        assert time.monotonic() - came_back < 4.0, "2 s, and what a busy machine takes to tell"
         for headers in during:
             assert send_at_once(pool, nodes[0], headers) == {"nonce_replayed": COPIES}
 
