@@ -31,8 +31,9 @@ def place() -> Iterator[Path]:
 
 
 def bench(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    """With SIGINT as a terminal gives it: what a shell runs in the background ignores it, and so do its children."""
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "benchmarks", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(place)},
         stdout=subprocess.PIPE,
