@@ -277,7 +277,7 @@ class SentinelSite:
         master = self.servers[0]
         wait_until(master.client.ping, "the master answers")
         self.servers.append(
-            server(self._directory, *options, "--replicaof", f"127.0.0.1 {master.port}", password=self._password)
+            server(self._directory, *options, "--replicaof", "127.0.0.1", str(master.port), password=self._password)
         )
         wait_until(lambda: self.servers[1].client.info("replication")["master_link_status"] == "up", "it is followed")
         for _ in range(3):
