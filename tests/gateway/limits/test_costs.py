@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 import redis
 
@@ -9,8 +11,9 @@ from ostiary.core.model import Cost, LimitBy, Overage, Period, Plan, Quota, Rate
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
 from tests.gateway.edge.serving import served
-from tests.gateway.limits.support import Observed, decided, policy, running
+from tests.gateway.limits.support import Observed, Proxy, decided, policy, running, until_state
 from tests.support.origin import Answer, answer_with
+from tests.support.waiting import until
 
 TOLD = Cost(default=5, response_header="x-cost", at_most=100)
 
@@ -101,11 +104,16 @@ async def test_what_redis_could_not_be_told_is_counted_as_lost(database: str) ->
     """A gateway that charges guesses because Redis is away would look as if it charged what calls cost."""
     observed = Observed()
     limits = policy(Plan("p", windows=(Window(50, 3600),)), cost=TOLD)
-    async with running(database, observe=observed) as limiter:
-        decision = await decided(limiter, limits)
-        assert decision.charge is not None
-        limiter.settle(decision.charge, 7)
-    assert observed.settlements == ["more", "lost"]
+    server, _, number = database.rpartition("/")
+    async with AsyncExitStack() as redis_there:
+        proxy = await redis_there.enter_async_context(Proxy(int(server.rpartition(":")[2])))
+        async with running(f"redis://127.0.0.1:{proxy.port}/{number}", observe=observed) as limiter:
+            decision = await decided(limiter, limits)
+            assert decision.charge is not None
+            await redis_there.aclose()
+            await until_state(limiter, "away")
+            limiter.settle(decision.charge, 7)
+            await until(lambda: observed.settlements == ["more", "lost"], "both are told")
 
 
 async def test_settlements_of_one_tick_go_in_one_command_with_its_calls(database: str) -> None:
