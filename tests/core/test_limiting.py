@@ -28,6 +28,7 @@ from ostiary.core.limiting import (
     take,
 )
 from ostiary.core.model import Overage, Period, Quota, Rate, Window
+from tests.support.spans import most_in_any_span
 
 START_US = 1_753_000_000 * SECOND_US
 
@@ -51,15 +52,6 @@ def moments(gaps: Sequence[int]) -> list[int]:
         now += gap
         result.append(now)
     return result
-
-
-def most_in_any_span(moments_us: Sequence[int], span_us: int) -> int:
-    first, most = 0, 0
-    for last, moment in enumerate(moments_us):
-        while moment - moments_us[first] >= span_us:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 @given(gaps_us, st.integers(0, 40), st.integers(1, 5))

@@ -33,6 +33,7 @@ from tests.endurance.test_redis_away import (
 from tests.support.directories import directory_for_all
 from tests.support.fault_proxy import fault_proxy_in_thread
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
+from tests.support.spans import most_in_any_span
 
 LIMIT = 100  # a second, of the stream `limited`
 BEFORE_SECONDS = 10.0
@@ -135,10 +136,6 @@ def _answers_of(stream: str) -> set[int]:
 
 
 NAMES = ("limited", "roomy", "open", "closed", "free")
-
-
-def most_in_any_span(moments_ns: Sequence[int], span_ns: int) -> int:
-    return max((sum(first <= moment < first + span_ns for moment in moments_ns) for first in moments_ns), default=0)
 
 
 def _failed(check: Callable[[], None]) -> list[str]:

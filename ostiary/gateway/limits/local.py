@@ -1,8 +1,7 @@
 """Limits decided in the memory of one worker: while Redis is away, or where none is configured.
 
 A worker knows only its own calls, so it holds each caller to its share of the limit: one of as many as there are workers on
-all nodes. It begins with nothing counted, so an
-outage lets through at most one limit more than without it."""
+all nodes. It begins with nothing counted, so an outage lets through at most one limit more than without it."""
 
 from __future__ import annotations
 

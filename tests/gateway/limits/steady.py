@@ -19,21 +19,12 @@ from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
 from ostiary.gateway.signal import Drive
 from tests.gateway.limits.support import ask
 from tests.support.redis_servers import Server
+from tests.support.spans import most_in_any_span
 
 PAUSE_SECONDS = 0.004
 
 # Calls that were counted and whose answers were lost with a connection, or came too late: one a caller, a few times.
 UNTOLD_MAX = 30
-
-
-def most_in_any_span(moments_us: Sequence[int], span_us: int) -> int:
-    """The largest number of moments, which are sorted, in any span of that length."""
-    first, most = 0, 0
-    for last, moment in enumerate(moments_us):
-        while moment - moments_us[first] >= span_us:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 @dataclass(frozen=True, slots=True)
