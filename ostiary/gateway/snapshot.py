@@ -119,14 +119,19 @@ class CompiledRoute:
         self.name = route.name
         self.rank = RANKS[route.priority]
         self.cost_header = (route.cost.response_header or "").encode()
-        self.schemes = route.authentication.schemes
-        self.anonymous = Scheme.ANONYMOUS in self.schemes
+        # A membership in a set of an enum costs 60 ns, an attribute 5: each request asks several (phases/authenticate.py).
+        schemes = route.authentication.schemes
+        self.anonymous = Scheme.ANONYMOUS in schemes
+        self.takes_bearer = Scheme.BEARER in schemes
+        self.takes_hmac = Scheme.HMAC in schemes
+        self.takes_hmac_body = Scheme.HMAC_BODY in schemes
+        self.reads_authorization = self.takes_bearer  # else the header is the upstream's
         self.upgrades = bool(route.upgrades)
         self.meters = meters
         self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
         self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
-        self.challenge = _challenge(self.schemes)
+        self.challenge = _challenge(schemes)
         self._plans = plans
         self._policies: dict[tuple[str | None, LimitOverride | None], LimitPolicy] = {}
         self._groups = {environment: groups[name] for environment, name in route.upstreams.items()}
