@@ -36,7 +36,12 @@ static class Sign
         request.Headers.Add("X-Nonce", nonce);
     }
 
-    static async Task<int> Main(string[] args)
+    static int Main(string[] args)
+    {
+        return Call(args).GetAwaiter().GetResult();
+    }
+
+    static async Task<int> Call(string[] args)
     {
         byte[] body = args.Length > 2 ? Encoding.UTF8.GetBytes(args[2]) : new byte[0];
         var request = new HttpRequestMessage(new HttpMethod(args[0]), args[1]);

@@ -30,7 +30,7 @@ def command_of(example: str, directory: Path) -> list[str]:
     if example == "Sign.cs":
         built = directory / "sign.exe"
         subprocess.run(
-            ["mcs", "-langversion:latest", "-r:System.Net.Http.dll", f"-out:{built}", str(source)],
+            ["mcs", "-r:System.Net.Http.dll", f"-out:{built}", str(source)],
             check=True,
             timeout=120,
         )
