@@ -115,9 +115,16 @@ class RedisCluster:
     """`masters_n` masters, and a replica of each. The first half of `servers` began as masters."""
 
     def __init__(
-        self, directory: Path, *, masters_n: int = 3, program: str = PROGRAM, options: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        *,
+        masters_n: int = 3,
+        program: str = PROGRAM,
+        options: tuple[str, ...] = (),
+        node_timeout_ms: int = NODE_TIMEOUT_MS,
     ) -> None:
         self.masters_n = masters_n
+        self._node_timeout_ms = node_timeout_ms
         self.servers: list[Server] = []
         self._directory = directory
         self._program = program
@@ -148,7 +155,7 @@ class RedisCluster:
             self.servers.append(
                 server(
                     self._directory,
-                    *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                    *("--cluster-enabled", "yes", "--cluster-node-timeout", str(self._node_timeout_ms)),
                     *("--cluster-require-full-coverage", "no"),
                     *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
                     *self._options,
