@@ -176,12 +176,11 @@ class CompiledRoute:
         return policy
 
     def scopes_hold(self, admission: Admission, method: bytes) -> bool:
-        """Whether the caller has every scope that the route wants for `method` (or for `*`)."""
+        """Whether the caller has the scopes that the route wants for `method` (or for `*`)."""
         holds = admission.methods.get(method)
         if holds is None:
-            wanted = self.route.authentication.scopes
-            needed = wanted.get(method.decode(), wanted.get("*", frozenset()))
-            holds = admission.key is None or needed <= admission.key.scopes
+            key = admission.key
+            holds = key is None or not self.route.authentication.lacking(key.scopes, method.decode())
             if len(admission.methods) < 32:  # methods are the client's choice
                 admission.methods[method] = holds
         return holds

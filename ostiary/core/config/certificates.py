@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ostiary.core.config.fields import Record, Values, optional, required
 from ostiary.core.config.kinds import Choice
-from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates, unfit
+from ostiary.core.config.pem import NO_CERTIFICATE, Pem, PemFile, certificates, revocation_lists, unfit
 from ostiary.core.config.reading import Refused
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
 
@@ -26,12 +26,20 @@ _CLIENT_CERTIFICATE = optional(
     "Whether a client must have a certificate of `client_ca`, or may; `required` if `client_ca` is given. The upstream gets "
     "it as `Client-Cert` (RFC 9440).",
 )
+_CLIENT_CRL = optional(
+    "client_crl",
+    PemFile("a file of revocation lists in PEM form, relative to the configuration's folder"),
+    "Which client certificates are revoked: a list (CRL, RFC 5280) of each authority that has some. A file that changes is "
+    "read again, and ends the connections of those it names.",
+)
 
 
 def _certificate(values: Values) -> Certificate | Refused:
     cert, key, authorities = values[_CERT], values[_KEY], values[_CLIENT_CA]
     if authorities is None and values[_CLIENT_CERTIFICATE] is not None:
         return values.problem(_CLIENT_CERTIFICATE, "means nothing without client_ca", "add client_ca, or remove it")
+    if authorities is None and values[_CLIENT_CRL] is not None:
+        return values.problem(_CLIENT_CRL, "means nothing without client_ca", "add client_ca, or remove it")
     if authorities is not None and not certificates(authorities):
         return values.problem(_CLIENT_CA, *NO_CERTIFICATE)
     chain = certificates(cert)
@@ -42,7 +50,19 @@ def _certificate(values: Values) -> Certificate | Refused:
     clients = None
     if authorities is not None:
         presence = values[_CLIENT_CERTIFICATE] or ClientCertificate.REQUIRED
-        clients = ClientAuthorities(file=authorities.path, pem=authorities.content, presence=presence)
+        lists = values[_CLIENT_CRL]
+        revoked = (
+            frozenset[tuple[bytes, int]]() if lists is None else _revoked(values, lists, certificates(authorities))
+        )
+        if isinstance(revoked, Refused):
+            return revoked
+        clients = ClientAuthorities(
+            file=authorities.path,
+            pem=authorities.content,
+            presence=presence,
+            revocation_file=lists and lists.path,
+            revoked=revoked,
+        )
     expires_at = chain[0].not_valid_after_utc.timestamp()
     if expires_at <= time.time():
         when = chain[0].not_valid_after_utc.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -56,6 +76,41 @@ def _certificate(values: Values) -> Certificate | Refused:
         expires_at=expires_at,
         clients=clients,
     )
+
+
+def _revoked(values: Values, lists: Pem, authorities: list[x509.Certificate]) -> frozenset[tuple[bytes, int]] | Refused:
+    """What the lists say, each of which one of the authorities must have signed. A list that is out of date still holds: to
+    refuse everyone because a timer did not run would be worse, and nothing that it names becomes good by its age."""
+    from cryptography.exceptions import InvalidSignature
+
+    found = revocation_lists(lists)
+    if not found:
+        return values.problem(
+            _CLIENT_CRL, "has no revocation list in PEM form", "it begins with -----BEGIN X509 CRL-----"
+        )
+    revoked: set[tuple[bytes, int]] = set()
+    for each in found:
+        for authority in authorities:
+            try:
+                if authority.subject == each.issuer and each.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]  # keys of authorities sign
+                    break
+            except (TypeError, ValueError, InvalidSignature):
+                continue
+        else:
+            return values.problem(
+                _CLIENT_CRL,
+                "has a list that none of the authorities of client_ca has signed",
+                "give that authority's list",
+            )
+        until = each.next_update_utc
+        if until is not None and until.timestamp() <= time.time():
+            when = until.strftime("%Y-%m-%d %H:%M UTC")
+            values.reading.warn(
+                values.place_of(_CLIENT_CRL), f"a list was to be renewed on {when}; it holds on", "fetch the next one"
+            )
+        issuer = each.issuer.public_bytes()
+        revoked.update((issuer, entry.serial_number) for entry in each)
+    return frozenset(revoked)
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -72,7 +127,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
 CERTIFICATE: Record[Certificate] = Record(
     "Certificate",
     "One certificate of the gateway. With several, the client's SNI chooses. A file that changes is read again.",
-    (_CERT, _KEY, _CLIENT_CA, _CLIENT_CERTIFICATE),
+    (_CERT, _KEY, _CLIENT_CA, _CLIENT_CERTIFICATE, _CLIENT_CRL),
     _certificate,
 )
 

@@ -3,6 +3,7 @@ not change with a file."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ostiary.core.config.fields import Kind, Schema
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # A chain of three certificates is 6 KiB, all public authorities together are 220 KiB.
 PEM_BYTES_MAX: Final = 512 * 1024
 
+_REVOCATION_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n?", re.DOTALL)
+
 # What is wrong and the mend, as `Values.problem` takes them.
 NO_CERTIFICATE: Final = ("has no certificate in PEM form", "it begins with -----BEGIN CERTIFICATE-----")
 
@@ -25,7 +28,11 @@ class Pem(NamedTuple):
 
 
 class PemFile(Kind[Pem]):
-    """A PEM file, whose change is a change of the configuration. Its content is never shown: it may be a private key."""
+    """A PEM file, or another as `words` say, whose change is a change of the configuration. Its content is never shown: it
+    may be a private key."""
+
+    def __init__(self, words: str = "a PEM file, relative to the configuration's folder") -> None:
+        self._words = words
 
     def read(self, place: Place, reading: Reading) -> Pem | Refused:
         text = read_text(place, reading, self.words)
@@ -39,7 +46,7 @@ class PemFile(Kind[Pem]):
 
     @property
     def words(self) -> str:
-        return "a PEM file, relative to the configuration's folder"
+        return self._words
 
 
 def certificates(pem: Pem) -> list[x509.Certificate]:
@@ -49,6 +56,18 @@ def certificates(pem: Pem) -> list[x509.Certificate]:
 
     try:
         return x509.load_pem_x509_certificates(pem.content)
+    except (ValueError, UnsupportedAlgorithm):
+        return []
+
+
+def revocation_lists(pem: Pem) -> list[x509.CertificateRevocationList]:
+    """Those of the file in their order; none if it is not PEM, or one of them can't be read."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    blocks = _REVOCATION_LIST.findall(pem.content)
+    try:
+        return [x509.load_pem_x509_crl(block) for block in blocks]
     except (ValueError, UnsupportedAlgorithm):
         return []
 
