@@ -38,7 +38,8 @@ class ByClaim:
 @dataclass(frozen=True, slots=True)
 class KeysAt:
     """A JWKS document that is fetched: every `refresh_seconds`, and when a token names a key that is not in it, but not
-    within `cooldown_seconds` of the last attempt. The last good one is believed for `stale_seconds` while it can't be renewed."""
+    within `cooldown_seconds` of the last attempt. The last good one is believed for `stale_seconds` while it can't be
+    renewed."""
 
     url: str
     refresh_seconds: float = 600.0

@@ -47,6 +47,10 @@ class KeySet:
     keys: tuple[PublicKey, ...]
     left_out: tuple[str, ...] = ()
 
+    @property
+    def thumbprints(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(key.thumbprint for key in self.keys)
+
     def find(self, kid: str | None, algorithm: str) -> tuple[PublicKey, ...]:
         """Those that a token may be signed by: of its `kid`; or, without one, the one key that its algorithm fits."""
         fitting = tuple(key for key in self.keys if algorithm in key.algorithms)

@@ -1,9 +1,9 @@
 """Scopes: what a caller has, what a call needs, and when the one covers the other.
 
 A scope covers itself. One of a key's that ends in `:*` covers every scope below what stands before the star: `clients:*`
-covers `clients:read` and `clients:read:own`, and not `clients` or `clientsX:read`. `*` alone covers everything. Anywhere else a
-star is a character like others. What a token carries covers itself alone: who issues tokens to anybody may let them choose
-the words."""
+covers `clients:read` and `clients:read:own`, and not `clients` or `clientsX:read`. `*` alone covers everything. Anywhere
+else a star is a character like others. What a token carries covers itself alone: who issues tokens to anybody may let them
+choose the words."""
 
 from __future__ import annotations
 

@@ -142,9 +142,9 @@ def check_claims(issuer: Issuer, token: ParsedToken, now: float) -> None:
         raise TokenRefused("not valid yet (nbf)")
     if issued is not None and now < issued - skew:
         raise TokenRefused("issued in the future (iat)")
-    if (most := issuer.lifetime_seconds_max) is not None and expiry is not None:
-        if expiry - (now if issued is None else issued) > most + skew:
-            raise TokenRefused("its life is longer than max_lifetime")
+    life = 0.0 if expiry is None else expiry - (now if issued is None else issued)
+    if issuer.lifetime_seconds_max is not None and life > issuer.lifetime_seconds_max + skew:
+        raise TokenRefused("its life is longer than max_lifetime")
     for path, wanted in issuer.required.items():
         if wanted not in _texts(_at(claims, path)):
             raise TokenRefused(f"the claim {shown_path(path)} is not what is required")

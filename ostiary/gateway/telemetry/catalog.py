@@ -129,6 +129,15 @@ _FAMILIES = (
         "Keys that a worker holds ready; the worker with the most.",
         merge=Merge.MAX,
     ),
+    # Tokens of outside issuers; issuers come from the configuration.
+    Family("token_key_fetches_total", Kind.COUNTER, "Fetches of an issuer's keys: ok or failed.", ("issuer", "result")),
+    Family(
+        "token_keys_fetched_timestamp_seconds",
+        Kind.GAUGE,
+        "When the keys of an issuer were last fetched, Unix time; of the worker that knows the newest.",
+        ("issuer",),
+        merge=Merge.MAX,
+    ),
     # Limits.
     Family("rate_limit_decisions_total", Kind.COUNTER, "Decisions, by what decided.", ("limit", "decision")),
     Family(
