@@ -30,6 +30,7 @@ class Scheme(StrEnum):
     BEARER = "bearer"
     HMAC = "hmac"
     HMAC_BODY = "hmac-body"
+    HTTP_SIGNATURE = "http-signature"
     JWT = "jwt"
     MTLS = "mtls"
     ANONYMOUS = "anonymous"
@@ -204,12 +205,13 @@ class Match:
 class Authentication:
     """Schemes a route takes, the issuers of its tokens, and the scopes each method needs: all of `scopes`, and one of
     `any_scopes` where there are any. `*` stands for methods that `scopes` does not name; it names each that `any_scopes`
-    does."""
+    does. `components` are what an `http-signature` must cover besides what every one must."""
 
     schemes: frozenset[Scheme]
     scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     any_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     issuers: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
 
     def lacking(self, granted: frozenset[str], method: str) -> tuple[str, ...]:
         """What a caller with these scopes lacks for a call by `method`."""
@@ -353,7 +355,8 @@ class Listen:
 class ClientLimits:
     """Bounds on what a client may send, on how long it may take, and on what all clients of a worker may take.
 
-    `memory_bytes` is of one worker; None for what the machine allows."""
+    `memory_bytes` is of one worker; None for what the machine allows. `held_body_bytes` is what signed bodies may take of a
+    worker's disk until their signatures have verified."""
 
     request_line_bytes: int = 16 * 1024
     head_bytes: int = 64 * 1024
@@ -365,6 +368,7 @@ class ClientLimits:
     connections: int = 20_000
     connections_per_address: int = 1_000
     memory_bytes: int | None = None
+    held_body_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)

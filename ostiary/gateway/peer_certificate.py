@@ -1,7 +1,8 @@
 """The certificate that a client has shown in its handshake, as the scheme `mtls` and the request's headers need it.
 
-A certificate belongs to its connection, and is read once for it. TLS has verified it against `client_ca` by then, also where a
-session was resumed: the session holds the certificate, and is of no use under another configuration (gateway/edge_tls.py)."""
+A certificate belongs to its connection, and is read once for it. TLS has verified it against `client_ca` by then, also
+where a session was resumed: the session holds the certificate, and is of no use under another configuration
+(gateway/edge_tls.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ class PeerCertificate:
 
     def __init__(self, der: bytes) -> None:
         """Raises UnreadableCertificate."""
-        from cryptography import x509  # 30 ms where it is imported, which gateways without client certificates don't pay
+        from cryptography import (
+            x509,
+        )  # 30 ms where it is imported, which gateways without client certificates don't pay
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         try:
@@ -89,8 +92,8 @@ class CertificateTable:
         return certificate.serial in self._revoked
 
     def key_id(self, certificate: PeerCertificate) -> str | None:
-        """The most exact name that stands for a key decides; None if none does, if two of one sort stand for different keys, or
-        if the certificate is revoked."""
+        """The most exact name that stands for a key decides; None if none does, if two of one sort stand for different
+        keys, or if the certificate is revoked."""
         if certificate.key_id_of is not self:
             certificate.key_id = self._find(certificate)
             certificate.key_id_of = self

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ostiary.core.edge import PLAIN_EDGE
 from ostiary.core.errors import ErrorCode
+from ostiary.core.issuers import Issuer
 from ostiary.core.model import (
     PLAIN_COST,
     Authentication,
@@ -23,6 +24,7 @@ from ostiary.core.model import (
     Scheme,
 )
 from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.core.signature_base import component_text
 from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.affinity import Affinity
 from ostiary.gateway.compression import CompiledGzip
@@ -31,10 +33,13 @@ from ostiary.gateway.edge.route import RouteEdge, compile_edge
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.overload.pressure import RANKS
+from ostiary.gateway.peer_certificate import CertificateTable
 from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
 from ostiary.gateway.wire.gzip_stream import GzipStreams
+from ostiary.gateway.wire.held_body import HeldBodies
 
 # Of one route, by plan and override; one takes some 3 KB. A route with more different overrides than this compiles one anew
 # now and then, in 50 µs.
@@ -110,6 +115,8 @@ class CompiledRoute:
         meters: RouteMeters,
         edge: RouteEdge | None,
         gzip_streams: GzipStreams,
+        tokens: TokenRing,
+        issuers: Mapping[str, Issuer],
         metered: bool = True,
     ) -> None:
         """`metered` is False where calls are counted, and are no usage of anyone."""
@@ -125,10 +132,17 @@ class CompiledRoute:
         self.takes_bearer = Scheme.BEARER in schemes
         self.takes_hmac = Scheme.HMAC in schemes
         self.takes_hmac_body = Scheme.HMAC_BODY in schemes
-        self.reads_authorization = self.takes_bearer  # else the header is the upstream's
+        self.takes_http_signature = Scheme.HTTP_SIGNATURE in schemes
+        self.takes_jwt = Scheme.JWT in schemes
+        self.takes_mtls = Scheme.MTLS in schemes
+        self.reads_authorization = self.takes_bearer or self.takes_jwt  # else the header is the upstream's
+        self.tokens = tokens
+        self.issuers = {issuers[name].url: issuers[name] for name in route.authentication.issuers}  # by `iss`
+        self.components = frozenset(component_text(name) for name in route.authentication.components)
         self.upgrades = bool(route.upgrades)
         self.meters = meters
         self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
+        self.signed_body_bytes_max = min(route.signed_body_bytes_max, route.body_bytes_max)
         self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(schemes)
@@ -207,10 +221,14 @@ def _preflight_twin(route: Route) -> Route:
 def _challenge(schemes: frozenset[Scheme]) -> str:
     """WWW-Authenticate (RFC 9110 §11.6.1) for the schemes a route takes."""
     challenges = []
-    if Scheme.BEARER in schemes:
+    if Scheme.BEARER in schemes or Scheme.JWT in schemes:
         challenges.append('Bearer realm="ostiary"')
     if Scheme.HMAC in schemes or Scheme.HMAC_BODY in schemes:
         challenges.append('HMAC-SHA256 realm="ostiary", headers="X-API-Key X-Timestamp X-Nonce"')
+    if Scheme.HTTP_SIGNATURE in schemes:
+        challenges.append('Signature realm="ostiary", headers="Signature-Input Signature"')
+    if Scheme.MTLS in schemes:  # no scheme of HTTP asks for a certificate; a 401 must name something (RFC 9110 §15.5.2)
+        challenges.append('ClientCertificate realm="ostiary"')
     return ", ".join(challenges)
 
 
@@ -223,8 +241,11 @@ class Snapshot:
         *,
         group: Callable[[Upstream], UpstreamGroup],
         meters: Callable[[str], RouteMeters],
+        held_bodies: HeldBodies,
+        tokens: TokenRing,
     ) -> None:
         self.configuration = configuration
+        self.held_bodies = held_bodies
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
         gzip_streams = GzipStreams()
@@ -237,6 +258,8 @@ class Snapshot:
                 meters=meters(route.name),
                 edge=compile_edge(route.edge, path=route.match.path, security=configuration.gateway.security),
                 gzip_streams=gzip_streams,
+                tokens=tokens,
+                issuers=configuration.issuers,
             )
             for route in configuration.routes
         )
@@ -254,11 +277,18 @@ class Snapshot:
                     for_preflights=True,
                 ),
                 gzip_streams=gzip_streams,
+                tokens=tokens,
+                issuers=configuration.issuers,
                 metered=False,
             )
             for number, route in enumerate(configuration.routes)
             if route.edge.cross_origin is not None
         }
+        tls = configuration.gateway.listen.tls
+        clients = tls[0].clients if tls else None
+        self.certificates = CertificateTable(
+            configuration.certificates, frozenset() if clients is None else clients.revoked
+        )
         lists = configuration.gateway.addresses
         self.addresses = None if lists is None else AddressFilter(lists)
         # For answers before, or without, a route.

@@ -29,3 +29,14 @@ async def check(exchange: Exchange, keys: KeyRing, certificate: PeerCertificate)
         refuse(exchange, "mtls", ErrorCode.CREDENTIALS_INVALID, "unknown, revoked or expired key")
     exchange.known_key = known
     exchange.subject_line = certificate.subject_line
+
+
+def still_holds(exchange: Exchange, key_id: str) -> bool:
+    """Whether a call that this certificate has opened (a tunnel) may go on, under the configuration that is in force now."""
+    client = exchange.client
+    certificate = client.certificate
+    return (
+        certificate is not None
+        and certificate.expires_at > time.time()
+        and client.snapshot.certificates.key_id(certificate) == key_id
+    )

@@ -28,6 +28,8 @@ def prepare(exchange: Exchange) -> None:
     if b"authorization" in head.values:
         parts.append(_other_authorization(exchange))
     parts.append(admission.identity)
+    if exchange.subject_line:
+        parts.append(exchange.subject_line)
     parts.append(_forwarding(exchange))
     parts.append(b"X-Request-Id: %b\r\n" % exchange.request_id)
     body = exchange.body
@@ -36,6 +38,8 @@ def prepare(exchange: Exchange) -> None:
     elif (gathered := exchange.body_bytes) is not None:
         parts.append(b"Content-Length: %d\r\n\r\n" % len(gathered))
         parts.append(gathered)
+    elif (held := exchange.held_body) is not None:
+        parts.append(b"Content-Length: %d\r\n\r\n" % held.length)
     elif body.framing is Framing.LENGTH:
         parts.append(b"Content-Length: %d\r\n\r\n" % body.length)
     else:

@@ -1,4 +1,5 @@
-"""One fetch of an issuer's key document: bounded in time and size, verified, and from nowhere else than where it is configured.
+"""One fetch of an issuer's key document: bounded in time and size, verified, and from nowhere else than where it is
+configured.
 
 aiohttp stands here alone, and is imported when there is an issuer to fetch from."""
 

@@ -1,5 +1,5 @@
-"""The keys of one issuer, kept current: fetched every so often, at once when a token names a key that is not among them (but not
-too often), and believed for a bounded time while the issuer is away."""
+"""The keys of one issuer, kept current: fetched every so often, at once when a token names a key that is not among them
+(but not too often), and believed for a bounded time while the issuer is away."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ class IssuerKeys:
         """What this process or another one has found."""
         source = self.source
         assert isinstance(source, KeysAt)  # noqa: S101  a file has no records
-        if record.document is not None and (record.document != self._record.document or self.key_set is None):
+        fresh = self._clock() < record.fetched_at + source.stale_seconds
+        if record.document is not None and fresh and (self.key_set is None or record.document != self._record.document):
             try:
                 self._swap(parse_key_set(record.document))
             except KeySetRefused:  # a file that somebody has edited

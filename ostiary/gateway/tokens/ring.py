@@ -1,7 +1,7 @@
 """The callers of tokens as the request path asks: at once for a token that was verified before, else by verifying it.
 
-A verified token is remembered by its SHA-256 until it ends, or its key is gone from the issuer's document: a warm call costs a
-hash and a look-up. What is remembered is bounded; what falls out is verified again, in some 100 µs."""
+A verified token is remembered by its SHA-256 until it ends, or its key is gone from the issuer's document: a warm call costs
+a hash and a look-up. What is remembered is bounded; what falls out is verified again, in some 100 µs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,15 @@ _SECOND_CHANCES = 16
 
 
 class TokenCaller(KnownKey):
-    """The caller of one token. `withdrawn` once its issuer's document has lost the key that signed it, or the issuer is no
-    longer configured so."""
+    """The caller of one token, as `issuer` was configured when it was verified with the key `signed_by`."""
 
-    __slots__ = ("issuer", "signed_by", "subject_line", "withdrawn")
+    __slots__ = ("issuer", "signed_by", "subject_line")
 
-    def __init__(self, key: Key, *, issuer: str, signed_by: PublicKey, subject_line: bytes, epoch: int) -> None:
+    def __init__(self, key: Key, *, issuer: Issuer, signed_by: PublicKey, subject_line: bytes, epoch: int) -> None:
         super().__init__(key, signer=None, revision=0, epoch=epoch)
         self.issuer = issuer
         self.signed_by = signed_by
         self.subject_line = subject_line
-        self.withdrawn = False
 
     def __repr__(self) -> str:
         return f"TokenCaller({self.key.id!r})"
@@ -84,11 +82,23 @@ class TokenRing:
             return None
         if caller.epoch != self._epoch:
             caller = self._known[digest] = caller.again(self._epoch)
-        for issuer in issuers.values():
-            if issuer.name == caller.issuer:
-                caller.used = True
-                return caller
-        return None
+        if caller.issuer.url not in issuers:
+            return None  # of an issuer that the route does not take; `verify` says so
+        caller.used = True
+        return caller
+
+    def stands(self, caller: TokenCaller) -> bool:
+        """Whether a call that was let in may go on (a tunnel): its token has not ended, its issuer is configured as it
+        was, and has not dropped the key."""
+        issuer = caller.issuer
+        keys = self._keys.get(issuer.name)
+        return (
+            caller.expires_at > self._clock()
+            and self._issuers.get(issuer.name) == issuer
+            and keys is not None
+            and keys.key_set is not None
+            and caller.signed_by.thumbprint in keys.key_set.thumbprints
+        )
 
     async def verify(self, token: bytes, issuers: Mapping[str, Issuer]) -> TokenCaller:
         """The caller of a token that is not remembered. Raises TokenRefused, and KEYS_UNAVAILABLE where the issuer's keys are
@@ -104,7 +114,7 @@ class TokenRing:
         signed_by = await self._verify_signature(issuer, parsed, token)
         caller = TokenCaller(
             key,
-            issuer=issuer.name,
+            issuer=issuer,
             signed_by=signed_by,
             subject_line=b"X-Ostiary-Subject: %b\r\n" % subject.encode(),
             epoch=self._epoch,
@@ -160,8 +170,8 @@ class TokenRing:
     # --- configuration and life
 
     def follow(self, issuers: Mapping[str, Issuer]) -> None:
-        """These are the issuers from now on. The keys of one whose document is the same stay, and so do its verified tokens if
-        nothing about it has changed."""
+        """These are the issuers from now on. The keys of one whose document is the same stay, and so do its verified tokens
+        if nothing about it has changed."""
         before = self._issuers
         self._issuers = dict(issuers)
         self._epoch += 1
@@ -190,16 +200,16 @@ class TokenRing:
         self._forget(
             digest
             for digest, caller in self._known.items()
-            if caller.issuer == name and caller.signed_by.thumbprint not in left
+            if caller.issuer.name == name and caller.signed_by.thumbprint not in left
         )
 
     def _withdraw(self, names: set[str]) -> None:
         if names:
-            self._forget(digest for digest, caller in self._known.items() if caller.issuer in names)
+            self._forget(digest for digest, caller in self._known.items() if caller.issuer.name in names)
 
     def _forget(self, digests: Iterable[bytes]) -> None:
         for digest in list(digests):
-            self._known.pop(digest).withdrawn = True
+            del self._known[digest]
 
     def start(self) -> None:
         """Begins to fetch. Does not wait for any issuer."""
@@ -219,8 +229,3 @@ class TokenRing:
             "verified_tokens_max": self._capacity,
             "issuers": {name: keys.status() for name, keys in self._keys.items()},
         }
-
-
-def is_still_good(caller: TokenCaller, now: float) -> bool:
-    """Whether a call that was let in may go on (a tunnel)."""
-    return not caller.withdrawn and caller.expires_at > now

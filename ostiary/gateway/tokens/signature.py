@@ -12,8 +12,8 @@ class SignatureRefused(Exception):
 
 
 def verify_signature(issuer: Issuer, parsed: ParsedToken, token: bytes, key: PublicKey) -> None:
-    """Raises SignatureRefused. `key` fits the token's algorithm, which is one that the issuer may use: PyJWT is given that one
-    algorithm and a public key, so that it has nothing to choose (RFC 8725 §3.1)."""
+    """Raises SignatureRefused. `key` fits the token's algorithm, which is one that the issuer may use: PyJWT is given that
+    one algorithm and a public key, so that it has nothing to choose (RFC 8725 §3.1)."""
     import jwt  # 40 ms where it is imported: gateways without issuers don't pay it
 
     required = ["iss", "aud", "exp"] if issuer.expiry_required else ["iss", "aud"]
