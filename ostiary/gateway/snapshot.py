@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ostiary.core.edge import PLAIN_EDGE
+from ostiary.core.environments import crossings
 from ostiary.core.errors import ErrorCode
 from ostiary.core.issuers import Issuer
 from ostiary.core.model import (
@@ -147,7 +148,7 @@ class CompiledRoute:
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(schemes)
         self._plans = plans
-        self._policies: dict[tuple[str | None, LimitOverride | None], LimitPolicy] = {}
+        self._policies: dict[tuple[str | None, LimitOverride | None, Environment], LimitPolicy] = {}
         self._groups = {environment: groups[name] for environment, name in route.upstreams.items()}
         # A route open to everyone belongs to the live environment, or to the only one it has.
         open_group = self._groups.get(Environment.LIVE) or next(iter(self._groups.values()))
@@ -177,8 +178,9 @@ class CompiledRoute:
         return admission
 
     def _policy(self, key: Key) -> LimitPolicy:
-        """What the key is held to here: keys with one plan, and with one override of it, share one policy."""
-        by = (key.plan, key.limits)
+        """What the key is held to here: keys with one plan, with one override of it and of one environment share one
+        policy."""
+        by = (key.plan, key.limits, key.environment)
         policy = self._policies.get(by)
         if policy is None:
             if len(self._policies) >= _POLICIES_MAX:
@@ -186,7 +188,7 @@ class CompiledRoute:
             plan = self._plans.get(key.plan) if key.plan is not None else None
             if key.limits is not None:
                 plan = key.limits.applied_to(plan)
-            policy = self._policies[by] = compile_policy(plan, self.route)
+            policy = self._policies[by] = compile_policy(plan, self.route, key.environment)
         return policy
 
     def scopes_hold(self, admission: Admission, method: bytes) -> bool:
@@ -244,6 +246,11 @@ class Snapshot:
         held_bodies: HeldBodies,
         tokens: TokenRing,
     ) -> None:
+        if crossing := next(iter(crossings(configuration.routes)), None):
+            # A configuration file with this is refused; so there is no snapshot either, wherever its configuration is from.
+            raise ValueError(
+                f"the upstream {crossing.upstream} serves {crossing.first_role}, and {crossing.second_role}"
+            )
         self.configuration = configuration
         self.held_bodies = held_bodies
         self.table: RouteTable = compile_routes(configuration.routes)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
+from ostiary.core.environments import crossings
 from ostiary.core.model import Environment, Key, Route, Scheme, Stores
 from ostiary.core.paths import Parameter, parse_template
 from ostiary.core.routing import find_conflicts
@@ -46,23 +47,14 @@ def check_heads(reading: Reading, routes: tuple[At[Route], ...], head_bytes_max:
 def _check_environments(reading: Reading, routes: tuple[At[Route], ...]) -> None:
     """A test key never reaches a live upstream. An upstream is the live one of two, the test one of two, or serves both;
     which of these it is, every route must agree on."""
-    first: dict[str, tuple[str, Route]] = {}
-    for route, place in routes:
-        live, test = route.upstreams.get(Environment.LIVE), route.upstreams.get(Environment.TEST)
-        if live is not None and live == test:
-            roles = {live: "live and test keys alike"}
-        else:
-            roles = {
-                name: f"{environment} keys alone" for name, environment in ((live, "live"), (test, "test")) if name
-            }
-        for name, role in roles.items():
-            before, by = first.setdefault(name, (role, route))
-            if before != role:
-                reading.problem(
-                    place,
-                    f"sends {role} to the upstream {name!r}, which serves {before} in the route {by.name!r}",
-                    "give live and test keys upstreams of their own in both, or one name in both",
-                )
+    places = {id(route.value): route.place for route in routes}
+    for crossing in crossings(route.value for route in routes):
+        reading.problem(
+            places[id(crossing.second)],
+            f"sends {crossing.second_role} to the upstream {crossing.upstream!r}, which serves {crossing.first_role} in the "
+            f"route {crossing.first.name!r}",
+            "give live and test keys upstreams of their own in both, or one name in both",
+        )
 
 
 def _check_targets(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:
