@@ -48,6 +48,10 @@ class KeysAt:
     ca: str | None = None
     ca_pem: bytes | None = field(default=None, repr=False)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return () if self.ca is None else (self.ca,)
+
 
 @dataclass(frozen=True, slots=True)
 class KeysInFile:
@@ -55,6 +59,10 @@ class KeysInFile:
 
     file: str
     document: bytes = field(repr=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,14 +191,16 @@ async def test_a_certificate_that_ends_while_its_connection_lives_is_no_key_any_
     origin: Origin, parties: Parties
 ) -> None:
     """A client that never disconnects would otherwise have its certificate for ever."""
-    async with running_gateway(settings(origin.port, parties, use(CertificateName.URI, URI))) as gateway:
-        async with connected(gateway, parties.client) as way:
-            assert (await exchange(way))[0] == 200
-            assert (await exchange(way))[0] == 200
-            (connection,) = gateway.gateway.connections
-            assert connection.certificate is not None
-            connection.certificate.expires_at = time.time() - 1
-            assert (await exchange(way))[0] == 401
+    async with (
+        running_gateway(settings(origin.port, parties, use(CertificateName.URI, URI))) as gateway,
+        connected(gateway, parties.client) as way,
+    ):
+        assert (await exchange(way))[0] == 200
+        assert (await exchange(way))[0] == 200
+        (connection,) = gateway.gateway.connections
+        assert connection.certificate is not None
+        connection.certificate.expires_at = time.time() - 1
+        assert (await exchange(way))[0] == 401
 
 
 async def test_a_revoked_certificate_gets_no_connection_and_loses_the_one_it_has(
@@ -225,13 +227,15 @@ async def test_a_mapping_that_is_taken_away_holds_for_connections_that_are_there
     origin: Origin, parties: Parties
 ) -> None:
     """The operator looks at the file, not at who is connected."""
-    async with running_gateway(settings(origin.port, parties, use(CertificateName.URI, URI))) as gateway:
-        async with connected(gateway, parties.client) as way:
-            assert (await exchange(way))[0] == 200
-            gateway.gateway.reload(settings(origin.port, parties, use(CertificateName.URI, URI, "ak_live_other")))
-            assert (await exchange(way))[0] == 200
-            gateway.gateway.reload(settings(origin.port, parties))
-            assert (await exchange(way))[0] == 401
+    async with (
+        running_gateway(settings(origin.port, parties, use(CertificateName.URI, URI))) as gateway,
+        connected(gateway, parties.client) as way,
+    ):
+        assert (await exchange(way))[0] == 200
+        gateway.gateway.reload(settings(origin.port, parties, use(CertificateName.URI, URI, "ak_live_other")))
+        assert (await exchange(way))[0] == 200
+        gateway.gateway.reload(settings(origin.port, parties))
+        assert (await exchange(way))[0] == 401
     assert [seen.one("x-ostiary-key") for seen in origin.seen] == [KEY_ID, "ak_live_other"]
 
 

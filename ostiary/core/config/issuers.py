@@ -182,11 +182,10 @@ _AUDIENCE = required(
     "`aud`, which must name one of these. Without it a token for another service would do here (RFC 8725 §3.9).",
 )
 _JWKS = required("jwks", NameOrRecord[KeysAt | KeysInFile](PlainUrl(), JWKS), "Its public keys.")
-_ALGORITHMS = defaulted(
+_ALGORITHMS = optional(
     "algorithms",
     ListOf(Choice(Algorithm), low=1, high=len(Algorithm)),
     "How tokens may be signed, whatever they say; `[RS256, PS256, ES256, EdDSA]` if not given.",
-    [],
 )
 _SKEW = defaulted("skew", Duration("0s", "5m"), "How far its clock and ours may be apart.", "30s")
 _ENVIRONMENT = required(
@@ -235,7 +234,7 @@ _DEFAULT_ALGORITHMS: Final = frozenset({Algorithm.RS256, Algorithm.PS256, Algori
 
 def _issuer(values: Values) -> Issuer | Refused:
     keys = values[_JWKS]
-    algorithms = frozenset(values[_ALGORITHMS]) or _DEFAULT_ALGORITHMS
+    algorithms = frozenset(values[_ALGORITHMS] or _DEFAULT_ALGORITHMS)
     if isinstance(keys, KeysInFile) and not algorithms & algorithms_of(parse_key_set(keys.document)):
         return values.problem(_JWKS, "has no key for any of the algorithms", "add the algorithm of its keys")
     if values[_PLAN] is None:
