@@ -80,6 +80,18 @@ class IssuerKeys:
 
     # --- keeping them current
 
+    def inherit(self, before: IssuerKeys) -> None:
+        """What was fetched from the same place under another configuration is not forgotten: the issuer may be away."""
+        ours, theirs = self.source, before.source
+        if (
+            isinstance(ours, KeysAt)
+            and isinstance(theirs, KeysAt)
+            and (ours.url, ours.ca_pem) == (theirs.url, theirs.ca_pem)
+        ):
+            self.key_set = before.key_set
+            self._record = before._record
+            self._failures = before._failures
+
     def start(self) -> None:
         if isinstance(self.source, KeysAt) and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._follow(self.source))

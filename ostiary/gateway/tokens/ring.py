@@ -180,15 +180,16 @@ class TokenRing:
         for name, issuer in issuers.items():
             keys = self._keys.get(name)
             if keys is None or keys.source != issuer.keys:
-                if keys is not None:
-                    keys.close()
-                self._keys[name] = self._make_keys(issuer)
+                self._keys[name] = self._make_keys(issuer, before=keys)
         self._withdraw({name for name, issuer in before.items() if issuers.get(name) != issuer})
 
-    def _make_keys(self, issuer: Issuer) -> IssuerKeys:
+    def _make_keys(self, issuer: Issuer, before: IssuerKeys | None) -> IssuerKeys:
         keys = IssuerKeys(
             issuer, directory=self._directory, metrics=self._metrics, changed=self._keys_gone, clock=self._clock
         )
+        if before is not None:
+            keys.inherit(before)
+            before.close()
         if self._started:
             keys.start()
         return keys

@@ -296,6 +296,21 @@ async def test_the_server_of_the_keys_must_be_who_it_says(tmp_path: Path) -> Non
         assert server.asked == []
 
 
+async def test_a_reload_forgets_no_keys_while_the_issuer_is_away() -> None:
+    """An operator raises `stale_for` because the issuer is away: that must not be what ends it for callers."""
+    async with key_server(OLD) as server, worker_of(KeysAt(server.url, stale_seconds=60.0)) as worker:
+        await looked(worker)
+        server.status = 503
+        worker.corp = issuer(KeysAt(server.url, stale_seconds=600.0))
+        worker.ring.follow({"corp": worker.corp})
+        await until(lambda: worker.keys["failure"] is not None, "a failed attempt")
+        worker.clock.ahead = 100
+        assert await worker.answer(mint(OLD)) == "200"
+        worker.corp = issuer(KeysAt(server.url + "/elsewhere"))
+        worker.ring.follow({"corp": worker.corp})
+        assert await worker.answer(mint(OLD)) == "keys_unavailable"
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 

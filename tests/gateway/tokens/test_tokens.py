@@ -3,6 +3,7 @@ no library would."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ostiary.core.issuers import Algorithm, ByClaim, Issuer
-from ostiary.core.model import Authentication, Environment, Plan, Route, Scheme, Window
+from ostiary.core.model import Authentication, Environment, Plan, Route, Scheme, Upgrade, Window
 from tests.support.gateway import (
     KEY_ID,
     SECRET,
@@ -31,6 +32,7 @@ from tests.support.gateway import (
 from tests.support.issuers import AUDIENCE, URL, base64url, claims, document, ec_key, ed_key, issuer, mint, rsa_key
 from tests.support.messages import parse, request
 from tests.support.origin import Origin
+from tests.support.tunnels import tunnel_origin, upgrade_request
 
 EC, OTHER_EC, ED, EC_384 = ec_key(), ec_key("ec"), ed_key(), ec_key("ec-384", "P-384")
 JWT = Authentication(schemes=frozenset({Scheme.JWT}), issuers=("corp",))
@@ -391,6 +393,20 @@ async def test_a_test_token_does_not_reach_a_live_upstream(origin: Origin) -> No
     async with gateway_of(origin, corp(environment="test"), live_alone) as gateway:
         assert (await call(gateway, mint(EC)))[:2] == (403, "environment_mismatch")
     assert origin.seen == []
+
+
+async def test_a_tunnel_ends_with_its_token() -> None:
+    """Row 107: a WebSocket that outlived the token which opened it would need none."""
+    async with tunnel_origin() as origin:
+        routes = [route(authentication=JWT, upgrades=frozenset({Upgrade.WEBSOCKET}))]
+        settings = replace(configuration([upstream(origin.port)], routes), issuers={"corp": corp()})
+        async with running_gateway(settings) as gateway:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(upgrade_request(b"Authorization: Bearer " + mint(EC).encode()))
+            assert b" 101 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            gateway.gateway._tokens._clock = lambda: time.time() + 301
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
 
 
 async def test_a_reload_that_changes_an_issuer_holds_for_tokens_that_were_verified(origin: Origin) -> None:
