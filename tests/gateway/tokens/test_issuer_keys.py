@@ -19,6 +19,7 @@ from ostiary.core.key_set import parse_key_set
 from ostiary.core.tokens import TokenRefused
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.tokens import TokenCaller, TokenRing
+from ostiary.gateway.tokens.issuer_keys import WAITING_MAX
 from tests.support.certificates import issue
 from tests.support.issuers import URL, KeyServer, document, ec_key, issuer, key_server, mint, rsa_key
 from tests.support.waiting import until
@@ -140,8 +141,12 @@ async def test_made_up_keys_make_one_fetch_in_a_while(tmp_path: Path) -> None:
             assert await worker.answer(mint(STRANGE)) == "401"
         assert len(server.asked) == 1  # within the cooldown of the first fetch
         worker.clock.ahead = 11
-        answers = await asyncio.gather(*(worker.answer(mint(STRANGE)) for _ in range(400)))
-        assert set(answers) == {"401"}
+        server.hold = asyncio.Event()
+        asking = asyncio.gather(*(worker.answer(mint(STRANGE)) for _ in range(400)))
+        await until(lambda: len(server.asked) == 2, "the server is asked")
+        assert len(worker.ring._keys["corp"]._waiting) <= WAITING_MAX
+        server.hold.set()
+        assert set(await asking) == {"401"}
         assert len(server.asked) == 2
 
 
@@ -300,9 +305,12 @@ async def test_a_reload_forgets_no_keys_while_the_issuer_is_away() -> None:
     """An operator raises `stale_for` because the issuer is away: that must not be what ends it for callers."""
     async with key_server(OLD) as server, worker_of(KeysAt(server.url, stale_seconds=60.0)) as worker:
         await looked(worker)
-        server.status = 503
+        server.status, server.hold = 503, asyncio.Event()
         worker.corp = issuer(KeysAt(server.url, stale_seconds=600.0))
         worker.ring.follow({"corp": worker.corp})
+        async with asyncio.timeout(2):  # while the issuer hangs
+            assert await worker.answer(mint(OLD)) == "200"
+        server.hold.set()
         await until(lambda: worker.keys["failure"] is not None, "a failed attempt")
         worker.clock.ahead = 100
         assert await worker.answer(mint(OLD)) == "200"
