@@ -14,6 +14,7 @@ from ostiary.core.structured_fields import Bare, Item, Kind, Malformed, parse_di
 
 COMPONENTS_MAX: Final = 32
 _RECIPES_KNOWN_MAX: Final = 1024  # of some 2 KB; clients choose them
+_RECIPE_BYTES_MAX: Final = 1024
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 _FIELD_NAME: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
@@ -149,7 +150,7 @@ def known_recipe(text: bytes) -> Recipe | None:
 
 
 def recipe_of(text: bytes, items: list[Item]) -> Recipe:
-    """The recipe of a list of components; `text` is its spelling. Raises Uncoverable."""
+    """The recipe of a list of components. It is remembered under `text`, if that is not empty. Raises Uncoverable."""
     if len(items) > COMPONENTS_MAX:
         raise Uncoverable(f"more than {COMPONENTS_MAX} components")
     steps = [step_of(item) for item in items]
@@ -162,7 +163,7 @@ def recipe_of(text: bytes, items: list[Item]) -> Recipe:
     recipe = Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
     if len(_known) >= _RECIPES_KNOWN_MAX:
         _known.clear()  # rare, and cheaper than to remember what was used last
-    if len(text) <= 1024:
+    if 0 < len(text) <= _RECIPE_BYTES_MAX:
         _known[text] = recipe
     return recipe
 
@@ -236,12 +237,13 @@ def _reencoded(text: bytes) -> bytes:
 
 
 def component_text(name: str) -> bytes:
-    """The spelling of a component without parameters. Raises Uncoverable for one that requests don't have."""
-    item = Item(_string(name), {})
+    """The spelling of a component without parameters. Raises Uncoverable, or Malformed, for one that requests don't have."""
+    item = component(name)
     step_of(item)
     return item.text
 
 
-def _string(text: str) -> Bare:
-    octets = text.encode("ascii", "replace")
-    return Bare(Kind.STRING, octets, string_text(octets))
+def component(name: str) -> Item:
+    """A component without parameters. Raises Malformed."""
+    octets = name.encode("ascii", "replace")
+    return Item(Bare(Kind.STRING, octets, string_text(octets)), {})

@@ -134,7 +134,11 @@ async def _body_holds(exchange: Exchange, body: RequestBody, digest: Digest) -> 
 def _leave_to_upstream(exchange: Exchange, claim: Claim) -> None:
     """Our signature goes no further; those of others do."""
     head = exchange.head
-    head.lines = [line for line in head.lines if line.partition(b":")[0].lower() not in _SIGNATURE_FIELDS]
+    head.lines = [
+        line
+        for line in head.lines
+        if line[:9].lower() != b"signature" or line.partition(b":")[0].lower() not in _SIGNATURE_FIELDS
+    ]
     if claim.other_inputs:
         head.lines.append(b"Signature-Input: " + claim.other_inputs)
     if claim.other_signatures:
