@@ -300,6 +300,7 @@ class ClientAuthorities:
     presence: ClientCertificate = ClientCertificate.REQUIRED
     revocation_file: str | None = None
     revoked: frozenset[tuple[bytes, int]] = field(default=frozenset(), repr=False)
+    revocation_until: float | None = None  # Unix seconds: when the first of the lists was to be renewed
 
     @property
     def files(self) -> tuple[str, ...]:

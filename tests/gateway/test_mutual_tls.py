@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import asyncpg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -30,6 +31,7 @@ from ostiary.core.model import (
     Upgrade,
 )
 from ostiary.gateway.peer_certificate import PeerCertificate
+from tests.gateway.keys.conftest import KeyDatabase
 from tests.gateway.test_client_certificates import REFUSED, ask, context_of
 from tests.support.certificates import Issued, issue, model
 from tests.support.gateway import KEY_ID, SECRET, RunningGateway, configuration, key, route, running_gateway, upstream
@@ -159,6 +161,31 @@ def test_a_subject_can_t_break_out_of_its_header(tmp_path: Path) -> None:
     line = PeerCertificate(named.der).subject_line
     assert line.count(b"\r\n") == 1
     assert line == b"X-Ostiary-Subject: CN=Zo\\C3\\AB\\0D\\0AX-Ostiary-Key: forged\r\n"
+
+
+async def test_a_certificate_is_a_key_of_the_control_plane_too_until_that_is_revoked(
+    origin: Origin, parties: Parties, empty_database: str
+) -> None:
+    """Row 70: most keys are there, and `ostiary keys revoke` is what an operator reaches for."""
+    connection = await asyncpg.connect(empty_database)
+    try:
+        database = KeyDatabase(empty_database, connection)
+        await database.migrate()
+        made = await database.add(scopes=["read"])
+        base = settings(origin.port, parties, use(CertificateName.URI, URI, made.id))
+        async with (
+            running_gateway(replace(base, stores=replace(base.stores, postgres=empty_database))) as gateway,
+            connected(gateway, parties.client) as way,
+        ):
+            assert (await exchange(way))[0] == 200
+            await database.revoke(made)
+            async with asyncio.timeout(5):
+                while (await exchange(way))[0] == 200:  # noqa: ASYNC110  a revocation tells callers nothing
+                    await asyncio.sleep(0.02)
+            assert (await exchange(way))[0] == 401
+    finally:
+        await connection.close()
+    assert origin.seen[0].one("x-ostiary-organization") == database.organization_id
 
 
 # --- when it ends -----------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ostiary.core.config.fields import Record, Values, optional, required
 from ostiary.core.config.kinds import Choice
-from ostiary.core.config.pem import NO_CERTIFICATE, Pem, PemFile, certificates, revocation_lists, unfit
+from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates, unfit
 from ostiary.core.config.reading import Refused
+from ostiary.core.config.revocation import NOTHING_REVOKED, RevocationFile, read_revocations
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _CLIENT_CERTIFICATE = optional(
 )
 _CLIENT_CRL = optional(
     "client_crl",
-    PemFile("a file of revocation lists in PEM form, relative to the configuration's folder"),
+    RevocationFile(),
     "Which client certificates are revoked: a list (CRL, RFC 5280) of each authority that has some. A file that changes is "
     "read again, and ends the connections of those it names.",
 )
@@ -51,17 +52,19 @@ def _certificate(values: Values) -> Certificate | Refused:
     if authorities is not None:
         presence = values[_CLIENT_CERTIFICATE] or ClientCertificate.REQUIRED
         lists = values[_CLIENT_CRL]
-        revoked = (
-            frozenset[tuple[bytes, int]]() if lists is None else _revoked(values, lists, certificates(authorities))
-        )
-        if isinstance(revoked, Refused):
-            return revoked
+        revocations = NOTHING_REVOKED
+        if lists is not None:
+            read = read_revocations(lists, certificates(authorities), values.place_of(_CLIENT_CRL), values.reading)
+            if isinstance(read, Refused):
+                return read
+            revocations = read
         clients = ClientAuthorities(
             file=authorities.path,
             pem=authorities.content,
             presence=presence,
             revocation_file=lists and lists.path,
-            revoked=revoked,
+            revoked=revocations.revoked,
+            revocation_until=revocations.until,
         )
     expires_at = chain[0].not_valid_after_utc.timestamp()
     if expires_at <= time.time():
@@ -76,41 +79,6 @@ def _certificate(values: Values) -> Certificate | Refused:
         expires_at=expires_at,
         clients=clients,
     )
-
-
-def _revoked(values: Values, lists: Pem, authorities: list[x509.Certificate]) -> frozenset[tuple[bytes, int]] | Refused:
-    """What the lists say, each of which one of the authorities must have signed. A list that is out of date still holds: to
-    refuse everyone because a timer did not run would be worse, and nothing that it names becomes good by its age."""
-    from cryptography.exceptions import InvalidSignature
-
-    found = revocation_lists(lists)
-    if not found:
-        return values.problem(
-            _CLIENT_CRL, "has no revocation list in PEM form", "it begins with -----BEGIN X509 CRL-----"
-        )
-    revoked: set[tuple[bytes, int]] = set()
-    for each in found:
-        for authority in authorities:
-            try:
-                if authority.subject == each.issuer and each.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]  # keys of authorities sign
-                    break
-            except (TypeError, ValueError, InvalidSignature):
-                continue
-        else:
-            return values.problem(
-                _CLIENT_CRL,
-                "has a list that none of the authorities of client_ca has signed",
-                "give that authority's list",
-            )
-        until = each.next_update_utc
-        if until is not None and until.timestamp() <= time.time():
-            when = until.strftime("%Y-%m-%d %H:%M UTC")
-            values.reading.warn(
-                values.place_of(_CLIENT_CRL), f"a list was to be renewed on {when}; it holds on", "fetch the next one"
-            )
-        issuer = each.issuer.public_bytes()
-        revoked.update((issuer, entry.serial_number) for entry in each)
-    return frozenset(revoked)
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -3,7 +3,6 @@ not change with a file."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ostiary.core.config.fields import Kind, Schema
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 # A chain of three certificates is 6 KiB, all public authorities together are 220 KiB.
 PEM_BYTES_MAX: Final = 512 * 1024
-
-_REVOCATION_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n?", re.DOTALL)
 
 # What is wrong and the mend, as `Values.problem` takes them.
 NO_CERTIFICATE: Final = ("has no certificate in PEM form", "it begins with -----BEGIN CERTIFICATE-----")
@@ -31,14 +28,17 @@ class PemFile(Kind[Pem]):
     """A PEM file, or another as `words` say, whose change is a change of the configuration. Its content is never shown: it
     may be a private key."""
 
-    def __init__(self, words: str = "a PEM file, relative to the configuration's folder") -> None:
+    def __init__(
+        self, words: str = "a PEM file, relative to the configuration's folder", bytes_max: int = PEM_BYTES_MAX
+    ) -> None:
         self._words = words
+        self._bytes_max = bytes_max
 
     def read(self, place: Place, reading: Reading) -> Pem | Refused:
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text
-        content = reading.followed_file(place, text.value, bytes_max=PEM_BYTES_MAX)
+        content = reading.followed_file(place, text.value, bytes_max=self._bytes_max)
         return content if isinstance(content, Refused) else Pem(str(reading.path(text.value)), content)
 
     def schema(self) -> Schema:
@@ -56,18 +56,6 @@ def certificates(pem: Pem) -> list[x509.Certificate]:
 
     try:
         return x509.load_pem_x509_certificates(pem.content)
-    except (ValueError, UnsupportedAlgorithm):
-        return []
-
-
-def revocation_lists(pem: Pem) -> list[x509.CertificateRevocationList]:
-    """Those of the file in their order; none if it is not PEM, or one of them can't be read."""
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-
-    blocks = _REVOCATION_LIST.findall(pem.content)
-    try:
-        return [x509.load_pem_x509_crl(block) for block in blocks]
     except (ValueError, UnsupportedAlgorithm):
         return []
 

@@ -97,6 +97,11 @@ _FAMILIES = (
         ("certificate",),
     ),
     Family(
+        "client_crl_expiry_seconds",
+        Kind.GAUGE,
+        "Seconds until a revocation list of client certificates is to be renewed; below 0 past that, when it holds on.",
+    ),
+    Family(
         "event_loop_lag_seconds",
         Kind.GAUGE,
         "How late the last tick of a process's event loop came; the worst process.",

@@ -186,6 +186,7 @@ def test_a_revocation_list_is_read_and_must_be_of_an_authority(directory: Path) 
     clients = load(directory, change).gateway.listen.tls[0].clients
     assert clients is not None
     assert clients.revoked == {leaf.serial}
+    assert clients.revocation_until == pytest.approx(time.time() + 3600, abs=60)
     assert str(directory / "crl.pem") in certificate_files(load(directory, change))
     (directory / "crl.pem").write_bytes(stranger.revocation_list(leaf))
     with pytest.raises(ConfigurationError, match="none of the authorities of client_ca has signed"):
@@ -193,7 +194,9 @@ def test_a_revocation_list_is_read_and_must_be_of_an_authority(directory: Path) 
     # Out of date: it holds on, and is told of.
     (directory / "crl.pem").write_bytes(authority.revocation_list(leaf, valid_for=datetime.timedelta(minutes=-1)))
     late = load(directory, change)
-    assert late.gateway.listen.tls[0].clients == clients
+    held = late.gateway.listen.tls[0].clients
+    assert held is not None
+    assert held.revoked == clients.revoked
     assert any("was to be renewed on" in warning for warning in late.warnings)
 
 
