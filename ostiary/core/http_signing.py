@@ -68,7 +68,7 @@ def sign_http_request(
     )
     try:
         items = [component(name) for name in dict.fromkeys(names)]
-        recipe = recipe_of(b"", items)
+        recipe = recipe_of(items)
         base = recipe.base(message, parameters.encode())
         mark = Signer(secret).sign_base64(base).decode()
         result["Signature-Input"] = f"{_LABEL}={recipe.text.decode()}{parameters}"

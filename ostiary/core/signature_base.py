@@ -145,12 +145,12 @@ _known: Final[dict[bytes, Recipe]] = {}
 
 
 def known_recipe(text: bytes) -> Recipe | None:
-    """The recipe of a list of components that was met before in these very words."""
+    """The recipe of a list of components that was met before, and is spelled canonically."""
     return _known.get(text)
 
 
-def recipe_of(text: bytes, items: list[Item]) -> Recipe:
-    """The recipe of a list of components. It is remembered under `text`, if that is not empty. Raises Uncoverable."""
+def recipe_of(items: list[Item]) -> Recipe:
+    """The recipe of a list of components, remembered under its canonical spelling. Raises Uncoverable."""
     if len(items) > COMPONENTS_MAX:
         raise Uncoverable(f"more than {COMPONENTS_MAX} components")
     steps = [step_of(item) for item in items]
@@ -163,8 +163,8 @@ def recipe_of(text: bytes, items: list[Item]) -> Recipe:
     recipe = Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
     if len(_known) >= _RECIPES_KNOWN_MAX:
         _known.clear()  # rare, and cheaper than to remember what was used last
-    if 0 < len(text) <= _RECIPE_BYTES_MAX:
-        _known[text] = recipe
+    if len(recipe.text) <= _RECIPE_BYTES_MAX:
+        _known[recipe.text] = recipe
     return recipe
 
 

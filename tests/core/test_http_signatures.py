@@ -37,7 +37,7 @@ TEST_REQUEST = SignedMessage(
 def base_of(message: SignedMessage, signature_input: str) -> str:
     """The signature base of a message for the one member of `Signature-Input`."""
     (member,) = parse_dictionary(signature_input.encode())
-    return recipe_of(member.list_text, member.items).base(message, member.parameters_text).decode()
+    return recipe_of(member.items).base(message, member.parameters_text).decode()
 
 
 def test_the_hmac_vector_of_the_rfc_verifies() -> None:
@@ -200,7 +200,7 @@ def test_recipes_that_are_remembered_are_bounded() -> None:
 
     for number in range(3000):
         (member,) = parse_dictionary(b's=("x-%d")' % number)
-        recipe_of(member.list_text, member.items)
+        recipe_of(member.items)
     assert len(signature_base._known) <= 1024
 
 
