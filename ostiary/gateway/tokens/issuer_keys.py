@@ -23,6 +23,8 @@ log: Final = logging.getLogger("ostiary.gateway.tokens")
 WAITING_MAX: Final = 256
 # While another process fetches, its record is looked for this often.
 _LOOK_SECONDS: Final = 0.05
+# The clock is looked at this often at least, since it may be set anew.
+_WAIT_SECONDS_MAX: Final = 60.0
 # Processes and nodes must not fetch in step: each time is changed by up to this part of it.
 _JITTER: Final = 0.1
 # As long as one fetch takes at most, and a little: whoever has the turn has written its record by then, or has died.
@@ -66,7 +68,7 @@ class IssuerKeys:
         source = self.source
         if not isinstance(source, KeysAt) or len(self._waiting) >= WAITING_MAX or self._task is None:
             return None
-        if not self._wanted.is_set() and self._clock() < self._record.attempted_at + source.cooldown_seconds:
+        if not self._wanted.is_set() and self._since_attempt() < source.cooldown_seconds:
             return None
         signal: Signal[None] = Signal()
         self._waiting.append(signal)
@@ -116,7 +118,7 @@ class IssuerKeys:
             if self.key_set is not None:
                 ends_at = min(ends_at, self._record.fetched_at + source.stale_seconds)
             try:
-                await asyncio.wait_for(self._wanted.wait(), max(ends_at - now, _LOOK_SECONDS))
+                await asyncio.wait_for(self._wanted.wait(), min(max(ends_at - now, _LOOK_SECONDS), _WAIT_SECONDS_MAX))
             except TimeoutError:
                 pass
 
@@ -154,10 +156,15 @@ class IssuerKeys:
             turn.end()
 
     def _is_due(self, source: KeysAt) -> bool:
-        now = self._clock()
-        if self._wanted.is_set() and now >= self._record.attempted_at + source.cooldown_seconds:
+        if self._wanted.is_set() and self._since_attempt() >= source.cooldown_seconds:
             return True
-        return now >= self._due_at
+        # Further ahead than any pause is: the clock was set back meanwhile.
+        return not 0 < self._due_at - self._clock() <= source.refresh_seconds * (1 + _JITTER)
+
+    def _since_attempt(self) -> float:
+        """Seconds since the last attempt; a day if that was in the future, before the clock was set back."""
+        since = self._clock() - self._record.attempted_at
+        return since if since >= 0 else 86_400.0
 
     def _read(self, file: RecordFile) -> None:
         record = file.read(self._clock())

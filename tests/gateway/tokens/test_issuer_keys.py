@@ -150,6 +150,18 @@ async def test_made_up_keys_make_one_fetch_in_a_while(tmp_path: Path) -> None:
         assert len(server.asked) == 2
 
 
+async def test_a_clock_that_is_set_back_keeps_no_key_away(tmp_path: Path) -> None:
+    """Row 59: the last attempt lies in the future then, and a rotation would be unknown until that has come."""
+    clock = Clock()
+    clock.ahead = 3600
+    async with key_server(OLD) as server, worker_of(KeysAt(server.url), directory=tmp_path, clock=clock) as worker:
+        await looked(worker)
+        server.body = document(OLD, NEW)
+        clock.ahead = 0
+        assert await worker.answer(mint(NEW)) == "200"
+        assert await worker.answer(mint(OLD)) == "200"
+
+
 async def test_workers_of_a_node_fetch_once_for_all(tmp_path: Path) -> None:
     """Sixteen workers would ask an issuer sixteen times for each rotation."""
     async with key_server(OLD) as server:

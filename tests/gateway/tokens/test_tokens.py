@@ -121,6 +121,8 @@ async def test_claims_say_plan_app_organization_environment_and_scopes(origin: O
             claims(env="test"),
         ):
             assert (await call(gateway, mint(EC, said=wrong)))[:2] == (401, "credentials_invalid")
+        assert gateway.count("api_key_usage_total", app=app, plan="gold", environment="test") == 1
+        assert gateway.count("api_key_usage_total", app="", plan="free", environment="live") == 1
     told, bare = origin.seen
     assert [
         told.one(f"x-ostiary-{name}") for name in ("plan", "app", "organization", "environment", "subject", "scopes")
