@@ -151,7 +151,7 @@ async def test_made_up_keys_make_one_fetch_in_a_while(tmp_path: Path) -> None:
 
 
 async def test_a_clock_that_is_set_back_keeps_no_key_away(tmp_path: Path) -> None:
-    """Row 59: the last attempt lies in the future then, and a rotation would be unknown until that has come."""
+    """The last attempt lies in the future then, and a rotation would be unknown until that has come."""
     clock = Clock()
     clock.ahead = 3600
     async with key_server(OLD) as server, worker_of(KeysAt(server.url), directory=tmp_path, clock=clock) as worker:
