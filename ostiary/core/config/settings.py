@@ -293,10 +293,17 @@ _KEY_ENCRYPTION_KEY = optional(
     EncryptionKey(),
     "Wraps the data keys that encrypt signing secrets in Postgres. Needed for signed calls with keys of the control plane.",
 )
+_STATE = defaulted(
+    "state",
+    Directory(),
+    "What a gateway must know after a restart while others are away: the key documents of issuers. Only its own user may "
+    "write there.",
+    "/var/lib/ostiary/state",
+)
 STORES: Record[Stores] = Record(
     "Stores",
     "Where state lives.",
-    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY),
+    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY, _STATE),
     lambda values: Stores(
         redis=values[_REDIS],
         redis_deadline_seconds=values[_REDIS_DEADLINE],
@@ -304,5 +311,6 @@ STORES: Record[Stores] = Record(
         spool=values[_SPOOL],
         spool_bytes_max=values[_SPOOL_MAX],
         key_encryption_key=values[_KEY_ENCRYPTION_KEY],
+        state=values[_STATE],
     ),
 )
