@@ -125,6 +125,6 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.postgres", old.stores.postgres, new.stores.postgres),
         ("stores.spool", old.stores.spool, new.stores.spool),
         ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
-        ("stores.key_encryption_key", old.stores.key_encryption_key, new.stores.key_encryption_key),
+        ("stores.key_encryption_keys", old.stores.key_encryption, new.stores.key_encryption),
     )
     return tuple(name for name, before, after in pairs if before != after)

@@ -17,6 +17,7 @@ from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import Spool, SpoolError
+from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
 # half a second, and an idle worker makes no segments because an empty one is not sealed.
@@ -32,10 +33,14 @@ async def build(context: ChildContext) -> Service:
             spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
         except SpoolError as error:
             raise CannotStartService(str(error)) from error
+    try:
+        envelope = None if stores.key_encryption is None else Envelope(key_wrappers(stores.key_encryption))
+    except CannotUseKeyEncryption as error:
+        raise CannotStartService(str(error)) from error
     keys = KeyRing(
         file_keys=configuration.keys,
         postgres_url=stores.postgres,
-        envelope=Envelope(stores.key_encryption_key) if stores.key_encryption_key is not None else None,
+        envelope=envelope,
         stale_seconds=configuration.gateway.key_stale_seconds,
     )
     limiter = Limiter(

@@ -165,7 +165,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
-        "stores.key_encryption_key": _secret(stores.key_encryption_key),
+        "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
     }
 
 

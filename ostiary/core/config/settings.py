@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
 from typing import Final
 
 from ostiary.core.config.addresses import Directory, ListenHost, StoreUrl
@@ -22,6 +19,8 @@ from ostiary.core.config.fields import (
     optional,
 )
 from ostiary.core.config.header_edits import SECURITY
+from ostiary.core.config.key_encryption import fields as key_encryption_fields
+from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
@@ -54,35 +53,6 @@ class Workers(Kind[int]):
     @property
     def words(self) -> str:
         return "`auto` (one per processor), or a whole number from 1 to 256"
-
-
-class EncryptionKey(Kind[bytes]):
-    """32 bytes, as base64 (44 characters) or hexadecimal (64). Never shown."""
-
-    _SECRET: Final = Secret(43, 64)
-
-    def read(self, place: Place, reading: Reading) -> bytes | Refused:
-        text = self._SECRET.read(place, reading)
-        if isinstance(text, Refused):
-            return text
-        if re.fullmatch(r"[0-9a-fA-F]{64}", text):
-            return bytes.fromhex(text)
-        try:
-            key = base64.b64decode(
-                text.rstrip("=") + "=", altchars=b"-_" if set("-_") & set(text) else None, validate=True
-            )
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != 32:
-            return reading.problem(place, f"must be {self.words}", "make one: openssl rand -base64 32")
-        return key
-
-    def schema(self) -> Schema:
-        return self._SECRET.schema()
-
-    @property
-    def words(self) -> str:
-        return "a secret of 32 bytes, written in base64 or as 64 hexadecimal digits"
 
 
 # --- listening --------------------------------------------------------------------------------------------------------
@@ -280,21 +250,28 @@ _SPOOL_MAX = defaulted(
     "How large the spool may grow while Postgres is away; past it, calls are served and drops are counted.",
     "1GiB",
 )
-_KEY_ENCRYPTION_KEY = optional(
-    "key_encryption_key",
-    EncryptionKey(),
-    "Wraps the data keys that encrypt signing secrets in Postgres. Needed for signed calls with keys of the control plane.",
-)
-STORES: Record[Stores] = Record(
-    "Stores",
-    "Where state lives.",
-    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY),
-    lambda values: Stores(
+_KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS = key_encryption_fields()
+
+
+def _stores(values: Values) -> Stores | Refused:
+    alone, several = values[_KEY_ENCRYPTION_KEY], values[_KEY_ENCRYPTION_KEYS]
+    if values.given(_KEY_ENCRYPTION_KEY) and values.given(_KEY_ENCRYPTION_KEYS):
+        return values.problem(
+            _KEY_ENCRYPTION_KEY, "stands beside key_encryption_keys", "move it there, as `secret` of a name of its own"
+        )
+    return Stores(
         redis=values[_REDIS],
         redis_deadline_seconds=values[_REDIS_DEADLINE],
         postgres=values[_POSTGRES],
         spool=values[_SPOOL],
         spool_bytes_max=values[_SPOOL_MAX],
-        key_encryption_key=values[_KEY_ENCRYPTION_KEY],
-    ),
+        key_encryption=the_only_one(alone) if alone is not None else several,
+    )
+
+
+STORES: Record[Stores] = Record(
+    "Stores",
+    "Where state lives.",
+    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS),
+    _stores,
 )

@@ -15,6 +15,7 @@ from ostiary.core.model import (
     Cost,
     Environment,
     Gzip,
+    KeyEncryption,
     Plan,
     Quota,
     Rate,
@@ -202,6 +203,17 @@ def store_url(url: str | None) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def key_encryption(value: KeyEncryption | None) -> str:
+    """Names, and where those are that are kept elsewhere."""
+    if value is None:
+        return "none"
+    parts = []
+    for name, kek in value.keys.items():
+        where = "(a secret)" if isinstance(kek, bytes) else f"{kek.mount}/{kek.key} of {kek.address}"
+        parts.append(f"{name} {where}" + (" (current)" if name == value.current else ""))
+    return listed(parts)
 
 
 def certificate(value: Certificate) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import asyncpg
 
-from ostiary.core.encryption import Envelope
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.keys import store
 from ostiary.gateway.keys.cache import KeyCache, KnownKey, Question
@@ -46,13 +45,13 @@ class Lookup:
         self,
         *,
         postgres_url: str,
-        envelope: Envelope | None,
+        loader: store.KeyLoader,
         cache: KeyCache,
         clock: Callable[[], float],
         epoch: Callable[[], int],
     ) -> None:
         self._postgres_url = postgres_url
-        self._loader = store.KeyLoader(envelope)
+        self._loader = loader
         self._cache = cache
         self._clock = clock
         self._epoch = epoch
@@ -138,7 +137,10 @@ class Lookup:
             self._asked_again.discard(question)
             if answer is None and not changes:
                 self._cache.remember_absent(question)
-            self._give(answers, answer)
+            if answer is not None and answer.sealed is not None and isinstance(question, str):
+                self._leave_to_service(answers, answer)
+            else:
+                self._give(answers, answer)
 
     async def _load(self) -> list[KnownKey]:
         """One try more on a new connection, if the one at hand turns out to be dead (Postgres was restarted)."""
@@ -164,6 +166,20 @@ class Lookup:
             secrets_sha256=[question for question in self._asked if isinstance(question, bytes)],
             epoch=self._epoch(),
         )
+
+    def _leave_to_service(self, answers: list[Answer], known: KnownKey) -> None:
+        """A key that is asked for by its id signs, and is no use before its secret is open."""
+        secret = known.sealed
+        assert secret is not None  # noqa: S101  the caller has looked
+        if known.expires_at <= self._clock():
+            self._give(answers, None)
+            return
+        self.waiting -= len(answers)
+        for answer in answers:
+            try:
+                secret.openings.wait(known, secret, answer)
+            except Exception:
+                _log.exception(_WAITER_FAILED)
 
     def _give(self, answers: list[Answer], known: KnownKey | None) -> None:
         if known is not None and known.expires_at <= self._clock():

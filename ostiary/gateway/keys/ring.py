@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from ostiary.core.credentials import checksum_holds, is_key_id
-from ostiary.core.encryption import Envelope
+from ostiary.core.encryption import Envelope, RemoteKeyWrapper
 from ostiary.core.model import Key
 from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KeyCache, KnownKey
 from ostiary.gateway.keys.feed import ChangeFeed
 from ostiary.gateway.keys.lookup import Lookup
+from ostiary.gateway.keys.opening import Openings
+from ostiary.gateway.keys.store import KeyLoader
 from ostiary.gateway.signal import Signal
 
 # 1.4 kB a key (measured): a process that has seen a million different keys has grown by 1.4 GB, and stays there.
@@ -25,7 +27,8 @@ class KeyRing:
     """Finds keys of the configuration file and of Postgres; the file's come first.
 
     A find answers a KnownKey, None (refuse: unknown, revoked or expired), or a Signal of either, when Postgres must be
-    asked; that fails with GatewayError KEYS_UNAVAILABLE when Postgres can't answer. What can't be a key of Postgres, by its
+    asked; that fails with GatewayError KEYS_UNAVAILABLE when Postgres can't answer. So does a find by id, which is for a key
+    that signs, when a service has to open its secret and can't be asked. What can't be a key of Postgres, by its
     format or its checksum, is refused without asking. Known keys go on working while Postgres is away, for
     `stale_seconds`. `postgres_url` None: only the file's keys exist. `envelope` None: keys of Postgres work as
     bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds."""
@@ -50,10 +53,13 @@ class KeyRing:
         self.replace_file_keys(file_keys)
         self._lookup: Lookup | None = None
         self._feed: ChangeFeed | None = None
+        self._openings: dict[RemoteKeyWrapper, Openings] = {}
         if postgres_url is not None:
+            services = () if envelope is None else envelope.services
+            self._openings = {service: Openings(service, cache=self._cache) for service in services}
             self._lookup = Lookup(
                 postgres_url=postgres_url,
-                envelope=envelope,
+                loader=KeyLoader(envelope, self._openings),
                 cache=self._cache,
                 clock=clock,
                 epoch=lambda: self._epoch,
@@ -69,6 +75,8 @@ class KeyRing:
         """Begins to follow changes. Does not wait for Postgres, and does not fail because it is away."""
         if self._feed is not None:
             self._feed.start()
+        for openings in self._openings.values():
+            openings.start()
 
     async def close(self) -> None:
         """Ends both connections; whoever waits for an answer is refused."""
@@ -76,6 +84,8 @@ class KeyRing:
             await self._feed.close()
         if self._lookup is not None:
             await self._lookup.close()
+        for openings in self._openings.values():
+            await openings.close()
 
     def find(self, key_id: str) -> KnownKey | Signal[KnownKey | None] | None:
         """The key with this id."""
@@ -89,6 +99,9 @@ class KeyRing:
         if known.expires_at <= self._clock():
             return None
         known.used = True
+        sealed = known.sealed
+        if sealed is not None and sealed.ask_at <= time.monotonic():
+            return sealed.openings.ask(known, sealed)
         return known
 
     def find_by_secret(self, secret: bytes) -> KnownKey | Signal[KnownKey | None] | None:
@@ -142,6 +155,7 @@ class KeyRing:
                 "look_up_queries": self._lookup.queries,
                 "look_up_failures": self._lookup.failures,
                 "look_ups_refused": self._lookup.refused,
+                "openings": {service.name: openings.status() for service, openings in self._openings.items()},
             }
         return status
 
