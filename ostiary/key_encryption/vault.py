@@ -145,6 +145,8 @@ class VaultKeyWrapper(RemoteKeyWrapper):
         with self._lock:
             try:
                 return call()
+            except KeyServiceUnavailable:
+                raise
             except exceptions.InvalidRequest as error:
                 found = error.json if isinstance(error.json, dict) else {}
                 if isinstance(found.get("data"), dict) and "batch_results" in found["data"]:

@@ -74,7 +74,7 @@ class VaultToken:
             return
         if ttl <= whole * _LEFT:
             ttl = float(client.auth.token.renew_self()["auth"]["lease_duration"])
-        self._look_at = now + max(min(ttl / 4, _LOOK_AGAIN_SECONDS), 1.0)
+        self._look_at = now + max(min(ttl / 4, _LOOK_AGAIN_SECONDS), 0.2)
 
     def _sign_in(self, client: Any) -> None:
         role = self._settings.app_role

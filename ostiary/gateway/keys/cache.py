@@ -51,7 +51,8 @@ class KnownKey:
 
     `signer` is None where the secret can't be recovered, or where a service has still to open it (`sealed`). `expires_at`
     is Unix seconds, `inf` for never. `revision` is the row's in Postgres, 0 for a key of the configuration file. One object
-    belongs to one snapshot: after a swap a `find` gives another, so a request that is still under way keeps what was prepared for its own."""
+    belongs to one snapshot: after a swap a `find` gives another, so a request that is still under way keeps what was
+    prepared for its own."""
 
     __slots__ = ("_signer", "epoch", "expires_at", "key", "prepared", "revision", "sealed", "used")
 
