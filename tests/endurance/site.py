@@ -119,6 +119,7 @@ class Site:
     def control_plane(self) -> Iterator[ControlPlane]:
         """`ostiary control-plane`, listening. What it prints is in `control-plane.log`."""
         log = self.directory / "control-plane.log"
+        before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ostiary", "control-plane", "-c", str(self.path)],
@@ -131,7 +132,11 @@ class Site:
 
         def url() -> str | None:
             assert process.poll() is None, log.read_text()
-            lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            lines = [
+                json.loads(line)
+                for line in log.read_bytes()[before:].decode().splitlines(keepends=True)
+                if line.endswith("}\n")
+            ]
             return next((str(line["url"]) for line in lines if line["event"] == "listening"), None)
 
         try:
