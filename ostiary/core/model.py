@@ -28,6 +28,7 @@ class Scheme(StrEnum):
     BEARER = "bearer"
     HMAC = "hmac"
     HMAC_BODY = "hmac-body"
+    HTTP_SIGNATURE = "http-signature"
     ANONYMOUS = "anonymous"
 
 
@@ -198,10 +199,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named)."""
+    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named). `components`
+    are what an `http-signature` must cover besides what every one must."""
 
     schemes: frozenset[Scheme]
     scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +317,8 @@ class Listen:
 class ClientLimits:
     """Bounds on what a client may send, on how long it may take, and on what all clients of a worker may take.
 
-    `memory_bytes` is of one worker; None for what the machine allows."""
+    `memory_bytes` is of one worker; None for what the machine allows. `held_body_bytes` is what signed bodies may take of a
+    worker's disk until their signatures have verified."""
 
     request_line_bytes: int = 16 * 1024
     head_bytes: int = 64 * 1024
@@ -326,6 +330,7 @@ class ClientLimits:
     connections: int = 20_000
     connections_per_address: int = 1_000
     memory_bytes: int | None = None
+    held_body_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,8 @@ class Pipeline:
                 upstream.end()
             else:
                 upstream.abort()
+        if exchange.held_body is not None:
+            exchange.held_body.close()
         if exchange.alarm is not None:
             exchange.alarm.end()
         if decision is not None and decision.lease is not None:

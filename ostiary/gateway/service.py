@@ -35,6 +35,7 @@ from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.handshake import Handshake
+from ostiary.gateway.wire.held_body import HeldBodies
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.resolver import Resolver
 from ostiary.gateway.wire.room import Room
@@ -88,6 +89,8 @@ class Gateway:
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
+        self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
+        self._held_body_bytes = metrics.gauge("held_body_bytes")
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
         self._accepting: Accepting | None = None
@@ -140,7 +143,7 @@ class Gateway:
         )
 
     def _compile(self, configuration: Configuration) -> Snapshot:
-        return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
+        return Snapshot(configuration, group=self._group_of, meters=self._meters_of, held_bodies=self._held_bodies)
 
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
@@ -150,6 +153,7 @@ class Gateway:
         self.snapshot = self._compile(configuration)
         self._tls = tls
         self.limits = configuration.gateway.client_limits
+        self._held_bodies.bytes_max = self.limits.held_body_bytes
         self.room.follow(self.limits, configuration.gateway.trusted_proxies)
         self._overload.follow(self.limits)
         self._keys.forget_prepared()
@@ -227,6 +231,7 @@ class Gateway:
 
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
+        self._metrics.values[self._held_body_bytes] = self._held_bodies.bytes_on_disk
         self._recorder.wall_clock_offset = time.time() - self.clock()
         overload = self._overload
         overload.sweep()

@@ -35,7 +35,7 @@ from ostiary.gateway.usage import Spool
 
 KEY_ID = "ak_test_client"
 SECRET = b"sk_test_0123456789abcdef0123456789abcdef"
-EVERY_SCHEME = frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.HMAC_BODY})
+EVERY_SCHEME = frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.HMAC_BODY, Scheme.HTTP_SIGNATURE})
 ANONYMOUS = Authentication(schemes=frozenset({Scheme.ANONYMOUS}))
 
 

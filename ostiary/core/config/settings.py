@@ -116,12 +116,19 @@ _MEMORY = optional(
     Size("96MiB", "1TiB"),
     "Memory of one worker, near which it sheds calls; without it, what the system or the container allows.",
 )
+_HELD_BODIES = defaulted(
+    "held_bodies",
+    Size("0B", "100TiB"),
+    "Disk that bodies of signed calls may take in one worker until their signatures have verified; past it 503. They lie in "
+    "the spool's directory, or in the system's for temporary files where there is no spool. One of up to 64 KiB needs none.",
+    "1GiB",
+)
 CLIENT_LIMITS: Record[ClientLimits] = Record(
     "Client limits",
     "What a client may send, and how long it may take.",
     (
         *(_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT),
-        *(_CONNECTIONS, _PER_ADDRESS, _MEMORY),
+        *(_CONNECTIONS, _PER_ADDRESS, _MEMORY, _HELD_BODIES),
     ),
     lambda values: ClientLimits(
         request_line_bytes=values[_REQUEST_LINE],
@@ -134,6 +141,7 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
         connections=values[_CONNECTIONS],
         connections_per_address=values[_PER_ADDRESS],
         memory_bytes=values[_MEMORY],
+        held_body_bytes=values[_HELD_BODIES],
     ),
 )
 

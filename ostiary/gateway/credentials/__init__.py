@@ -3,7 +3,9 @@ carries.
 
     bearer.py           the secret itself
     hmac_signature.py   `hmac` and `hmac-body`: a signature in X-API-Key
+    http_signature.py   `http-signature`: RFC 9421
+    holding.py          the body, held back until its signature has verified
     refusal.py          how every one of them says no
 
-A scheme is one coroutine `check(exchange, keys, credential)`. It sets `scheme` before it refuses anything, and `known_key`
-once the credential holds; one that signs also sets `nonce` and `body_bytes`. A refusal goes through `refuse`."""
+A scheme is one coroutine `check(exchange, keys, …)`. It sets `scheme` before it refuses anything, and `known_key`
+once the credential holds; one that signs also sets `nonce`, and holds the body. A refusal goes through `refuse`."""

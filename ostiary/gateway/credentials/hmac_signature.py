@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from typing import Final
+from binascii import hexlify
+from hashlib import sha256
 
 from ostiary.core.errors import ErrorCode
 from ostiary.core.signing import (
     EMPTY_BODY_SHA256,
-    Signer,
     hmac_message,
     nonce_is_well_formed,
     parse_signed_credential,
     parse_timestamp,
     timestamp_is_current,
 )
-from ostiary.gateway.credentials.refusal import refuse, why_unverified
+from ostiary.gateway.credentials.holding import hold_body
+from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.signal import Signal
 
-# An unknown key id is checked against this signer, so that it takes as long as a known one with a wrong signature.
-_NOBODY: Final = Signer(b"nobody" * 8)
-
 
 async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
-    """Sets `scheme`, `known_key`, `nonce` and `body_bytes`. Raises CREDENTIALS_INVALID, TIMESTAMP_OUT_OF_RANGE,
-    KEYS_UNAVAILABLE, and BODY_TOO_LARGE for a body past the bound of signed ones."""
+    """Sets `scheme`, `known_key`, `nonce` and the body. Raises CREDENTIALS_INVALID, TIMESTAMP_OUT_OF_RANGE, KEYS_UNAVAILABLE,
+    BODY_TOO_LARGE for a body past the bound of signed ones, and OVERLOADED when there is no room to hold it."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     values = exchange.head.values
@@ -44,20 +41,24 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
     key_id, signature = parsed
     found = keys.find(key_id)
     known = await found if isinstance(found, Signal) else found
-    body = b""
-    if exchange.body is not None:
-        exchange.body.limit(min(route.route.signed_body_bytes_max, route.route.body_bytes_max))
-        body = exchange.body_bytes = await exchange.body.collect()
+    signer = known.signer if known is not None and known.signer is not None else NOBODY
     if full:
         assert timestamp is not None  # noqa: S101  _check_freshness
         assert nonce is not None  # noqa: S101  _check_freshness
-        digest = hashlib.sha256(body).hexdigest().encode() if body else EMPTY_BODY_SHA256
-        message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, digest)
+        body_sha256 = EMPTY_BODY_SHA256
+        if exchange.body is not None:
+            digest = sha256()
+            await hold_body(exchange, exchange.body, [digest])
+            body_sha256 = hexlify(digest.digest())
+        message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, body_sha256)
         exchange.nonce = nonce.decode()
+        holds = signer.verify(message, signature)
     else:
-        message = body
-    signer = known.signer if known is not None and known.signer is not None else _NOBODY
-    if not signer.verify(message, signature) or known is None or known.signer is None:
+        begun = signer.begin()
+        if exchange.body is not None:
+            await hold_body(exchange, exchange.body, [begun])
+        holds = signer.verify_begun(begun, signature)
+    if not holds or known is None or known.signer is None:
         refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, why_unverified(known))
     exchange.known_key = known
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.core.signing import Signer
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KnownKey
 
+# An unknown key id is checked against this signer, so that it takes as long as a known one with a wrong signature.
+NOBODY: Final = Signer(b"nobody" * 8)
 
-def refuse(exchange: Exchange, scheme: str, code: ErrorCode, reason: str) -> NoReturn:
-    """Raises `code`. `scheme` labels the metric; `reason` is for the log and names no secret."""
+
+def refuse(exchange: Exchange, scheme: str, code: ErrorCode, reason: str, detail: str | None = None) -> NoReturn:
+    """Raises `code`. `scheme` labels the metric; `reason` is for the log and names no secret, `detail` for the client where
+    that of the code does not fit."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     route.meters.attempt(scheme, code.code)
-    raise GatewayError(code, reason, headers=(("WWW-Authenticate", route.challenge),))
+    raise GatewayError(code, reason, detail=detail, headers=(("WWW-Authenticate", route.challenge),))
 
 
 def why_unverified(known: KnownKey | None) -> str:

@@ -36,6 +36,8 @@ def prepare(exchange: Exchange) -> None:
     elif (gathered := exchange.body_bytes) is not None:
         parts.append(b"Content-Length: %d\r\n\r\n" % len(gathered))
         parts.append(gathered)
+    elif (held := exchange.held_body) is not None:
+        parts.append(b"Content-Length: %d\r\n\r\n" % held.length)
     elif body.framing is Framing.LENGTH:
         parts.append(b"Content-Length: %d\r\n\r\n" % body.length)
     else:

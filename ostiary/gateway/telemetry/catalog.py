@@ -81,6 +81,9 @@ _FAMILIES = (
     Family("gateway_errors_total", Kind.COUNTER, "Error answers made by the gateway itself, by code.", ("code",)),
     Family("client_connections", Kind.GAUGE, "Open connections of clients."),
     Family(
+        "held_body_bytes", Kind.GAUGE, "Disk that bodies of signed calls take until their signatures have verified."
+    ),
+    Family(
         "client_connections_refused_total",
         Kind.COUNTER,
         "Connections refused at the door; the reason is the bound: connections, connections_per_address, handshakes.",
