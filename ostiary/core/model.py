@@ -334,6 +334,15 @@ class ClientLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempts:
+    """How many attempts to authenticate may fail in a minute: of one address (for IPv6 a /64) before it has to wait, of one
+    key before there is an alarm."""
+
+    per_address: int = 100
+    per_key: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     listen: Listen
     admin: Listen
@@ -345,6 +354,7 @@ class GatewaySettings:
     problem_pages: str = PROBLEM_PAGES
     addresses: AddressLists | None = None
     security: SecurityHeaders | None = None
+    failed_attempts: FailedAttempts | None = FailedAttempts()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
-from ostiary.gateway.node import NodeMemory
+from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
@@ -33,6 +34,13 @@ async def build(context: ChildContext) -> Service:
             spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
         except SpoolError as error:
             raise CannotStartService(str(error)) from error
+    node = NodeMemory.create(buckets=BUCKETS_ALONE) if context.node is None else NodeMemory(context.node)
+    gate = Gate(
+        node.attempts(),
+        settings=configuration.gateway.failed_attempts,
+        trusted=configuration.gateway.trusted_proxies,
+        metrics=context.metrics,
+    )
     try:
         envelope = None if stores.key_encryption is None else Envelope(key_wrappers(stores.key_encryption))
     except CannotUseKeyEncryption as error:
@@ -42,33 +50,37 @@ async def build(context: ChildContext) -> Service:
         postgres_url=stores.postgres,
         envelope=envelope,
         stale_seconds=configuration.gateway.key_stale_seconds,
+        gate=gate,
     )
     limiter = Limiter(
         url=stores.redis,
         deadline_seconds=stores.redis_deadline_seconds,
         workers=configuration.gateway.listen.workers,
         observe=LimiterMetrics(context.metrics),
-        node=NodeMemory(context.node) if context.node is not None else None,
+        node=node,
     )
     try:
-        gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
+        gateway = Gateway(
+            configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter, gate=gate
+        )
     except CertificateRefused as error:
         raise CannotStartService(str(error)) from error
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()
-    return Worker(gateway=gateway, keys=keys, limiter=limiter, spool=spool, metrics=context.metrics)
+    return Worker(gateway=gateway, keys=keys, limiter=limiter, gate=gate, spool=spool, metrics=context.metrics)
 
 
 class Worker:
     """The `Service` of a worker."""
 
     def __init__(
-        self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, spool: Spool | None, metrics: Metrics
+        self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, gate: Gate, spool: Spool | None, metrics: Metrics
     ) -> None:
         self._gateway = gateway
         self._keys = keys
         self._limiter = limiter
+        self._gate = gate
         self._spool = spool
         self._values = metrics.values
         self._active_keys = metrics.gauge("active_api_keys")
@@ -110,6 +122,7 @@ class Worker:
         """What is due every so often: hands usage to the shipper, counts the keys, tells how limits are decided."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
+            self._gate.refresh()
             if self._spool is not None:
                 self._spool.seal()
             keys = self._keys.status()

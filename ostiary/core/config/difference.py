@@ -140,6 +140,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.failed_attempts": Part(gateway.failed_attempts, words.failed_attempts(gateway.failed_attempts)),
         "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.ip": Part(gateway.addresses, words.address_lists(gateway.addresses)),
         "gateway.security_headers": Part(gateway.security, words.security(gateway.security)),

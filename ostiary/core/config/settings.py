@@ -11,6 +11,7 @@ from ostiary.core.config.edge import ADDRESS_LISTS
 from ostiary.core.config.fields import (
     Kind,
     ListOf,
+    NameOrRecord,
     OneOrMany,
     Record,
     Schema,
@@ -24,10 +25,12 @@ from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
+from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.model import (
     ClientLimits,
     ControlPlaneSettings,
+    FailedAttempts,
     GatewaySettings,
     Listen,
     Stores,
@@ -145,6 +148,23 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
     ),
 )
 
+_FAILED_PER_ADDRESS = defaulted(
+    "per_address",
+    Integer(1, 1_000_000),
+    "Failures in a minute of one address (for IPv6, of one /64); beyond them 429 for all but keys that work. Trusted proxies "
+    "have no such bound.",
+    100,
+)
+_FAILED_PER_KEY = defaulted(
+    "per_key", Integer(1, 1_000_000), "Failures in a minute with one key's id; beyond them an alarm, and no more.", 1000
+)
+FAILED_ATTEMPTS: Record[FailedAttempts | None] = Record(
+    "Failed attempts",
+    "How many attempts to authenticate may fail, of all workers of a node together.",
+    (_FAILED_PER_ADDRESS, _FAILED_PER_KEY),
+    lambda values: FailedAttempts(per_address=values[_FAILED_PER_ADDRESS], per_key=values[_FAILED_PER_KEY]),
+)
+
 _GATEWAY_LISTEN = defaulted("listen", LISTEN, "Where clients connect.", {})
 _ADMIN = defaulted(
     "admin", ADMIN, "Where operators look. Keep it off the public network: it has no authentication.", {}
@@ -168,6 +188,12 @@ _STALE = defaulted(
     Duration("0s", "7d"),
     "How long known keys work on while Postgres is away.",
     "1h",
+)
+_FAILED_ATTEMPTS = defaulted(
+    "failed_attempts",
+    NameOrRecord(Off(), FAILED_ATTEMPTS),
+    "How often credentials may be tried that don't hold.",
+    {},
 )
 _PROBLEM_PAGES = defaulted(
     "problem_pages",
@@ -199,6 +225,7 @@ def _gateway(values: Values) -> GatewaySettings | Refused:
         problem_pages=values[_PROBLEM_PAGES],
         addresses=values[_IP],
         security=values[_SECURITY_HEADERS],
+        failed_attempts=values[_FAILED_ATTEMPTS],
     )
 
 
@@ -206,8 +233,8 @@ GATEWAY: Record[GatewaySettings] = Record(
     "Gateway",
     "The data plane.",
     (
-        *(_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _PROBLEM_PAGES),
-        *(_IP, _SECURITY_HEADERS),
+        *(_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _FAILED_ATTEMPTS),
+        *(_PROBLEM_PAGES, _IP, _SECURITY_HEADERS),
     ),
     _gateway,
 )

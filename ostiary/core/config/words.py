@@ -14,6 +14,7 @@ from ostiary.core.model import (
     ClientAuthorities,
     Cost,
     Environment,
+    FailedAttempts,
     Gzip,
     KeyEncryption,
     Plan,
@@ -214,6 +215,12 @@ def key_encryption(value: KeyEncryption | None) -> str:
         where = "(a secret)" if isinstance(kek, bytes) else f"{kek.mount}/{kek.key} of {kek.address}"
         parts.append(f"{name} {where}" + (" (current)" if name == value.current else ""))
     return listed(parts)
+
+
+def failed_attempts(value: FailedAttempts | None) -> str:
+    if value is None:
+        return "off"
+    return f"{value.per_address} a minute of an address, an alarm from {value.per_key} a minute of a key"
 
 
 def certificate(value: Certificate) -> str:

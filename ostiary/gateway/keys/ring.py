@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from ostiary.core.credentials import checksum_holds, is_key_id
 from ostiary.core.encryption import Envelope, RemoteKeyWrapper
@@ -16,6 +17,9 @@ from ostiary.gateway.keys.lookup import Lookup
 from ostiary.gateway.keys.opening import Openings
 from ostiary.gateway.keys.store import KeyLoader
 from ostiary.gateway.signal import Signal
+
+if TYPE_CHECKING:
+    from ostiary.gateway.failed_attempts import Gate
 
 # 1.4 kB a key (measured): a process that has seen a million different keys has grown by 1.4 GB, and stays there.
 CAPACITY = 1_000_000
@@ -31,7 +35,8 @@ class KeyRing:
     that signs, when a service has to open its secret and can't be asked. What can't be a key of Postgres, by its
     format or its checksum, is refused without asking. Known keys go on working while Postgres is away, for
     `stale_seconds`. `postgres_url` None: only the file's keys exist. `envelope` None: keys of Postgres work as
-    bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds."""
+    bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds. With a
+    `gate` nobody is looked up for whoever has failed too often."""
 
     def __init__(
         self,
@@ -42,8 +47,10 @@ class KeyRing:
         stale_seconds: float,
         capacity: int = CAPACITY,
         clock: Callable[[], float] = time.time,
+        gate: Gate | None = None,
     ) -> None:
         self._clock = clock
+        self._gate = gate
         self._epoch = 0
         self._cache = KeyCache(capacity=capacity)
         self._known = self._cache.known
@@ -87,9 +94,15 @@ class KeyRing:
         for openings in self._openings.values():
             await openings.close()
 
-    def find(self, key_id: str) -> KnownKey | Signal[KnownKey | None] | None:
-        """The key with this id."""
+    def find(self, key_id: str, address: str = "") -> KnownKey | Signal[KnownKey | None] | None:
+        """The key with this id, for a caller at `address`. Raises Barred when too many attempts from there have failed."""
         known = self._file.get(key_id) or self._known.get(key_id)
+        gate = self._gate
+        if gate is not None and address:
+            if known is None:
+                gate.check(address)
+            elif gate.watchful:
+                gate.check_key(address, key_id)
         if known is None:
             if self._lookup is None or not is_key_id(key_id) or self._cache.is_absent(key_id):
                 return None
@@ -104,14 +117,17 @@ class KeyRing:
             return sealed.openings.ask(known, sealed)
         return known
 
-    def find_by_secret(self, secret: bytes) -> KnownKey | Signal[KnownKey | None] | None:
-        """The key whose whole secret this is. It is looked up by its SHA-256, so the time it takes says nothing of how
+    def find_by_secret(self, secret: bytes, address: str = "") -> KnownKey | Signal[KnownKey | None] | None:
+        """The key whose whole secret this is, for a caller at `address`. Raises Barred when this process does not know it,
+        and too many attempts from there have failed. It is looked up by its SHA-256, so the time it takes says nothing of how
         near a wrong secret is to a right one."""
         if len(secret) > _SECRET_BYTES_MAX:
             return None
         digest = sha256(secret).digest()
         known = self._file_by_secret.get(digest) or self._known_by_secret.get(digest)
         if known is None:
+            if self._gate is not None and address:
+                self._gate.check(address)
             if self._lookup is None or not checksum_holds(secret) or self._cache.is_absent(digest):
                 return None
             return self._lookup.ask(digest)

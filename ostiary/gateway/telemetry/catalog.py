@@ -120,6 +120,15 @@ _FAMILIES = (
     # Callers.
     Family("api_key_auth_attempts_total", Kind.COUNTER, "Credentials checked.", ("scheme", "result")),
     Family(
+        "failed_attempts_barred_total",
+        Kind.COUNTER,
+        "Calls answered 429 because too many attempts to authenticate had failed: of their address, or of it with their key.",
+        ("by",),
+    ),
+    Family(
+        "key_attack_alarms_total", Kind.COUNTER, "Times that a key had more failed attempts in a minute than per_key."
+    ),
+    Family(
         "api_key_usage_total",
         Kind.COUNTER,
         "Calls with a valid key.",
