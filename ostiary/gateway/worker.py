@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
+from ostiary.gateway.clock import ClockWatch
 from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
@@ -83,6 +84,7 @@ class Worker:
         self._gate = gate
         self._spool = spool
         self._values = metrics.values
+        self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew_seconds)
         self._active_keys = metrics.gauge("active_api_keys")
         self._away = metrics.gauge("rate_limit_store_away")
         self._nodes = metrics.gauge("gateway_nodes")
@@ -91,16 +93,19 @@ class Worker:
     async def start(self, sock: socket.socket | None) -> None:
         assert sock is not None  # noqa: S101  the supervisor gives every worker one
         await self._gateway.start(sock)
+        self._clock.start()
         self._keeping = asyncio.create_task(self._keep())
 
     def reload(self, configuration: Configuration) -> None:
         """One step of the event loop: no request sees the routes of one configuration with the keys of another."""
         self._gateway.reload(configuration)  # the only one that can refuse, so it comes first
+        self._clock.skew_seconds = configuration.gateway.signature_skew_seconds
         self._keys.replace_file_keys(configuration.keys)
         self._keys.forget_prepared()
 
     async def drain(self, deadline_seconds: float) -> None:
         await self._gateway.drain(deadline_seconds)
+        self._clock.close()
         if self._keeping is not None:
             self._keeping.cancel()
         if self._spool is not None:
@@ -115,6 +120,7 @@ class Worker:
             "gateway": self._gateway.status(),
             "keys": self._keys.status(),
             "limiter": self._limiter.status(),
+            "clock": self._clock.status(),
             "spool": {"accepted": spool.accepted, "dropped": spool.dropped, "bytes": spool.bytes} if spool else None,
         }
 

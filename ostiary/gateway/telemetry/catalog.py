@@ -160,6 +160,15 @@ _FAMILIES = (
         "Gateway nodes there were when Redis was last asked: without Redis, a limit is shared among so many.",
         merge=Merge.MAX,
     ),
+    Family(
+        "gateway_clock_offset_seconds",
+        Kind.GAUGE,
+        "How far this machine's clock is from Redis's, either way. Half of gateway.signature_skew is worth an alarm.",
+        merge=Merge.MAX,
+    ),
+    Family(
+        "gateway_clock_steps_total", Kind.COUNTER, "Times that a worker saw its clock set by half a second or more."
+    ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(
         "rate_limit_settlements_total",
