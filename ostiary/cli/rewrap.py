@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ostiary.cli.configuration import BadConfiguration, config_option, postgres_of, read_configuration
+from ostiary.cli.memory import keep_off_disk
 from ostiary.cli.table import table
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def rewrap(config_path: str, check: bool, dry_run: bool, rows_per_second: int, a
 
     if check and dry_run:
         raise click.UsageError("--check and --dry-run exclude each other")
+    keep_off_disk()
     configuration = read_configuration(config_path)
     url, settings = postgres_of(configuration), configuration.stores.key_encryption
     if settings is None:

@@ -12,9 +12,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -205,12 +206,19 @@ class ControlPlane:
     def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
         return self.call("POST", path, body)
 
-    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, object] | None = None,
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310  our own
             f"{self.url}/api/v1{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json", **headers},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  our own
             found: dict[str, Any] = json.load(answer)
