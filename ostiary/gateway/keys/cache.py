@@ -79,8 +79,9 @@ class KnownKey:
     def signer(self) -> Signer | None:
         return self._signer if self.sealed is None else self.sealed.signer
 
-    def has(self, secret: SealedSecret) -> bool:
-        return self.sealed is secret
+    def sealed_secrets(self) -> tuple[SealedSecret, ...]:
+        """Those that a signature may be verified with."""
+        return () if self.sealed is None else (self.sealed,)
 
 
 class Changes:

@@ -16,6 +16,7 @@ import asyncpg
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.keys import store
 from ostiary.gateway.keys.cache import KeyCache, KnownKey, Question
+from ostiary.gateway.keys.opening import give_opened
 from ostiary.gateway.signal import Signal
 
 # Questions in one query: some 3 ms for Postgres, so that a cold key never waits long behind others.
@@ -137,10 +138,7 @@ class Lookup:
             self._asked_again.discard(question)
             if answer is None and not changes:
                 self._cache.remember_absent(question)
-            if answer is not None and answer.sealed is not None and isinstance(question, str):
-                self._leave_to_service(answers, answer)
-            else:
-                self._give(answers, answer)
+            self._give(answers, answer, signs=isinstance(question, str))
 
     async def _load(self) -> list[KnownKey]:
         """One try more on a new connection, if the one at hand turns out to be dead (Postgres was restarted)."""
@@ -167,27 +165,17 @@ class Lookup:
             epoch=self._epoch(),
         )
 
-    def _leave_to_service(self, answers: list[Answer], known: KnownKey) -> None:
-        """A key that is asked for by its id signs, and is no use before its secret is open."""
-        secret = known.sealed
-        assert secret is not None  # noqa: S101  the caller has looked
-        if known.expires_at <= self._clock():
-            self._give(answers, None)
-            return
-        self.waiting -= len(answers)
-        for answer in answers:
-            try:
-                secret.openings.wait(known, secret, answer)
-            except Exception:
-                _log.exception(_WAITER_FAILED)
-
-    def _give(self, answers: list[Answer], known: KnownKey | None) -> None:
+    def _give(self, answers: list[Answer], known: KnownKey | None, *, signs: bool) -> None:
+        """A key that is asked for by its id `signs`, and is no use before its secret is open."""
         if known is not None and known.expires_at <= self._clock():
             known = None
         self.waiting -= len(answers)
         for answer in answers:
             try:
-                answer.set(known)
+                if signs and known is not None:
+                    give_opened(known, answer)
+                else:
+                    answer.set(known)
             except Exception:
                 _log.exception(_WAITER_FAILED)
 

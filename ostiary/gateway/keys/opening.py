@@ -109,11 +109,9 @@ class Openings:
         return answer
 
     def wait(self, known: KnownKey, secret: SealedSecret, answer: Answer) -> None:
-        """Sets `answer` once the secret is open, or fails it."""
+        """For a secret that is closed: sets `answer` once it, and every other of the key, is open; or fails it."""
         now = self._clock()
-        if now < secret.good_until:
-            answer.set(known)
-        elif self._closed or now < self._retry_at:
+        if self._closed or now < self._retry_at:
             self._refuse(answer, self._failing or "this process is ending")
         elif self.waiting >= WAITING_MAX:
             self._refuse(answer, f"{WAITING_MAX} calls wait for the service that opens keys")
@@ -122,6 +120,10 @@ class Openings:
             asked = self._asked.get(secret)
             (self._waiting.setdefault(secret, []) if asked is None else asked).append((known, answer))
             self._begin()
+
+    def is_closed(self, secret: SealedSecret) -> bool:
+        """It has to be opened before it can be used."""
+        return self._clock() >= secret.good_until
 
     def status(self) -> dict[str, object]:
         return {
@@ -191,11 +193,11 @@ class Openings:
     def _give(self, known: KnownKey, secret: SealedSecret, answer: Answer) -> None:
         present = self._cache.known.get(known.key.id)
         try:
-            if present is None or not present.has(secret):
+            if present is None or secret not in present.sealed_secrets():
                 # Revoked, perhaps: what was found before must not count after it.
                 answer.fail(_unavailable("it changed while it was being opened"))
             else:
-                answer.set(present)
+                give_opened(present, answer)
         except Exception:  # the request's own fault; the others must still get their answers
             _log.exception("a request failed while it was given its key")
 
@@ -248,6 +250,15 @@ class Openings:
                 fields = {"key_encryption_key": self.wrapper.name, "reason": str(error)}
                 _log.info("key_service_token_not_renewed", extra={"fields": fields})
             await asyncio.sleep(_RENEW_TOKEN_SECONDS)
+
+
+def give_opened(known: KnownKey, answer: Answer) -> None:
+    """Sets `answer` once every secret of `known` is open, or fails it."""
+    for secret in known.sealed_secrets():
+        if secret.openings.is_closed(secret):
+            secret.openings.wait(known, secret, answer)
+            return
+    answer.set(known)
 
 
 def _unavailable(reason: str) -> GatewayError:

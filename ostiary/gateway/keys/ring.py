@@ -112,9 +112,11 @@ class KeyRing:
         if known.expires_at <= self._clock():
             return None
         known.used = True
-        sealed = known.sealed
-        if sealed is not None and sealed.ask_at <= time.monotonic():
-            return sealed.openings.ask(known, sealed)
+        if known.sealed is not None:
+            now = time.monotonic()
+            for secret in known.sealed_secrets():
+                if secret.ask_at <= now and isinstance(asked := secret.openings.ask(known, secret), Signal):
+                    return asked
         return known
 
     def find_by_secret(self, secret: bytes, address: str = "") -> KnownKey | Signal[KnownKey | None] | None:

@@ -99,7 +99,7 @@ class KeyLoader:
             expires_at=row["expires_at"],
             limits=None if row["limits"] is None else _override(row["id"], row["limits"]),
         )
-        secret = self._secret(row)
+        secret = self._secret(row["id"], row["secret_sealed"], row["data_key_wrapped"])
         sealed = secret if isinstance(secret, SealedSecret) else None
         signer = secret if isinstance(secret, Signer) else None
         return KnownKey(key, signer=signer, revision=row["revision"], epoch=epoch, sealed=sealed)
@@ -109,10 +109,9 @@ class KeyLoader:
             self._scopes.clear()
         return self._scopes.setdefault(scopes, scopes)
 
-    def _secret(self, row: asyncpg.Record) -> Signer | SealedSecret | None:
+    def _secret(self, key_id: str, sealed: bytes, wrapped: bytes) -> Signer | SealedSecret | None:
         if self._envelope is None:
             return None
-        key_id, sealed, wrapped = row["id"], row["secret_sealed"], row["data_key_wrapped"]
         try:
             service = self._envelope.service_of(wrapped)
             if service is not None:
