@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import sys
 import threading
 import time
 import traceback
@@ -22,7 +23,8 @@ from ostiary.core.encryption import (
     Wrapped,
     WrongKeyEncryptionKey,
 )
-from ostiary.core.model import SecretFile
+from ostiary.core.model import KeyEncryption, SecretFile
+from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 from ostiary.key_encryption.vault import BATCH_MAX, VaultKeyWrapper
 from tests.support.certificates import issue
 from tests.support.vault_server import VaultServer, running_vault
@@ -222,3 +224,11 @@ def test_a_new_version_of_the_transit_key_shows_in_what_is_wrapped(vault: VaultS
     after = kek.newest_prefix()
     assert after != before
     assert after.startswith(kek.prefix + b"vault:v")
+
+
+def test_without_hvac_the_mend_is_told(vault: VaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra: whoever has no Vault need not install it."""
+    monkeypatch.setitem(sys.modules, "ostiary.key_encryption.vault", None)
+    with pytest.raises(CannotUseKeyEncryption, match=r"pip install 'ostiary\[vault\]'"):
+        key_wrappers(KeyEncryption("vault", {"vault": vault.settings()}))
+    key_wrappers(KeyEncryption("file", {"file": bytes(32)}))
