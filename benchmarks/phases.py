@@ -199,12 +199,15 @@ class SignatureScheme:
         authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
         routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
         limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+        metrics = Metrics.in_memory()
+        gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
         gateway = Gateway(
             configuration=replace(configuration, routes=routes),
-            metrics=Metrics.in_memory(),
+            metrics=metrics,
             spool=None,
             keys=keys,
             limiter=limiter,
+            gate=gate,
         )
         method = "POST" if body else "GET"
         url = f"http://127.0.0.1:8080{TARGET}"

@@ -95,7 +95,7 @@ class Gateway:
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
         self._held_body_bytes = metrics.gauge("held_body_bytes")
-        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics)
+        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)
         self._tokens.follow(configuration.issuers)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
