@@ -13,6 +13,8 @@ import uvloop
 
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 
+pytest_plugins = ["tests.scheduling"]
+
 _numbers = itertools.count()
 
 

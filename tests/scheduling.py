@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
@@ -24,11 +24,11 @@ ALONE_IDS = "alone_ids_file"
 _alone_ids_file = pytest.StashKey[Path]()
 
 
-class QuietEndScheduling(LoadScopeScheduling):
+class QuietEndScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """xdist's own for units of tests, with the rule for those that are to run alone."""
 
-    def __init__(self, config: pytest.Config, alone_ids_file: Path) -> None:
-        super().__init__(config)
+    def __init__(self, config: pytest.Config, log: Producer, alone_ids_file: Path) -> None:
+        super().__init__(config, log)
         self._alone_ids_file = alone_ids_file
         self._alone_ids: frozenset[str] = frozenset()
 
@@ -39,13 +39,23 @@ class QuietEndScheduling(LoadScopeScheduling):
 
     def remove_node(self, node: WorkerController) -> str | None:
         """A worker has ended: the one that stays may be waiting for that."""
-        interrupted = super().remove_node(node)
-        # What a crashed worker leaves was put behind all others.
-        self.workqueue = OrderedDict(sorted(self.workqueue.items(), key=lambda unit: self._is_alone(unit[1])))
+        interrupted: str | None = super().remove_node(node)
+        if interrupted is not None:  # it ended its worker, and would end the next one
+            self.workqueue[self._split_scope(interrupted)][interrupted] = True
+        for name in [name for name, unit in self.workqueue.items() if self._is_alone(unit)]:
+            self.workqueue.move_to_end(name)  # behind what a crashed worker has left
         for other in self.nodes:
             if other in self.registered_collections:
                 self._reschedule(other)
         return interrupted
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """A worker begins a test only when it has been given the next one too, or told that there is none: it gets units
+        until it has enough, not one for each that it has done."""
+        left = -1
+        while left != len(self.workqueue):
+            left = len(self.workqueue)
+            super()._reschedule(node)
 
     def _split_scope(self, nodeid: str) -> str:
         """The name of a test's unit: its file, or the part of the file that runs alone."""
@@ -69,10 +79,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long_files = {item.path for item in items if item.get_closest_marker("long")}
+
     def turn(item: pytest.Item) -> int:
         if item.get_closest_marker("alone"):
             return 2
-        return 0 if item.get_closest_marker("long") else 1
+        return 0 if item.path in long_files else 1
 
     items.sort(key=turn)
     if workerinput := getattr(config, "workerinput", None):
@@ -82,11 +94,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fresh.replace(path)  # all workers write the same
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` is: workers for the whole suite; none for tests that somebody has picked, who wants to see them run."""
-    option = config.option
-    is_picked = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword or option.lf
-    if is_picked or option.stepwise or option.collectonly or option.capture == "no":
+    is_picked = (
+        config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+        or config.getoption("markexpr") not in ("", "not full")  # what scripts/test says without --full
+        or any(config.getoption(name, False) for name in ("keyword", "lf", "stepwise", "collectonly"))
+        or config.getoption("capture") == "no"
+    )
+    if is_picked:
         return 0
     return min(len(os.sched_getaffinity(0)) + 1, WORKERS_MAX)
 
@@ -95,8 +112,9 @@ def pytest_configure_node(node: WorkerController) -> None:
     node.workerinput[ALONE_IDS] = str(_file_of(node.config))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> QuietEndScheduling:
-    return QuietEndScheduling(config, _file_of(config))
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> QuietEndScheduling:
+    return QuietEndScheduling(config, log, _file_of(config))
 
 
 def _file_of(config: pytest.Config) -> Path:
