@@ -52,6 +52,7 @@ def calls_of_refusal(gateway: RunningGateway, scheme: str, key_id: str, body: by
         payload.feed(body)
     snapshot = gateway.gateway.snapshot
     exchange = Exchange(client=client, snapshot=snapshot, head=head, body=payload, started=0.0)
+    exchange.ip = client.peer
     exchange.route = next(each for each in snapshot.routes if each.name == scheme)
     coroutine = authenticate(exchange, gateway.gateway._keys)
     calls: list[str] = []
