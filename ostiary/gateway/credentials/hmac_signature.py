@@ -43,7 +43,8 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
     known = await found if isinstance(found, Signal) else found
     if known is not None:
         exchange.claimed_key_id = key_id
-    signer = known.signer if known is not None and known.signer is not None else NOBODY
+    own = None if known is None else known.signer
+    signer = NOBODY if own is None else own
     if full:
         assert timestamp is not None  # noqa: S101  _check_freshness
         assert nonce is not None  # noqa: S101  _check_freshness
@@ -61,7 +62,7 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
         if exchange.body is not None and not take_at_once(exchange, exchange.body, [begun]):
             await hold_body(exchange, exchange.body, [begun])
         holds = signer.verify_begun(begun, signature)
-    if not holds or known is None or known.signer is None:
+    if not holds or known is None or own is None:
         refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, why_unverified(known))
     exchange.known_key = known
 

@@ -77,8 +77,9 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
         body_holds = hashes.hold(digest)
     elif digest is not None:
         body_holds = digest.holds(_EMPTY_SHA256, _EMPTY_SHA512)
-    signer = known.signer if known is not None and known.signer is not None else NOBODY
-    if not claim.is_verified_by(signer, base) or not body_holds or known is None or known.signer is None:
+    own = None if known is None else known.signer
+    signer = NOBODY if own is None else own
+    if not claim.is_verified_by(signer, base) or not body_holds or known is None or own is None:
         reason = why_unverified(known) if body_holds else "the body is not that of Content-Digest"
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, reason)
     _leave_to_upstream(exchange, claim)

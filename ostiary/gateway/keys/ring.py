@@ -110,6 +110,8 @@ class KeyRing:
         if known.epoch != self._epoch:
             known = self._renew(known)
         if known.expires_at <= self._clock():
+            if gate is not None and address:
+                gate.check(address)  # as for a key that is unknown, which it must not be told from
             return None
         known.used = True
         if known.sealed is not None:
