@@ -32,10 +32,11 @@ from benchmarks.timing import BATCHES, cost_us
 from benchmarks.tokens import BenchIssuer
 from ostiary.core.config import load_text
 from ostiary.core.http_signing import sign_http_request
-from ostiary.core.model import Authentication, Configuration, Scheme
+from ostiary.core.model import Authentication, Configuration, FailedAttempts, Scheme
 from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.phases.admit import RequestIds, admit
@@ -198,12 +199,15 @@ class SignatureScheme:
         authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
         routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
         limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+        metrics = Metrics.in_memory()
+        gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
         gateway = Gateway(
             configuration=replace(configuration, routes=routes),
-            metrics=Metrics.in_memory(),
+            metrics=metrics,
             spool=None,
             keys=keys,
             limiter=limiter,
+            gate=gate,
         )
         method = "POST" if body else "GET"
         url = f"http://127.0.0.1:8080{TARGET}"
@@ -284,11 +288,12 @@ class LimitPhase:
 async def subject_of(directory: Path) -> AsyncIterator[Subject]:
     """The parts of a worker of the whole job, without sockets; its usage goes to a spool in the directory."""
     whole_job = configuration("ostiary-whole-job.yaml", directory)
-    keys = KeyRing(file_keys=whole_job.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
-    spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
     metrics = Metrics.in_memory()
+    gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
+    keys = KeyRing(file_keys=whole_job.keys, postgres_url=None, envelope=None, stale_seconds=3600.0, gate=gate)
+    spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    gateway = Gateway(configuration=whole_job, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
+    gateway = Gateway(configuration=whole_job, metrics=metrics, spool=spool, keys=keys, limiter=limiter, gate=gate)
     try:
         yield Subject(whole_job, gateway=gateway, keys=keys, metrics=metrics, spool=spool)
     finally:
@@ -302,7 +307,9 @@ def memory_path(
     loaded = configuration(template, directory)
     keys = KeyRing(file_keys=loaded.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    gateway = Gateway(configuration=loaded, metrics=Metrics.in_memory(), spool=None, keys=keys, limiter=limiter)
+    metrics = Metrics.in_memory()
+    gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
+    gateway = Gateway(configuration=loaded, metrics=metrics, spool=None, keys=keys, limiter=limiter, gate=gate)
     (member,) = gateway.snapshot.groups["api"].members
     answer = ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES
     return MemoryPath(gateway, member.pool, request=request, answer=answer)

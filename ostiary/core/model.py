@@ -379,6 +379,15 @@ class ClientLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempts:
+    """How many attempts to authenticate may fail in a minute: of one address (for IPv6 a /64) before it has to wait, of one
+    key before there is an alarm."""
+
+    per_address: int = 100
+    per_key: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     listen: Listen
     admin: Listen
@@ -390,6 +399,7 @@ class GatewaySettings:
     problem_pages: str = PROBLEM_PAGES
     addresses: AddressLists | None = None
     security: SecurityHeaders | None = None
+    failed_attempts: FailedAttempts | None = FailedAttempts()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -414,17 +424,59 @@ RedisLocation = str | tuple[str, ...] | RedisSentinels
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class SecretFile:
+    """A secret that is read from its file each time it is needed, because others renew it there."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AppRole:
+    """How a process signs in at Vault by itself. `mount` is where the method is mounted."""
+
+    role_id: str | SecretFile
+    secret_id: str | SecretFile
+    mount: str = "approle"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VaultTransit:
+    """A KEK that Vault, or OpenBao, keeps: the Transit key `key` under `mount`. Either `token` or `app_role` is given.
+
+    `ca` is a PEM file of authorities, None for the system's. A data key that Vault has opened is used for `cache_seconds`."""
+
+    address: str
+    key: str
+    mount: str
+    namespace: str | None
+    ca: str | None
+    token: str | SecretFile | None
+    app_role: AppRole | None
+    timeout_seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyEncryption:
+    """The KEKs by name, each the 32 bytes themselves or where they are kept. `current` wraps what is made from now on; the
+    others only open."""
+
+    current: str
+    keys: Mapping[str, bytes | VaultTransit]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Stores:
     """Where state lives. URLs may carry passwords: never log them. `spool` is the directory of usage not yet in Postgres;
-    `key_encryption_key` wraps the data keys that encrypt signing secrets (32 bytes). `state` is the directory of what a start
-    must know while others are away; None to keep nothing."""
+    `key_encryption` has what wraps the data keys that encrypt signing secrets. `state` is the directory of what a start must
+    know while others are away; None to keep nothing."""
 
     redis: RedisLocation | None
     redis_deadline_seconds: float
     postgres: str | None
     spool: str
     spool_bytes_max: int
-    key_encryption_key: bytes | None
+    key_encryption: KeyEncryption | None
     state: str | None = None
 
 

@@ -13,6 +13,11 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from ostiary.core.structured_fields import Bare, Item, Kind, Malformed, parse_dictionary, string_text
 
 COMPONENTS_MAX: Final = 32
+# All of this is done before anyone is known. Components that take a field or a query apart are few, and what they take apart
+# is short: together some 4 ms at the worst, interpreted.
+TAKING_APART_MAX: Final = 8
+_DICTIONARY_BYTES_MAX: Final = 2048
+_QUERY_PAIRS_MAX: Final = 256
 _RECIPES_KNOWN_MAX: Final = 1024  # of some 2 KB; clients choose them
 _RECIPE_BYTES_MAX: Final = 1024
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
@@ -30,6 +35,7 @@ _QUERY_PARAM: Final = 7
 _FIELD: Final = 8
 _FIELD_OCTETS: Final = 9  # ;bs
 _FIELD_MEMBER: Final = 10  # ;key
+_TAKING_APART: Final = frozenset((_QUERY_PARAM, _FIELD_OCTETS, _FIELD_MEMBER))
 _DERIVED: Final = {
     b"@method": _METHOD,
     b"@target-uri": _TARGET_URI,
@@ -154,6 +160,8 @@ def recipe_of(items: list[Item]) -> Recipe:
     if len(items) > COMPONENTS_MAX:
         raise Uncoverable(f"more than {COMPONENTS_MAX} components")
     steps = [step_of(item) for item in items]
+    if sum(step.kind in _TAKING_APART for step in steps) > TAKING_APART_MAX:
+        raise Uncoverable(f"more than {TAKING_APART_MAX} components with ;key, ;bs or ;name")
     # The order of a component's parameters means nothing (RFC 9421 §2): sorted, two spellings of one component are one.
     identities = [
         item.bare.text + b"".join(sorted(b";%b=%b" % (k, v.text) for k, v in item.parameters.items())) for item in items
@@ -208,8 +216,11 @@ def _rare(step: Step, message: SignedMessage) -> bytes:
         if step.name in message.values and len(values) == 1 and b"," in values[0]:
             raise Uncoverable("a header that may have come in several lines is covered with ;bs")
         return b", ".join([b":%b:" % b2a_base64(value, newline=False) for value in values])
+    dictionary = b", ".join(values)
+    if len(dictionary) > _DICTIONARY_BYTES_MAX:
+        raise Uncoverable("a header covered with ;key is too long")
     try:
-        members = parse_dictionary(b", ".join(values))
+        members = parse_dictionary(dictionary)
     except Malformed as error:
         raise Uncoverable(f"a header covered with ;key is no dictionary: {error}") from error
     for member in members:
@@ -220,6 +231,8 @@ def _rare(step: Step, message: SignedMessage) -> bytes:
 
 def _query_param(query: bytes, name: bytes) -> bytes:
     """RFC 9421 §2.2.8. A parameter that comes twice must not be covered: which of the two counts is the upstream's to say."""
+    if query.count(b"&") >= _QUERY_PAIRS_MAX:
+        raise Uncoverable("@query-param: the query has too many parameters")
     found = []
     for pair in query.split(b"&"):
         key, _, value = pair.partition(b"=")

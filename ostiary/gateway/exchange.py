@@ -55,6 +55,7 @@ class Exchange:
     upgrade: bool = False  # the request asks for WebSocket, and may
     parameters: Mapping[str, bytes] = _NO_PARAMETERS  # of the path; only where the route has an edge
     # authenticate
+    claimed_key_id: str | None = None  # of a key there is, by whoever signed; it need not hold
     known_key: KnownKey | None = None
     scheme: str
     subject_line: bytes = b""  # X-Ostiary-Subject, of a token or a client certificate

@@ -1,6 +1,6 @@
 """The gateway of one worker: the request path, the connections, the snapshot in force.
 
-Collaborators (metrics, spool, keys, limiter) are made and closed by whoever makes this (`worker.py`)."""
+Collaborators (metrics, spool, keys, limiter, gate) are made and closed by whoever makes this (`worker.py`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
 from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
@@ -62,11 +63,13 @@ class Gateway:
         spool: Spool | None,
         keys: KeyRing,
         limiter: Limiter,
+        gate: Gate,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
         self._metrics = metrics
         self._keys = keys
+        self._gate = gate
         self._meters: dict[str, RouteMeters] = {}
         self._pools: dict[tuple[Target, float, Connections], TargetPool] = {}
         self._memory: dict[str, UpstreamMemory] = {}
@@ -92,7 +95,7 @@ class Gateway:
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
         self._held_body_bytes = metrics.gauge("held_body_bytes")
-        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics)
+        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)
         self._tokens.follow(configuration.issuers)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
@@ -102,6 +105,7 @@ class Gateway:
             limiter=limiter,
             recorder=self._recorder,
             shedder=self._overload.shedder,
+            gate=gate,
             ids=self._ids,
             clock=self.clock,
         ).handle
@@ -166,6 +170,7 @@ class Gateway:
         self._held_bodies.bytes_max = self.limits.held_body_bytes
         self.room.follow(self.limits, configuration.gateway.trusted_proxies)
         self._overload.follow(self.limits)
+        self._gate.follow(configuration.gateway.failed_attempts, configuration.gateway.trusted_proxies)
         self._keys.forget_prepared()
         upstreams = configuration.upstreams
         used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}

@@ -194,6 +194,21 @@ def test_a_digest_field_is_bounded() -> None:
         parse_content_digest(b"x=1, " * 300 + content_digest(b"").encode())
 
 
+def test_what_takes_work_before_anyone_is_known_is_bounded() -> None:
+    """A signature that is refused must not cost a worker more than one that is taken: fields and queries may be long, and
+    components many."""
+    many = SignedMessage(b"GET", b"http", b"a", b"/?" + b"&".join(b"a%d=%%41" % n for n in range(257)), [], {})
+    with pytest.raises(Uncoverable, match="too many parameters"):
+        base_of(many, 's=("@query-param";name="a1")')
+    long = SignedMessage(b"GET", b"http", b"a", b"/", [b"X-D: " + b"a=1, " * 500 + b"b=1"], {})
+    with pytest.raises(Uncoverable, match="too long"):
+        base_of(long, 's=("x-d";key="b")')
+    with pytest.raises(Uncoverable, match="more than 8"):
+        base_of(FIELDS, "s=(" + " ".join(f'"example-dict";key="k{number}"' for number in range(9)) + ")")
+    with pytest.raises(Uncoverable, match="more than 32"):
+        base_of(FIELDS, "s=(" + " ".join(f'"x{number}"' for number in range(33)) + ")")
+
+
 def test_recipes_that_are_remembered_are_bounded() -> None:
     """Clients choose components: they must not choose how much memory a worker takes."""
     from ostiary.core import signature_base

@@ -19,6 +19,7 @@ from ostiary.core.keyspace import subject
 from ostiary.core.model import Authentication, Environment, Key, LimitBy, Match, Route, RouteLimit, Scheme, Upgrade
 from ostiary.core.upstream import Balance, Retries, Target
 from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing, KnownKey
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway
@@ -66,7 +67,9 @@ async def test_no_snapshot_gives_a_test_key_what_is_for_live_keys_alone(
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
 
     def compiled() -> Gateway:
-        return Gateway(configuration=base, metrics=Metrics.in_memory(), spool=None, keys=ring, limiter=limiter)
+        metrics = Metrics.in_memory()
+        gate = Gate(AttemptTable.alone(), settings=None, trusted=(), metrics=metrics)
+        return Gateway(configuration=base, metrics=metrics, spool=None, keys=ring, limiter=limiter, gate=gate)
 
     if crossings(routes):
         with pytest.raises(ValueError, match="serves"):

@@ -150,6 +150,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.failed_attempts": Part(gateway.failed_attempts, words.failed_attempts(gateway.failed_attempts)),
         "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.ip": Part(gateway.addresses, words.address_lists(gateway.addresses)),
         "gateway.security_headers": Part(gateway.security, words.security(gateway.security)),
@@ -176,7 +177,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
-        "stores.key_encryption_key": _secret(stores.key_encryption_key),
+        "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
         "stores.state": Part(stores.state, stores.state or "none"),
         **certificate_parts(configuration.certificates),
     }

@@ -24,7 +24,7 @@ async def check(exchange: Exchange, keys: KeyRing, secret: bytes) -> None:
     exchange.scheme = "bearer"
     if is_secret_format(secret) and not checksum_holds(secret):
         refuse(exchange, "bearer", ErrorCode.CREDENTIALS_INVALID, "checksum of the key does not hold")
-    found = keys.find_by_secret(secret)
+    found = keys.find_by_secret(secret, exchange.ip)
     known = await found if isinstance(found, Signal) else found
     if known is None:
         refuse(exchange, "bearer", ErrorCode.CREDENTIALS_INVALID, "unknown, revoked or expired key")

@@ -39,8 +39,10 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
     if parsed is None:
         refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "X-API-Key is not id:signature")
     key_id, signature = parsed
-    found = keys.find(key_id)
+    found = keys.find(key_id, exchange.ip)
     known = await found if isinstance(found, Signal) else found
+    if known is not None:
+        exchange.claimed_key_id = key_id
     signer = known.signer if known is not None and known.signer is not None else NOBODY
     if full:
         assert timestamp is not None  # noqa: S101  _check_freshness

@@ -46,8 +46,10 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
     _check_coverage(exchange, claim)
     _check_freshness(exchange, claim)
-    found = keys.find(claim.key_id)
+    found = keys.find(claim.key_id, exchange.ip)
     known = await found if isinstance(found, Signal) else found
+    if known is not None:
+        exchange.claimed_key_id = claim.key_id
     body_holds = True
     if body is not None:
         if digest is None:

@@ -15,12 +15,13 @@ def is_token(credential: bytes) -> bool:
 
 async def check(exchange: Exchange, token: bytes) -> None:
     """Sets `scheme`, `known_key` and `subject_line`. Raises CREDENTIALS_INVALID, and KEYS_UNAVAILABLE where the issuer's keys
-    can't be had."""
+    can't be had. An address that has failed too often is Barred before its token is verified."""
     exchange.scheme = "jwt"
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     caller = route.tokens.recall(token, route.issuers)
     if caller is None:
+        route.tokens.let_try(exchange.ip)
         try:
             caller = await route.tokens.verify(token, route.issuers)
         except TokenRefused as error:

@@ -125,6 +125,15 @@ _FAMILIES = (
     # Callers.
     Family("api_key_auth_attempts_total", Kind.COUNTER, "Credentials checked.", ("scheme", "result")),
     Family(
+        "failed_attempts_barred_total",
+        Kind.COUNTER,
+        "Calls answered 429 because too many attempts to authenticate had failed: of their address, or of it with their key.",
+        ("by",),
+    ),
+    Family(
+        "key_attack_alarms_total", Kind.COUNTER, "Times that a key had more failed attempts in a minute than per_key."
+    ),
+    Family(
         "api_key_usage_total",
         Kind.COUNTER,
         "Calls with a valid key.",
@@ -164,6 +173,15 @@ _FAMILIES = (
         Kind.GAUGE,
         "Gateway nodes there were when Redis was last asked: without Redis, a limit is shared among so many.",
         merge=Merge.MAX,
+    ),
+    Family(
+        "gateway_clock_offset_seconds",
+        Kind.GAUGE,
+        "How far this machine's clock is from Redis's, either way. Half of gateway.signature_skew is worth an alarm.",
+        merge=Merge.MAX,
+    ),
+    Family(
+        "gateway_clock_steps_total", Kind.COUNTER, "Times that a worker saw its clock set by half a second or more."
     ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(

@@ -15,6 +15,7 @@ from ostiary.core.issuers import Issuer
 from ostiary.core.key_set import PublicKey
 from ostiary.core.model import Key
 from ostiary.core.tokens import ParsedToken, TokenRefused, check_claims, key_of, parse_token
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.tokens.issuer_keys import IssuerKeys
@@ -49,7 +50,7 @@ class TokenCaller(KnownKey):
 
 class TokenRing:
     """`directory` is where key documents are kept over restarts, None for nowhere. `capacity` is how many verified tokens are
-    remembered. `clock` is Unix seconds."""
+    remembered. `clock` is Unix seconds. With a `gate` nothing is verified for whoever has failed too often."""
 
     def __init__(
         self,
@@ -58,7 +59,9 @@ class TokenRing:
         metrics: Metrics,
         capacity: int = CAPACITY,
         clock: Callable[[], float] = time.time,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._directory = directory
         self._metrics = metrics
         self._capacity = capacity
@@ -99,6 +102,11 @@ class TokenRing:
             and keys.key_set is not None
             and caller.signed_by.thumbprint in keys.key_set.thumbprints
         )
+
+    def let_try(self, address: str) -> None:
+        """To be called before `verify`. Raises Barred when too many attempts from this address have failed."""
+        if self._gate is not None:
+            self._gate.check(address)
 
     async def verify(self, token: bytes, issuers: Mapping[str, Issuer]) -> TokenCaller:
         """The caller of a token that is not remembered. Raises TokenRefused, and KEYS_UNAVAILABLE where the issuer's keys are
