@@ -53,11 +53,12 @@ def subject(
     organization_id: str | None,
     ip: str,
 ) -> str:
-    """Whose calls are counted together. Test calls are counted apart from live ones, whatever they go by: nobody's tests use
-    up what their customers have. A caller that lacks what the limit goes by is counted by the narrowest thing known of it
-    (its key, else its address): a limit by app must hold for a key without an app too."""
+    """Whose calls are counted together. Test calls are counted apart from live ones: nobody's tests use up what their
+    customers have. An address has no environment: its calls without a caller (preflights) count with the others. A
+    caller that lacks what the limit goes by is counted by the narrowest thing known of it (its key, else its address):
+    a limit by app must hold for a key without an app too."""
     who = _who(by, route=route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip)
-    return f"test:{who}" if environment is Environment.TEST else who
+    return f"test:{who}" if environment is Environment.TEST and by is not LimitBy.IP else who
 
 
 def _who(
