@@ -3,7 +3,8 @@ unpacked). Only `sha-256` and `sha-512` are looked at: the others of the registr
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+import re
+from binascii import a2b_base64, b2a_base64
 from hashlib import sha256, sha512
 from hmac import compare_digest
 from typing import Final
@@ -12,6 +13,7 @@ from ostiary.core.structured_fields import Kind, Malformed, parse_dictionary
 
 _LENGTHS: Final = {b"sha-256": 32, b"sha-512": 64}
 _FIELD_BYTES_MAX: Final = 1024
+_usual: Final = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):").fullmatch
 
 
 class Digest:
@@ -32,6 +34,10 @@ class Digest:
 
 def parse_content_digest(value: bytes) -> Digest:
     """Raises Malformed for what is no digest field, or names neither sha-256 nor sha-512."""
+    if (found := _usual(value)) is not None:  # at a tenth of the cost
+        octets = a2b_base64(found[1])
+        if b2a_base64(octets, newline=False) == found[1]:
+            return Digest(octets, None)
     if len(value) > _FIELD_BYTES_MAX:
         raise Malformed("Content-Digest is too long")
     digests: dict[bytes, bytes] = {}

@@ -32,6 +32,12 @@ class Scheme(StrEnum):
     ANONYMOUS = "anonymous"
 
 
+SIGNING_SCHEMES = frozenset({Scheme.HMAC, Scheme.HMAC_BODY, Scheme.HTTP_SIGNATURE})
+"""Those whose bodies are held back until the signature has verified."""
+NONCE_SCHEMES = frozenset({Scheme.HMAC, Scheme.HTTP_SIGNATURE})
+"""Those whose requests are good once."""
+
+
 class StoreFailure(StrEnum):
     """What a route does while Redis can't decide: share of this node, let all in, refuse all."""
 

@@ -1,8 +1,7 @@
 """What a signature of RFC 9421 covers, and the text that is signed: the signature base (§2.5).
 
-A client names its components in the same words with every request, so those are read once: `recipe_of` remembers. A recipe
-says what to take from a request, `Recipe.base` takes it. Components of answers (`@status`, `;req`), of trailers (`;tr`), and
-of fields whose type one would have to know (`;sf`) are refused: nothing here could fill them in for certain."""
+A `Recipe` says what to take from a request, `Recipe.base` takes it. Components of answers (`@status`, `;req`), of trailers
+(`;tr`), and of fields whose type one would have to know (`;sf`) are refused: nothing here could fill them in for certain."""
 
 from __future__ import annotations
 
@@ -13,7 +12,11 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from ostiary.core.structured_fields import Bare, Item, Kind, Malformed, parse_dictionary, string_text
 
 COMPONENTS_MAX: Final = 32
-_RECIPES_KNOWN_MAX: Final = 1024  # of some 2 KB; clients choose them
+# All of this is done before anyone is known. Components that take a field or a query apart are few, and what they take apart
+# is short: together some 4 ms at the worst, interpreted.
+TAKING_APART_MAX: Final = 8
+_DICTIONARY_BYTES_MAX: Final = 2048
+_QUERY_PAIRS_MAX: Final = 256
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 _FIELD_NAME: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
@@ -29,6 +32,7 @@ _QUERY_PARAM: Final = 7
 _FIELD: Final = 8
 _FIELD_OCTETS: Final = 9  # ;bs
 _FIELD_MEMBER: Final = 10  # ;key
+_TAKING_APART: Final = frozenset((_QUERY_PARAM, _FIELD_OCTETS, _FIELD_MEMBER))
 _DERIVED: Final = {
     b"@method": _METHOD,
     b"@target-uri": _TARGET_URI,
@@ -140,31 +144,20 @@ class Recipe:
         return base
 
 
-_known: Final[dict[bytes, Recipe]] = {}
-
-
-def known_recipe(text: bytes) -> Recipe | None:
-    """The recipe of a list of components that was met before in these very words."""
-    return _known.get(text)
-
-
-def recipe_of(text: bytes, items: list[Item]) -> Recipe:
-    """The recipe of a list of components; `text` is its spelling. Raises Uncoverable."""
+def recipe_of(items: list[Item]) -> Recipe:
+    """The recipe of a list of components. Raises Uncoverable."""
     if len(items) > COMPONENTS_MAX:
         raise Uncoverable(f"more than {COMPONENTS_MAX} components")
     steps = [step_of(item) for item in items]
+    if sum(step.kind in _TAKING_APART for step in steps) > TAKING_APART_MAX:
+        raise Uncoverable(f"more than {TAKING_APART_MAX} components with ;key, ;bs or ;name")
     # The order of a component's parameters means nothing (RFC 9421 §2): sorted, two spellings of one component are one.
     identities = [
         item.bare.text + b"".join(sorted(b";%b=%b" % (k, v.text) for k, v in item.parameters.items())) for item in items
     ]
     if len(set(identities)) != len(items):
         raise Uncoverable("a component is covered twice")
-    recipe = Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
-    if len(_known) >= _RECIPES_KNOWN_MAX:
-        _known.clear()  # rare, and cheaper than to remember what was used last
-    if len(text) <= 1024:
-        _known[text] = recipe
-    return recipe
+    return Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
 
 
 def step_of(item: Item) -> Step:
@@ -207,8 +200,11 @@ def _rare(step: Step, message: SignedMessage) -> bytes:
         if step.name in message.values and len(values) == 1 and b"," in values[0]:
             raise Uncoverable("a header that may have come in several lines is covered with ;bs")
         return b", ".join([b":%b:" % b2a_base64(value, newline=False) for value in values])
+    dictionary = b", ".join(values)
+    if len(dictionary) > _DICTIONARY_BYTES_MAX:
+        raise Uncoverable("a header covered with ;key is too long")
     try:
-        members = parse_dictionary(b", ".join(values))
+        members = parse_dictionary(dictionary)
     except Malformed as error:
         raise Uncoverable(f"a header covered with ;key is no dictionary: {error}") from error
     for member in members:
@@ -219,6 +215,8 @@ def _rare(step: Step, message: SignedMessage) -> bytes:
 
 def _query_param(query: bytes, name: bytes) -> bytes:
     """RFC 9421 §2.2.8. A parameter that comes twice must not be covered: which of the two counts is the upstream's to say."""
+    if query.count(b"&") >= _QUERY_PAIRS_MAX:
+        raise Uncoverable("@query-param: the query has too many parameters")
     found = []
     for pair in query.split(b"&"):
         key, _, value = pair.partition(b"=")
@@ -236,12 +234,13 @@ def _reencoded(text: bytes) -> bytes:
 
 
 def component_text(name: str) -> bytes:
-    """The spelling of a component without parameters. Raises Uncoverable for one that requests don't have."""
-    item = Item(_string(name), {})
+    """The spelling of a component without parameters. Raises Uncoverable, or Malformed, for one that requests don't have."""
+    item = component(name)
     step_of(item)
     return item.text
 
 
-def _string(text: str) -> Bare:
-    octets = text.encode("ascii", "replace")
-    return Bare(Kind.STRING, octets, string_text(octets))
+def component(name: str) -> Item:
+    """A component without parameters. Raises Malformed."""
+    octets = name.encode("ascii", "replace")
+    return Item(Bare(Kind.STRING, octets, string_text(octets)), {})

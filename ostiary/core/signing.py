@@ -151,6 +151,12 @@ def nonce_is_well_formed(value: bytes) -> bool:
     return 16 <= len(value) <= 64 and value.translate(_NONCE) == value
 
 
+def text_of_hmac(method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
+    """The text that `sign_request` has signed by scheme `hmac`, for who compares it with a client's own."""
+    parts = (method, target, headers["X-Timestamp"], headers["X-Nonce"], sha256(body).hexdigest())
+    return "\n".join(parts)
+
+
 def sign_request(
     *,
     key_id: str,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ostiary.core import http_signatures
 from ostiary.core.content_digest import content_digest, parse_content_digest
 from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim, read_claim_at_length
 from ostiary.core.signature_base import SignedMessage, Uncoverable, recipe_of
@@ -37,7 +38,7 @@ TEST_REQUEST = SignedMessage(
 def base_of(message: SignedMessage, signature_input: str) -> str:
     """The signature base of a message for the one member of `Signature-Input`."""
     (member,) = parse_dictionary(signature_input.encode())
-    return recipe_of(member.list_text, member.items).base(message, member.parameters_text).decode()
+    return recipe_of(member.items).base(message, member.parameters_text).decode()
 
 
 def test_the_hmac_vector_of_the_rfc_verifies() -> None:
@@ -194,14 +195,27 @@ def test_a_digest_field_is_bounded() -> None:
         parse_content_digest(b"x=1, " * 300 + content_digest(b"").encode())
 
 
+def test_what_takes_work_before_anyone_is_known_is_bounded() -> None:
+    """A signature that is refused must not cost a worker more than one that is taken: fields and queries may be long, and
+    components many."""
+    many = SignedMessage(b"GET", b"http", b"a", b"/?" + b"&".join(b"a%d=%%41" % n for n in range(257)), [], {})
+    with pytest.raises(Uncoverable, match="too many parameters"):
+        base_of(many, 's=("@query-param";name="a1")')
+    long = SignedMessage(b"GET", b"http", b"a", b"/", [b"X-D: " + b"a=1, " * 500 + b"b=1"], {})
+    with pytest.raises(Uncoverable, match="too long"):
+        base_of(long, 's=("x-d";key="b")')
+    with pytest.raises(Uncoverable, match="more than 8"):
+        base_of(FIELDS, "s=(" + " ".join(f'"example-dict";key="k{number}"' for number in range(9)) + ")")
+    with pytest.raises(Uncoverable, match="more than 32"):
+        base_of(FIELDS, "s=(" + " ".join(f'"x{number}"' for number in range(33)) + ")")
+
+
 def test_recipes_that_are_remembered_are_bounded() -> None:
     """Clients choose components: they must not choose how much memory a worker takes."""
-    from ostiary.core import signature_base
-
+    parameters = ';created=1;keyid="ak_test_client";nonce="0123456789abcdef"'
     for number in range(3000):
-        (member,) = parse_dictionary(b's=("x-%d")' % number)
-        recipe_of(member.list_text, member.items)
-    assert len(signature_base._known) <= 1024
+        read_claim(f's=("x-{number}"){parameters}'.encode(), b"s=:" + b"A" * 43 + b"=:")
+    assert 0 < len(http_signatures._leads) <= 1024
 
 
 _PIECES = r"""

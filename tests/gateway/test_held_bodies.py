@@ -4,13 +4,9 @@ nothing left behind however the call ends."""
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import os
 import resource
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +18,6 @@ from ostiary.core.model import Authentication, ClientLimits, Scheme
 from ostiary.core.upstream import Retries
 from ostiary.gateway.wire.held_body import MEMORY_BYTES_MAX
 from tests.support.gateway import (
-    KEY_ID,
-    SECRET,
     RunningGateway,
     configuration,
     key,
@@ -34,44 +28,21 @@ from tests.support.gateway import (
 )
 from tests.support.messages import parse, request
 from tests.support.origin import Origin, Seen, answer_ok
-from tests.support.signatures import signature_lines
+from tests.support.signatures import signed_upload
 
 MIB = 1 << 20
 BODY_MAX = 2 * MIB
 DISK_MAX = 3 * MIB
 
 
-def mark(*parts: bytes) -> bytes:
-    return hmac.new(SECRET, b"\n".join(parts), hashlib.sha256).hexdigest().encode()
-
-
-def hmac_lines(target: str, method: str, body: bytes) -> tuple[bytes, ...]:
-    stamp, nonce = b"%d" % time.time(), secrets.token_hex(16).encode()
-    digest = hashlib.sha256(body).hexdigest().encode()
-    signature = mark(method.encode(), target.encode(), stamp, nonce, digest)
-    return (f"X-API-Key: {KEY_ID}:".encode() + signature, b"X-Timestamp: " + stamp, b"X-Nonce: " + nonce)
-
-
-def hmac_body_lines(target: str, method: str, body: bytes) -> tuple[bytes, ...]:
-    return (f"X-API-Key: {KEY_ID}:".encode() + mark(body),)
-
-
-def http_signature_lines(target: str, method: str, body: bytes) -> tuple[bytes, ...]:
-    return signature_lines(target, method=method, body=body)
-
-
-SIGNERS: dict[str, Callable[[str, str, bytes], tuple[bytes, ...]]] = {
-    "hmac": hmac_lines,
-    "hmac-body": hmac_body_lines,
-    "http-signature": http_signature_lines,
-}
-every_scheme = pytest.mark.parametrize("scheme", SIGNERS)
+SCHEMES = ("hmac", "hmac-body", "http-signature")
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 
 
 def signed(scheme: str, body: bytes, *, method: str = "POST", chunk: int = 0, close: bool = True) -> bytes:
     """A signed request; its body in chunks of that size, if one is given."""
     target = f"/{scheme}/upload?a=1"
-    lines = SIGNERS[scheme](target, method, body)
+    lines = signed_upload(scheme, target, body, method=method)
     if not chunk:
         head = request(target, *lines, b"Content-Length: %d" % len(body), method=method.encode(), close=close)
         return head + body
@@ -89,7 +60,7 @@ async def gateway(origin: Origin, tmp_path: Path) -> AsyncIterator[RunningGatewa
             authentication=Authentication(schemes=frozenset({Scheme(scheme)})),
             signed_body_bytes_max=BODY_MAX,
         )
-        for scheme in SIGNERS
+        for scheme in SCHEMES
     ]
     retries = Retries(attempts=2, on=frozenset({"connect", "reset"}))
     settings = configuration(

@@ -16,6 +16,34 @@ from tests.support.messages import request
 HOST = "api.test"  # as tests.support.messages has it
 
 
+def hmac_lines(
+    target: str, *, method: str = "GET", body: bytes = b"", key_id: str = KEY_ID, secret: bytes = SECRET
+) -> tuple[bytes, ...]:
+    """The header lines of scheme `hmac`."""
+    stamp, nonce = b"%d" % time.time(), secrets.token_hex(16).encode()
+    digest = hashlib.sha256(body).hexdigest().encode()
+    text = b"\n".join((method.encode(), target.encode(), stamp, nonce, digest))
+    mark = hmac.new(secret, text, hashlib.sha256).hexdigest().encode()
+    return (b"X-API-Key: %b:%b" % (key_id.encode(), mark), b"X-Timestamp: " + stamp, b"X-Nonce: " + nonce)
+
+
+def hmac_body_lines(body: bytes, *, key_id: str = KEY_ID, secret: bytes = SECRET) -> tuple[bytes, ...]:
+    """The header line of scheme `hmac-body`."""
+    mark = hmac.new(secret, body, hashlib.sha256).hexdigest().encode()
+    return (b"X-API-Key: %b:%b" % (key_id.encode(), mark),)
+
+
+def signed_upload(
+    scheme: str, target: str, body: bytes, *, method: str = "POST", key_id: str = KEY_ID, secret: bytes = SECRET
+) -> tuple[bytes, ...]:
+    """The header lines that sign an upload by that scheme."""
+    if scheme == "hmac":
+        return hmac_lines(target, method=method, body=body, key_id=key_id, secret=secret)
+    if scheme == "hmac-body":
+        return hmac_body_lines(body, key_id=key_id, secret=secret)
+    return signature_lines(target, method=method, body=body, key_id=key_id, secret=secret)
+
+
 def content_digest(body: bytes, algorithm: str = "sha-256") -> str:
     digest = hashlib.new(algorithm.replace("-", ""), body).digest()
     return f"{algorithm}=:{base64.b64encode(digest).decode()}:"

@@ -387,6 +387,8 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
             return f"callers that use {', '.join(gone)} get 401 from now on"
         if Scheme.ANONYMOUS in old.authentication.schemes:
             return "calls without a key get 401 from now on"
+    if field == "auth.components" and (more := set(new.authentication.components) - set(old.authentication.components)):
+        return f"signatures that do not cover {', '.join(sorted(more))} get 401 from now on"
     if field == "auth.scopes" and not new.authentication.scopes:
         return "OPEN: any key may call from now on"
     if field == "upstream":

@@ -15,7 +15,7 @@ from ostiary.core.signing import (
     parse_timestamp,
     timestamp_is_current,
 )
-from ostiary.gateway.credentials.holding import hold_body
+from ostiary.gateway.credentials.holding import hold_body, take_at_once
 from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
@@ -50,14 +50,15 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
         body_sha256 = EMPTY_BODY_SHA256
         if exchange.body is not None:
             digest = sha256()
-            await hold_body(exchange, exchange.body, [digest])
+            if not take_at_once(exchange, exchange.body, [digest]):
+                await hold_body(exchange, exchange.body, [digest])
             body_sha256 = hexlify(digest.digest())
         message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, body_sha256)
         exchange.nonce = nonce.decode()
         holds = signer.verify(message, signature)
     else:
         begun = signer.begin()
-        if exchange.body is not None:
+        if exchange.body is not None and not take_at_once(exchange, exchange.body, [begun]):
             await hold_body(exchange, exchange.body, [begun])
         holds = signer.verify_begun(begun, signature)
     if not holds or known is None or known.signer is None:
