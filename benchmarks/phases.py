@@ -197,12 +197,14 @@ class SignatureScheme:
         authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
         routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
         limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+        metrics = Metrics.in_memory()
         gateway = Gateway(
             configuration=replace(configuration, routes=routes),
-            metrics=Metrics.in_memory(),
+            metrics=metrics,
             spool=None,
             keys=keys,
             limiter=limiter,
+            gate=Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics),
         )
         method = "POST" if body else "GET"
         url = f"http://127.0.0.1:8080{TARGET}"
@@ -229,7 +231,7 @@ class SignatureScheme:
             body = RequestBody(Framing.LENGTH, len(self._body), 1 << 62, self._client)
             body.feed(self._body)
         exchange = Exchange(client=self._client, snapshot=gateway.snapshot, head=head, body=body, started=0.0)
-        exchange.route = gateway.snapshot.routes[0]
+        exchange.ip, exchange.route = self._client.peer, gateway.snapshot.routes[0]
         drive(authenticate(exchange, self._keys))
 
 
