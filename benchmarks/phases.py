@@ -234,7 +234,7 @@ class SignatureScheme:
             body = RequestBody(Framing.LENGTH, len(self._body), 1 << 62, self._client)
             body.feed(self._body)
         exchange = Exchange(client=self._client, snapshot=gateway.snapshot, head=head, body=body, started=0.0)
-        exchange.route = gateway.snapshot.routes[0]
+        exchange.ip, exchange.route = self._client.peer, gateway.snapshot.routes[0]
         drive(authenticate(exchange, self._keys))
 
 
