@@ -23,6 +23,7 @@ gateway:
   listen: {{host: 127.0.0.1, port: 0, workers: {workers}}}
   admin: {{host: 127.0.0.1, port: 0}}
   drain: 5s
+  failed_attempts: off  # whoever measures refusals refuses more in a second than a caller in an hour
   limits: {{write_timeout: {write_timeout}}}
   failed_attempts: {failed_attempts}
 stores:
