@@ -110,9 +110,12 @@ def check_keys(reading: Reading, keys: tuple[At[Key], ...], routes: tuple[At[Rou
     owners: dict[bytes, Key] = {}
     asked_for = {scope for route in routes for needed in route.value.authentication.scopes.values() for scope in needed}
     for key, place in keys:
-        owner = owners.setdefault(key.secret_sha256, key)
-        if owner is not key and owner.id != key.id:
-            reading.problem(place, f"has the same secret as the key {owner.id!r}", "give each key a secret of its own")
+        for generation in (key, key.previous):
+            owner = key if generation is None else owners.setdefault(generation.secret_sha256, key)
+            if owner is not key and owner.id != key.id:
+                reading.problem(
+                    place, f"has the same secret as the key {owner.id!r}", "give each key a secret of its own"
+                )
         for scope in sorted(key.scopes - asked_for):
             reading.warn(place, f"no route asks for its scope {scope!r}", suggestion(scope, sorted(asked_for)))
         if not any(_takes(route.value, key) for route in routes):

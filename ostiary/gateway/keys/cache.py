@@ -24,18 +24,28 @@ _SECOND_CHANCES = 16
 
 
 class KnownKey:
-    """A key with what the request path needs ready: its signer, when it ends, and `prepared`, what the request path has
-    worked out for it under the present snapshot.
+    """One generation of a key with what the request path needs ready: its signer, when it ends, and `prepared`, what the
+    request path has worked out for it under the present snapshot.
 
     `signer` is None where the secret can't be recovered. `expires_at` is Unix seconds, `inf` for never. `revision` is the
-    row's in Postgres, 0 for a key of the configuration file. One object belongs to one snapshot: after a swap a `find` gives
-    another, so a request that is still under way keeps what was prepared for its own."""
+    row's in Postgres, 0 for a key of the configuration file. `previous` is the generation before, also past its end; None if
+    there was none. One object belongs to one snapshot: after a swap a `find` gives another, so a request that is still under
+    way keeps what was prepared for its own."""
 
-    __slots__ = ("epoch", "expires_at", "key", "prepared", "revision", "signer", "used")
+    __slots__ = ("epoch", "expires_at", "key", "prepared", "previous", "revision", "signer", "used")
 
-    def __init__(self, key: Key, *, signer: Signer | None, revision: int, epoch: int) -> None:
+    def __init__(
+        self,
+        key: Key,
+        *,
+        signer: Signer | None,
+        revision: int,
+        epoch: int,
+        previous: KnownKey | None = None,
+    ) -> None:
         self.key = key
         self.signer = signer
+        self.previous = previous
         self.expires_at = math.inf if key.expires_at is None else key.expires_at
         self.prepared: dict[str, object] = {}
         self.revision = revision
@@ -47,7 +57,14 @@ class KnownKey:
 
     def renewed(self, epoch: int) -> KnownKey:
         """The same key for another snapshot, with nothing prepared."""
-        return KnownKey(self.key, signer=self.signer, revision=self.revision, epoch=epoch)
+        previous = self.previous
+        return KnownKey(
+            self.key,
+            signer=self.signer,
+            revision=self.revision,
+            epoch=epoch,
+            previous=None if previous is None else previous.renewed(epoch),
+        )
 
 
 class Changes:
@@ -66,7 +83,8 @@ class Changes:
 class KeyCache:
     """Known keys by id and by secret, absent ones by question.
 
-    `known` and `by_secret` are read directly on the hot path and written only here; they always hold the same keys. What
+    `known` and `by_secret` are read directly on the hot path and written only here; they always hold the same keys, in
+    `by_secret` with the generation before, where there is one. What
     `expire` and `following` say decides what may be remembered: nothing when Postgres has been away for too long, and no
     absence while nobody would tell that the key was made."""
 
@@ -100,10 +118,11 @@ class KeyCache:
         self._remove(key_id)
         if len(self.known) >= self.capacity:
             self._evict()
-        self.known[key_id] = known
-        self.by_secret[known.key.secret_sha256] = known
+        self._put(known)
         self._absent_ids.pop(key_id, None)
         self._absent_secrets.pop(known.key.secret_sha256, None)
+        if known.previous is not None:
+            self._absent_secrets.pop(known.previous.key.secret_sha256, None)
 
     def remember_absent(self, question: Question) -> None:
         """Keeps for ABSENT_SECONDS that no key answers `question`."""
@@ -122,8 +141,7 @@ class KeyCache:
     def replace(self, known: KnownKey) -> None:
         """Puts `known` in the place of the entry with its id, if there is one."""
         if known.key.id in self.known:
-            self.known[known.key.id] = known
-            self.by_secret[known.key.secret_sha256] = known
+            self._put(known)
 
     # --- what the change feed says ----------------------------------------------------------------------------------
 
@@ -167,11 +185,19 @@ class KeyCache:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
+    def _put(self, known: KnownKey) -> None:
+        self.known[known.key.id] = known
+        self.by_secret[known.key.secret_sha256] = known
+        if known.previous is not None:
+            self.by_secret[known.previous.key.secret_sha256] = known.previous
+
     def _remove(self, key_id: str) -> bool:
         known = self.known.pop(key_id, None)
         if known is None:
             return False
         self.by_secret.pop(known.key.secret_sha256, None)
+        if known.previous is not None:
+            self.by_secret.pop(known.previous.key.secret_sha256, None)
         return True
 
     def _evict(self) -> None:
@@ -180,9 +206,12 @@ class KeyCache:
         for _ in range(_SECOND_CHANCES):
             key_id = next(iter(self.known))
             known = self.known[key_id]
-            if not known.used:
+            previous = known.previous
+            if not known.used and (previous is None or not previous.used):
                 break
             known.used = False
+            if previous is not None:
+                previous.used = False
             self.known.move_to_end(key_id)
         self._remove(next(iter(self.known)))
         self.evicted += 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import Final
 
 from ostiary.core.credentials import checksum_holds, is_key_id
 from ostiary.core.encryption import Envelope
+from ostiary.core.errors import GatewayError
 from ostiary.core.model import Key
 from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KeyCache, KnownKey
@@ -17,6 +19,8 @@ from ostiary.gateway.signal import Signal
 
 # 1.4 kB a key (measured): a process that has seen a million different keys has grown by 1.4 GB, and stays there.
 CAPACITY = 1_000_000
+# In the place of a signer that there is not: a key that is unknown, a secret that can't be opened, a generation before.
+_NOBODY: Final = Signer(b"nobody" * 8)
 # No secret is longer (file keys: 256); what is longer need not be hashed.
 _SECRET_BYTES_MAX = 256
 
@@ -109,14 +113,51 @@ class KeyRing:
         known.used = True
         return known
 
+    def proven(self, known: KnownKey | None, message: bytes, signature: bytes) -> KnownKey | None:
+        """The generation of `known` under whose secret `signature` (lower hex HMAC-SHA256) is that of `message`, if that
+        generation is in force at this moment; `known` is what `find` gave.
+
+        A refusal takes the time of two signatures, whether the key is unknown, has one generation in force or two; and a key
+        with two takes that time always. So nobody learns which keys there are, or which of two secrets it was."""
+        signer = previous = before = None
+        if known is not None:
+            signer, previous = known.signer, known.previous
+            if previous is not None and previous.expires_at > self._clock():
+                before = previous.signer
+        holds = (_NOBODY if signer is None else signer).verify(message, signature) and signer is not None
+        if holds and before is None:
+            return known
+        held_before = (_NOBODY if before is None else before).verify(message, signature) and before is not None
+        if holds:
+            return known
+        return previous if held_before else None
+
+    async def is_in_force(self, known: KnownKey) -> bool:
+        """Whether what `find` gave once is neither revoked, expired nor ended. While that can't be told it is what it was
+        before."""
+        secret = known.key.secret_sha256
+        found = self.find(known.key.id)
+        try:
+            now = await found if isinstance(found, Signal) else found
+        except GatewayError:
+            return known.expires_at > self._clock()
+        if now is None or now.key.secret_sha256 == secret:
+            return now is not None
+        previous = now.previous
+        return previous is not None and previous.key.secret_sha256 == secret and previous.expires_at > self._clock()
+
     def replace_file_keys(self, file_keys: Mapping[str, Key]) -> None:
         """After a reload: these are the file's keys from now on, and no others."""
-        ring = [
-            KnownKey(key, signer=None if key.secret is None else Signer(key.secret), revision=0, epoch=self._epoch)
-            for key in file_keys.values()
-        ]
-        self._file = {known.key.id: known for known in ring}
-        self._file_by_secret = {known.key.secret_sha256: known for known in ring}
+        self._file = {}
+        self._file_by_secret = {}
+        for key in file_keys.values():
+            self._put_file_key(_of_file(key, self._epoch))
+
+    def _put_file_key(self, known: KnownKey) -> None:
+        self._file[known.key.id] = known
+        self._file_by_secret[known.key.secret_sha256] = known
+        if known.previous is not None:
+            self._file_by_secret[known.previous.key.secret_sha256] = known.previous
 
     def forget_prepared(self) -> None:
         """After a snapshot swap: every find from now on gives a KnownKey with nothing prepared. In constant time: each key is
@@ -146,10 +187,20 @@ class KeyRing:
         return status
 
     def _renew(self, known: KnownKey) -> KnownKey:
-        renewed = known.renewed(self._epoch)
-        if self._file.get(known.key.id) is known:
-            self._file[known.key.id] = renewed
-            self._file_by_secret[known.key.secret_sha256] = renewed
+        """Both generations at once: they stay each other's."""
+        key_id = known.key.id
+        if self._file_by_secret.get(known.key.secret_sha256) is known:
+            renewed = self._file[key_id].renewed(self._epoch)
+            self._put_file_key(renewed)
         else:
+            renewed = self._known[key_id].renewed(self._epoch)
             self._cache.replace(renewed)
+        if renewed.previous is not None and known.key.secret_sha256 == renewed.previous.key.secret_sha256:
+            return renewed.previous
         return renewed
+
+
+def _of_file(key: Key, epoch: int) -> KnownKey:
+    previous = None if key.previous is None else _of_file(key.previous, epoch)
+    signer = None if key.secret is None else Signer(key.secret)
+    return KnownKey(key, signer=signer, revision=0, epoch=epoch, previous=previous)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -23,13 +24,18 @@ _SHARED_SCOPES_MAX = 4_096
 _log = logging.getLogger(__name__)
 
 _LOAD = """
--- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with the organization of its
--- app, all as of one moment. Both arms are index look-ups.
+-- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with both of its generations and
+-- the organization of its app, all as of one moment. Every arm is an index look-up. Whether a generation has ended is for the
+-- gateway's clock to say, as for what it knows already.
 SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped, k.plan, k.scopes,
        k.app_id::text AS app_id, a.organization_id::text AS organization_id, k.allowed_networks, k.allowed_origins,
-       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.limits::text AS limits, k.revision
+       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.limits::text AS limits, k.revision, k.generation,
+       k.previous_secret_sha256, k.previous_secret_sealed, k.previous_data_key_wrapped,
+       extract(epoch FROM k.previous_ends_at)::float8 AS previous_ends_at
 FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.revoked_at IS NULL AND (k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]))
+WHERE k.revoked_at IS NULL AND (
+    k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]) OR k.previous_secret_sha256 = ANY ($2::bytea[])
+)
 """
 
 _HIGHEST_REVISION = """
@@ -96,21 +102,35 @@ class KeyLoader:
             allowed_origins=frozenset(row["allowed_origins"]),
             expires_at=row["expires_at"],
             limits=None if row["limits"] is None else _override(row["id"], row["limits"]),
+            generation=row["generation"],
         )
-        return KnownKey(key, signer=self._signer(row), revision=row["revision"], epoch=epoch)
+        signer = self._signer(row["id"], row["secret_sealed"], row["data_key_wrapped"])
+        previous = None if row["previous_secret_sha256"] is None else self._previous(key, row, epoch)
+        return KnownKey(key, signer=signer, revision=row["revision"], epoch=epoch, previous=previous)
+
+    def _previous(self, key: Key, row: asyncpg.Record, epoch: int) -> KnownKey:
+        ends_at = row["previous_ends_at"]
+        previous = replace(
+            key,
+            secret_sha256=row["previous_secret_sha256"],
+            generation=key.generation - 1,
+            expires_at=ends_at if key.expires_at is None else min(ends_at, key.expires_at),
+        )
+        signer = self._signer(row["id"], row["previous_secret_sealed"], row["previous_data_key_wrapped"])
+        return KnownKey(previous, signer=signer, revision=row["revision"], epoch=epoch)
 
     def _shared(self, scopes: frozenset[str]) -> frozenset[str]:
         if len(self._scopes) >= _SHARED_SCOPES_MAX:
             self._scopes.clear()
         return self._scopes.setdefault(scopes, scopes)
 
-    def _signer(self, row: asyncpg.Record) -> Signer | None:
+    def _signer(self, key_id: str, sealed: bytes, data_key_wrapped: bytes) -> Signer | None:
         if self._envelope is None:
             return None
         try:
-            return Signer(self._envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
+            return Signer(self._envelope.open(sealed, data_key_wrapped, key_id=key_id))
         except EncryptionError as error:
-            _log.error("key_cannot_sign", extra={"fields": {"key_id": row["id"], "reason": str(error)}})
+            _log.error("key_cannot_sign", extra={"fields": {"key_id": key_id, "reason": str(error)}})
             return None
 
 

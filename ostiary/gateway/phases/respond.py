@@ -8,7 +8,6 @@ from functools import partial
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
-from ostiary.gateway.signal import Signal
 from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
@@ -72,7 +71,7 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
         upstream,
         deadlines=client.deadlines,
         idle_seconds=admission.group.upstream.timeouts.upgrade_idle_seconds,
-        welcome=partial(_is_valid, keys, admission.key.id) if admission.key is not None else None,
+        welcome=partial(keys.is_in_force, exchange.known_key) if exchange.known_key is not None else None,
     )
     tunnel.open(render_switch(exchange, answer))
     try:
@@ -84,15 +83,6 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
     exchange.upstream = None
     upstream.end()  # not aborted, even if the call is incomplete: what is on its way gets there
     return b""
-
-
-async def _is_valid(keys: KeyRing, key_id: str) -> bool:
-    """Whether the key is neither revoked nor expired. While that can't be told it is what it was before."""
-    found = keys.find(key_id)
-    try:
-        return (await found if isinstance(found, Signal) else found) is not None
-    except GatewayError:
-        return True
 
 
 def render_switch(exchange: Exchange, answer: ResponseHead) -> bytes:

@@ -22,7 +22,7 @@ Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs o
 SMALL_SEGMENT_BYTES = HEADER_BYTES + 4 * RECORD_BYTES_MAX  # the smallest there is: some 250 calls
 APP = "0b0e8400-e29b-41d4-a716-446655440000"
 ORGANIZATION = "1c0e8400-e29b-41d4-a716-446655440000"
-CALLER = caller_part("ak_test_abc123", APP, ORGANIZATION, "test")
+CALLER = caller_part("ak_test_abc123", APP, ORGANIZATION, "test", 1)
 ROUTE = route_part("clients", "/v1/clients/{id}")
 
 
