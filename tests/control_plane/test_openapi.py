@@ -99,9 +99,9 @@ async def test_schemas_refuse_what_the_api_refuses(api: Api) -> None:
     assert validator.is_valid({"name": "x", "scopes": ["clients:read"], "environment": "live"})
     validator = Draft202012Validator({"$ref": "#/components/schemas/KeyChanges", "components": document["components"]})
     key_id = (await api.key(app_id))["key_id"]
-    for fields in ({"name": None}, {"scopes": None}, {"environment": "live"}, {"plan": 1}, {"allowed_ips": None}):
-        assert not validator.is_valid(fields)
-        assert (await api.request("PATCH", f"/keys/{key_id}", json=fields)).status == 422
+    for changes in ({"name": None}, {"scopes": None}, {"environment": "live"}, {"plan": 1}, {"allowed_ips": None}):
+        assert not validator.is_valid(changes)
+        assert (await api.request("PATCH", f"/keys/{key_id}", json=changes)).status == 422
     assert validator.is_valid({"plan": None, "allowed_origins": []})
 
 

@@ -15,7 +15,8 @@ import ostiary.control_plane
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
-MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
+SCHEMA = "\n".join(path.read_text(encoding="utf-8") for path in _MIGRATIONS)
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 
