@@ -64,9 +64,9 @@ class Rotated:
 async def rotated(database: KeyDatabase, ring_of: RingMaker) -> Rotated:
     clock = Clock()
     old = await database.add()
+    new = await database.rotate(old, ends_at=datetime.fromtimestamp(clock.now + 60, UTC))
     ring = ring_of(database.url, database.envelope, clock=clock)
     await follow(ring)
-    new = await database.rotate(old, ends_at=datetime.fromtimestamp(clock.now + 60, UTC))
     return Rotated(ring, clock, old, new)
 
 
