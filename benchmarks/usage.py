@@ -97,7 +97,9 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
     """Prints what a row costs from the spool to Postgres: 100 keys, 3 routes, 2 status classes."""
     chance = random.Random(1)
     callers = [
-        caller_part(f"ak_test_{key:022d}", str(uuid.UUID(int=key // 2 + 1)), str(uuid.UUID(int=key // 4 + 1)), "test", 1)
+        caller_part(
+            f"ak_test_{key:022d}", str(uuid.UUID(int=key // 2 + 1)), str(uuid.UUID(int=key // 4 + 1)), "test", 1
+        )
         for key in range(100)
     ]
     routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]
