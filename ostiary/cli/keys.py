@@ -10,6 +10,7 @@ import click
 from ostiary.cli.accounts import print_list
 from ostiary.cli.client import Client, Document, api_command, json_option, limit_option, segment
 from ostiary.cli.key_limits import limits
+from ostiary.cli.rewrap import rewrap
 from ostiary.cli.table import table
 
 COLUMNS = (
@@ -59,6 +60,7 @@ def keys() -> None:
 
 
 keys.add_command(limits)
+keys.add_command(rewrap)
 
 
 @keys.command("create")

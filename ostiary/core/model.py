@@ -28,7 +28,14 @@ class Scheme(StrEnum):
     BEARER = "bearer"
     HMAC = "hmac"
     HMAC_BODY = "hmac-body"
+    HTTP_SIGNATURE = "http-signature"
     ANONYMOUS = "anonymous"
+
+
+SIGNING_SCHEMES = frozenset({Scheme.HMAC, Scheme.HMAC_BODY, Scheme.HTTP_SIGNATURE})
+"""Those whose bodies are held back until the signature has verified."""
+NONCE_SCHEMES = frozenset({Scheme.HMAC, Scheme.HTTP_SIGNATURE})
+"""Those whose requests are good once."""
 
 
 class StoreFailure(StrEnum):
@@ -198,10 +205,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named)."""
+    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named). `components`
+    are what an `http-signature` must cover besides what every one must."""
 
     schemes: frozenset[Scheme]
     scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +326,8 @@ class Listen:
 class ClientLimits:
     """Bounds on what a client may send, on how long it may take, and on what all clients of a worker may take.
 
-    `memory_bytes` is of one worker; None for what the machine allows."""
+    `memory_bytes` is of one worker; None for what the machine allows. `held_body_bytes` is what signed bodies may take of a
+    worker's disk until their signatures have verified."""
 
     request_line_bytes: int = 16 * 1024
     head_bytes: int = 64 * 1024
@@ -329,6 +339,16 @@ class ClientLimits:
     connections: int = 20_000
     connections_per_address: int = 1_000
     memory_bytes: int | None = None
+    held_body_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempts:
+    """How many attempts to authenticate may fail in a minute: of one address (for IPv6 a /64) before it has to wait, of one
+    key before there is an alarm."""
+
+    per_address: int = 100
+    per_key: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +363,7 @@ class GatewaySettings:
     problem_pages: str = PROBLEM_PAGES
     addresses: AddressLists | None = None
     security: SecurityHeaders | None = None
+    failed_attempts: FailedAttempts | None = FailedAttempts()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -367,16 +388,58 @@ RedisLocation = str | tuple[str, ...] | RedisSentinels
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class SecretFile:
+    """A secret that is read from its file each time it is needed, because others renew it there."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AppRole:
+    """How a process signs in at Vault by itself. `mount` is where the method is mounted."""
+
+    role_id: str | SecretFile
+    secret_id: str | SecretFile
+    mount: str = "approle"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VaultTransit:
+    """A KEK that Vault, or OpenBao, keeps: the Transit key `key` under `mount`. Either `token` or `app_role` is given.
+
+    `ca` is a PEM file of authorities, None for the system's. A data key that Vault has opened is used for `cache_seconds`."""
+
+    address: str
+    key: str
+    mount: str
+    namespace: str | None
+    ca: str | None
+    token: str | SecretFile | None
+    app_role: AppRole | None
+    timeout_seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyEncryption:
+    """The KEKs by name, each the 32 bytes themselves or where they are kept. `current` wraps what is made from now on; the
+    others only open."""
+
+    current: str
+    keys: Mapping[str, bytes | VaultTransit]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Stores:
     """Where state lives. URLs may carry passwords: never log them. `spool` is the directory of usage not yet in Postgres;
-    `key_encryption_key` wraps the data keys that encrypt signing secrets (32 bytes)."""
+    `key_encryption` has what wraps the data keys that encrypt signing secrets."""
 
     redis: RedisLocation | None
     redis_deadline_seconds: float
     postgres: str | None
     spool: str
     spool_bytes_max: int
-    key_encryption_key: bytes | None
+    key_encryption: KeyEncryption | None
 
 
 @dataclass(frozen=True, slots=True)

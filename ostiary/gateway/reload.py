@@ -125,6 +125,12 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.postgres", old.stores.postgres, new.stores.postgres),
         ("stores.spool", old.stores.spool, new.stores.spool),
         ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
-        ("stores.key_encryption_key", old.stores.key_encryption_key, new.stores.key_encryption_key),
+        ("stores.key_encryption_keys", _that_open(old), _that_open(new)),
     )
     return tuple(name for name, before, after in pairs if before != after)
+
+
+def _that_open(configuration: Configuration) -> object:
+    """Which of them is the current one is the control plane's matter: a gateway wraps nothing."""
+    encryption = configuration.stores.key_encryption
+    return None if encryption is None else encryption.keys

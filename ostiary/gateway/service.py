@@ -1,6 +1,6 @@
 """The gateway of one worker: the request path, the connections, the snapshot in force.
 
-Collaborators (metrics, spool, keys, limiter) are made and closed by whoever makes this (`worker.py`)."""
+Collaborators (metrics, spool, keys, limiter, gate) are made and closed by whoever makes this (`worker.py`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
 from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
@@ -35,6 +36,7 @@ from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.handshake import Handshake
+from ostiary.gateway.wire.held_body import HeldBodies
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.resolver import Resolver
 from ostiary.gateway.wire.room import Room
@@ -60,11 +62,13 @@ class Gateway:
         spool: Spool | None,
         keys: KeyRing,
         limiter: Limiter,
+        gate: Gate,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
         self._metrics = metrics
         self._keys = keys
+        self._gate = gate
         self._meters: dict[str, RouteMeters] = {}
         self._pools: dict[tuple[Target, float, Connections], TargetPool] = {}
         self._memory: dict[str, UpstreamMemory] = {}
@@ -88,6 +92,8 @@ class Gateway:
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
+        self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
+        self._held_body_bytes = metrics.gauge("held_body_bytes")
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
         self._accepting: Accepting | None = None
@@ -96,6 +102,7 @@ class Gateway:
             limiter=limiter,
             recorder=self._recorder,
             shedder=self._overload.shedder,
+            gate=gate,
             ids=self._ids,
             clock=self.clock,
         ).handle
@@ -140,7 +147,7 @@ class Gateway:
         )
 
     def _compile(self, configuration: Configuration) -> Snapshot:
-        return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
+        return Snapshot(configuration, group=self._group_of, meters=self._meters_of, held_bodies=self._held_bodies)
 
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
@@ -150,8 +157,10 @@ class Gateway:
         self.snapshot = self._compile(configuration)
         self._tls = tls
         self.limits = configuration.gateway.client_limits
+        self._held_bodies.bytes_max = self.limits.held_body_bytes
         self.room.follow(self.limits, configuration.gateway.trusted_proxies)
         self._overload.follow(self.limits)
+        self._gate.follow(configuration.gateway.failed_attempts, configuration.gateway.trusted_proxies)
         self._keys.forget_prepared()
         upstreams = configuration.upstreams
         used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}
@@ -227,6 +236,7 @@ class Gateway:
 
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
+        self._metrics.values[self._held_body_bytes] = self._held_bodies.bytes_on_disk
         self._recorder.wall_clock_offset = time.time() - self.clock()
         overload = self._overload
         overload.sweep()

@@ -24,6 +24,7 @@ from ostiary.control_plane.keys.model import (
     Revocation,
     Rotation,
 )
+from ostiary.control_plane.keys.sealing import Sealing
 from ostiary.control_plane.keys.store import StoredSecret
 from ostiary.core.credentials import generate_key_id, generate_secret, secret_sha256
 from ostiary.core.encryption import Envelope
@@ -37,7 +38,7 @@ class Keys:
 
     def __init__(self, *, plans: Collection[str], envelope: Envelope, key_prefix: str) -> None:
         self._plans = frozenset(plans)
-        self._envelope = envelope
+        self._sealing = Sealing(envelope)
         self._key_prefix = key_prefix
 
     async def create(self, connection: Connection, app_id: str, new: NewKey) -> CreatedKey:
@@ -45,7 +46,7 @@ class Keys:
         self._check_plan(new.plan)
         environment = Environment(new.environment)
         key_id = generate_key_id(environment, self._key_prefix)
-        secret, stored = self._new_secret(key_id, environment)
+        secret, stored = await self._new_secret(key_id, environment)
         try:
             key = await store.insert(
                 connection,
@@ -80,7 +81,7 @@ class Keys:
     async def rotate(self, connection: Connection, key_id: str, rotation: Rotation) -> CreatedKey:
         """The secret is in the value returned, and in nothing else."""
         key = await self.key(connection, key_id)
-        secret, stored = self._new_secret(key_id, Environment(key.environment))
+        secret, stored = await self._new_secret(key_id, Environment(key.environment))
         done = await store.rotate(connection, key_id, stored, grace_seconds=rotation.grace_seconds)
         key = await self.key(connection, key_id)
         if not done:
@@ -125,11 +126,11 @@ class Keys:
         if plan is not None and plan not in self._plans:
             raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(self._plans)) or 'none'}")
 
-    def _new_secret(self, key_id: str, environment: Environment) -> tuple[str, StoredSecret]:
+    async def _new_secret(self, key_id: str, environment: Environment) -> tuple[str, StoredSecret]:
         """The only place where a secret is made: in the open, and as it is kept."""
         secret = generate_secret(environment, self._key_prefix)
         octets = secret.encode()
-        sealed, data_key_wrapped = self._envelope.seal(octets, key_id=key_id)
+        sealed, data_key_wrapped = await self._sealing.seal(octets, key_id=key_id)
         return secret, StoredSecret(secret_sha256(octets), sealed, data_key_wrapped, secret[-4:])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
-from ostiary.core.model import Environment, Key, Route, Scheme, Stores
+from ostiary.core.model import NONCE_SCHEMES, Environment, Key, Route, Scheme, Stores
 from ostiary.core.paths import Parameter, parse_template
 from ostiary.core.routing import find_conflicts
 from ostiary.core.upstream import HashSource, Upstream
@@ -135,7 +135,7 @@ def check_stores(
 ) -> None:
     """What works less well than one may think without a store, or can't work at all."""
     schemes = _schemes(routes)
-    if stores.redis is None and Scheme.HMAC in schemes:
+    if stores.redis is None and schemes & NONCE_SCHEMES:
         reading.warn(
             place,
             "signed calls without stores.redis: a nonce is known to one worker alone, and a replay to another passes",

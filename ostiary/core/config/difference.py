@@ -140,6 +140,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.failed_attempts": Part(gateway.failed_attempts, words.failed_attempts(gateway.failed_attempts)),
         "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.ip": Part(gateway.addresses, words.address_lists(gateway.addresses)),
         "gateway.security_headers": Part(gateway.security, words.security(gateway.security)),
@@ -158,6 +159,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
             limits.memory_bytes,
             "what the system allows" if limits.memory_bytes is None else words.size(limits.memory_bytes),
         ),
+        "gateway.limits.held_bodies": _size(limits.held_body_bytes),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
         "stores.redis": Part(stores.redis, place_words(stores.redis)),
@@ -165,7 +167,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
-        "stores.key_encryption_key": _secret(stores.key_encryption_key),
+        "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
     }
 
 
@@ -365,6 +367,7 @@ def _route(route: Route) -> Parts:
         ),
         "upstream": Part(dict(route.upstreams), words.upstreams(route.upstreams)),
         "auth.schemes": Part(authentication.schemes, words.listed(sorted(authentication.schemes))),
+        "auth.components": Part(authentication.components, words.listed(authentication.components)),
         "auth.scopes": Part(dict(authentication.scopes), scopes or "none"),
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
         "cost": Part(route.cost, words.cost(route.cost)),
@@ -395,6 +398,8 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
             return f"callers that use {', '.join(gone)} get 401 from now on"
         if Scheme.ANONYMOUS in old.authentication.schemes:
             return "calls without a key get 401 from now on"
+    if field == "auth.components" and (more := set(new.authentication.components) - set(old.authentication.components)):
+        return f"signatures that do not cover {', '.join(sorted(more))} get 401 from now on"
     if field == "auth.scopes" and not new.authentication.scopes:
         return "OPEN: any key may call from now on"
     if field == "upstream":

@@ -9,7 +9,17 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.config import words
-from ostiary.core.model import PLAIN_COST, Configuration, Environment, Key, LimitBy, Match, Route, Scheme
+from ostiary.core.model import (
+    PLAIN_COST,
+    SIGNING_SCHEMES,
+    Configuration,
+    Environment,
+    Key,
+    LimitBy,
+    Match,
+    Route,
+    Scheme,
+)
 from ostiary.core.rewriting import Rewriting
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
 from ostiary.core.upstream import Balance, Upstream
@@ -166,8 +176,11 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
     facts["paths"] = route.paths
     facts["priority in overload"] = route.priority
     facts["largest body"] = words.size(route.body_bytes_max)
-    if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:
+    if authentication.schemes & SIGNING_SCHEMES:
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)
+    if Scheme.HTTP_SIGNATURE in authentication.schemes:
+        required = ("@method", "@target-uri or @path and @query", "content-digest if there is a body")
+        facts["covered by http-signature"] = words.listed([*required, *authentication.components])
     if route.upgrades:
         facts["upgrades"] = words.listed(sorted(route.upgrades))
     head_bytes_max = configuration.gateway.client_limits.head_bytes

@@ -22,7 +22,7 @@ from ostiary.core.config.fields import (
     required,
 )
 from ostiary.core.config.gzip import GZIP_CHOICE
-from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
+from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind, or_reference
 from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.plans import NAME, ROUTE_LIMIT
 from ostiary.core.config.reading import Place, Reading, Refused
@@ -38,6 +38,8 @@ from ostiary.core.model import (
     StoreFailure,
     Upgrade,
 )
+from ostiary.core.signature_base import Uncoverable, component_text
+from ostiary.core.structured_fields import Malformed
 
 _HOSTS = optional("hosts", ListOf(RouteHost(), low=1, high=1000), "Hosts it is for; any if not given.")
 _PATH = required("path", RoutePath(), "The path it is for. `/**` takes the path before it and everything below.")
@@ -61,7 +63,6 @@ MATCH: Record[Match] = Record(
 # --- who may call -----------------------------------------------------------------------------------------------------
 
 _LATER: Final = {
-    "http-signature": "use hmac",
     "jwt": "use bearer or hmac",
     "oauth": "use bearer or hmac",
     "mtls": "use bearer or hmac",
@@ -83,8 +84,39 @@ _SCOPES = defaulted(
 )
 
 
+class SignedComponent(Kind[str]):
+    """A component that a signature of RFC 9421 can cover, without parameters."""
+
+    words = "a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like"
+
+    def read(self, place: Place, reading: Reading) -> str | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        name = text.value
+        try:
+            component_text(name)
+        except (Uncoverable, Malformed) as error:
+            return reading.problem(place, f"can't be signed: {error}", f"must be {self.words}")
+        return name
+
+    def schema(self) -> Schema:
+        return or_reference({"type": "string", "pattern": r"^(@[a-z-]{4,20}|[a-z0-9!#$%&'*+.^_`|~-]{1,64})$"})
+
+
+_COMPONENTS = defaulted(
+    "components",
+    ListOf(SignedComponent(), high=16),
+    "What a signature of the scheme `http-signature` must cover besides the method, the target and the digest of a body: "
+    "`@authority`, or headers by their names in lower case.",
+    [],
+)
+
+
 def _auth(values: Values) -> Authentication:
     schemes = frozenset(values[_SCHEMES])
+    if values[_COMPONENTS] and Scheme.HTTP_SIGNATURE not in schemes:
+        values.problem(_COMPONENTS, "only http-signature has components", "add it to schemes, or remove the components")
     if Scheme.ANONYMOUS in schemes and len(schemes) > 1:
         values.problem(
             _SCHEMES,
@@ -96,10 +128,10 @@ def _auth(values: Values) -> Authentication:
     scopes = {method: frozenset(needed) for method, needed in values[_SCOPES].items()}
     if "GET" in scopes and "HEAD" not in scopes:
         scopes["HEAD"] = scopes["GET"]
-    return Authentication(schemes=schemes, scopes=scopes)
+    return Authentication(schemes=schemes, scopes=scopes, components=tuple(dict.fromkeys(values[_COMPONENTS])))
 
 
-AUTH: Record[Authentication] = Record("Auth", "Who may call.", (_SCHEMES, _SCOPES), _auth)
+AUTH: Record[Authentication] = Record("Auth", "Who may call.", (_SCHEMES, _SCOPES, _COMPONENTS), _auth)
 
 # --- where calls go ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ from ostiary.core.model import (
     ClientAuthorities,
     Cost,
     Environment,
+    FailedAttempts,
     Gzip,
+    KeyEncryption,
     Plan,
     Quota,
     Rate,
@@ -202,6 +204,23 @@ def store_url(url: str | None) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def key_encryption(value: KeyEncryption | None) -> str:
+    """Names, and where those are that are kept elsewhere."""
+    if value is None:
+        return "none"
+    parts = []
+    for name, kek in value.keys.items():
+        where = "(a secret)" if isinstance(kek, bytes) else f"{kek.mount}/{kek.key} of {kek.address}"
+        parts.append(f"{name} {where}" + (" (current)" if name == value.current else ""))
+    return listed(parts)
+
+
+def failed_attempts(value: FailedAttempts | None) -> str:
+    if value is None:
+        return "off"
+    return f"{value.per_address} a minute of an address, an alarm from {value.per_key} a minute of a key"
 
 
 def certificate(value: Certificate) -> str:

@@ -249,7 +249,7 @@ class ClientConnection:
             self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
         elif due is Due.FAILURE:
             error = GatewayError(ErrorCode.REQUEST_TIMEOUT, "no more of the body in time", closes=True)
-            self._fail_exchange(error)
+            self.fail_exchange(error)
         elif due is Due.LOOK_AT_CLIENT:
             self._look_at_client()
         elif due is Due.LOOK_AT_UPSTREAM:
@@ -377,7 +377,7 @@ class ClientConnection:
         try:
             rest = body.feed(data)
         except GatewayError as error:
-            self._fail_exchange(error)
+            self.fail_exchange(error)
             return False
         if body.whole:
             if self._body is body and self.state in (_BODY, _EARLY):
@@ -389,7 +389,7 @@ class ClientConnection:
             self.deadline = body.due(self._path.deadlines.after(self.limits.body_idle_seconds))
         return True
 
-    def _fail_exchange(self, error: GatewayError) -> None:
+    def fail_exchange(self, error: GatewayError) -> None:
         """The request turned out bad while it is under way: the request path answers, if it still can."""
         self.keep_alive = False
         self._body = None

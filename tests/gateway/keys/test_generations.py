@@ -21,6 +21,10 @@ from tests.gateway.keys.conftest import KeyDatabase, MadeKey, RingMaker, answer,
 MESSAGE = b"GET\n/\n1700000000\nnonce\nbody"
 
 
+def proven(ring: KeyRing, known: KnownKey | None, message: bytes, signature: bytes) -> KnownKey | None:
+    return ring.trial(known).proven(lambda signer: signer.verify(message, signature))
+
+
 class Clock:
     """Unix seconds, as long as nobody moves it."""
 
@@ -47,8 +51,8 @@ class Rotated:
 
     async def by_signature(self, made: MadeKey) -> int | None:
         known = await answer(self.ring.find(made.id))
-        proven = self.ring.proven(known, MESSAGE, Signer(made.secret).sign(MESSAGE))
-        return None if proven is None else proven.key.generation
+        signed = proven(self.ring, known, MESSAGE, Signer(made.secret).sign(MESSAGE))
+        return None if signed is None else signed.key.generation
 
     async def both_ways(self) -> tuple[int | None, int | None]:
         """What the old secret and the new one are let in with, the same by both schemes."""
@@ -179,7 +183,7 @@ def fastest_seconds(ring: KeyRing, known: KnownKey | None, signature: bytes, mes
     times = []
     for _ in range(60):
         started = time.perf_counter()
-        ring.proven(known, message, signature)
+        proven(ring, known, message, signature)
         times.append(time.perf_counter() - started)
     return min(times)
 
@@ -217,8 +221,8 @@ async def test_a_secret_that_can_not_be_opened_lets_nobody_in(database: KeyDatab
     known = await answer(ring.find(made.id))
     assert known is not None
     for secret in (b"nobody" * 8, made.secret):
-        assert ring.proven(known, MESSAGE, Signer(secret).sign(MESSAGE)) is None
-        assert ring.proven(None, MESSAGE, Signer(secret).sign(MESSAGE)) is None
+        assert proven(ring, known, MESSAGE, Signer(secret).sign(MESSAGE)) is None
+        assert proven(ring, None, MESSAGE, Signer(secret).sign(MESSAGE)) is None
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
