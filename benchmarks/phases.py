@@ -24,11 +24,12 @@ from benchmarks.path import MemoryPath
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.rendering import TEMPLATES, render
 from benchmarks.report import table
-from benchmarks.requests import KEY_ID, SECRET, signed_request, unchanging_request
+from benchmarks.requests import KEY_ID, SECRET, bearer_request, signed_request, unchanging_request
 from benchmarks.rig import SMALL_ANSWER_BYTES, common_values
 from benchmarks.routes import finding, routes_targets
 from benchmarks.statistics import Spread
 from benchmarks.timing import BATCHES, cost_us
+from benchmarks.tokens import BenchIssuer
 from ostiary.core.config import load_text
 from ostiary.core.http_signing import sign_http_request
 from ostiary.core.model import Authentication, Configuration, FailedAttempts, Scheme
@@ -50,6 +51,7 @@ from ostiary.gateway.service import Gateway
 from ostiary.gateway.signal import Drive
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.usage import Spool, encode
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.request_body import RequestBody
@@ -197,12 +199,15 @@ class SignatureScheme:
         authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
         routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
         limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+        metrics = Metrics.in_memory()
+        gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
         gateway = Gateway(
             configuration=replace(configuration, routes=routes),
-            metrics=Metrics.in_memory(),
+            metrics=metrics,
             spool=None,
             keys=keys,
             limiter=limiter,
+            gate=gate,
         )
         method = "POST" if body else "GET"
         url = f"http://127.0.0.1:8080{TARGET}"
@@ -295,18 +300,41 @@ async def subject_of(directory: Path) -> AsyncIterator[Subject]:
         spool.close()
 
 
-def memory_path(directory: Path) -> MemoryPath:
-    """An anonymous request under the configuration of `plain`."""
-    keys = KeyRing(file_keys={}, postgres_url=None, envelope=None, stale_seconds=3600.0)
+def memory_path(
+    directory: Path, *, template: str = "ostiary-plain.yaml", request: bytes = unchanging_request(TARGET)
+) -> MemoryPath:
+    """A request under a configuration that lets it wait for nothing: by default an anonymous one under that of `plain`."""
+    loaded = configuration(template, directory)
+    keys = KeyRing(file_keys=loaded.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    plain = configuration("ostiary-plain.yaml", directory)
     metrics = Metrics.in_memory()
     gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
-    gateway = Gateway(configuration=plain, metrics=metrics, spool=None, keys=keys, limiter=limiter, gate=gate)
-    request = unchanging_request(TARGET)
+    gateway = Gateway(configuration=loaded, metrics=metrics, spool=None, keys=keys, limiter=limiter, gate=gate)
     (member,) = gateway.snapshot.groups["api"].members
     answer = ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES
     return MemoryPath(gateway, member.pool, request=request, answer=answer)
+
+
+def caller_lines(directory: Path, cost: Callable[[Callable[[], object]], Spread]) -> Iterator[Line]:
+    """What it costs to know a caller by a secret and by a token, as whole requests without sockets, in alternation: the two
+    are to be compared. Then a token that was not seen before, by itself."""
+    issuer = BenchIssuer(directory)
+    token = issuer.token()
+    whole = "an unlimited request, its whole path without sockets"
+    by_key = memory_path(directory, template="ostiary-callers.yaml", request=bearer_request(TARGET))
+    by_token = memory_path(directory, template="ostiary-callers.yaml", request=bearer_request(TARGET, token))
+    for path in (by_key, by_token):
+        path.call()
+        if not path.client_side.written.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"a caller was not let in: {path.client_side.written[:200]!r}")
+    for turn in ("", ", again"):
+        yield Line(f"bearer: {whole}{turn}", cost(by_key.call), counts=False)
+        yield Line(f"jwt, remembered: {whole}{turn}", cost(by_token.call), counts=False)
+    corp = configuration("ostiary-callers.yaml", directory).issuers["corp"]
+    ring = TokenRing(directory=None, metrics=Metrics.in_memory())
+    ring.follow({"corp": corp})
+    sent = token.encode()
+    yield Line("jwt, verified anew (RS256)", cost(lambda: drive(ring.verify(sent, {corp.url: corp}))), counts=False)
 
 
 def configuration(template: str, directory: Path) -> Configuration:
@@ -343,7 +371,7 @@ async def measure(directory: Path) -> list[Line]:
     whole = Line(
         "an anonymous request, its whole path without sockets", cost_us(memory_path(directory).call), counts=False
     )
-    return [*lines[:place], *limited, *lines[place:], whole]
+    return [*lines[:place], *limited, *lines[place:], whole, *caller_lines(directory, cost_us)]
 
 
 def text(lines: Sequence[Line]) -> str:

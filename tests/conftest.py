@@ -14,6 +14,8 @@ import uvloop
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from tests.support.vault_server import VaultServer, running_vault
 
+pytest_plugins = ["tests.scheduling"]
+
 _numbers = itertools.count()
 
 

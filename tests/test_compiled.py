@@ -48,6 +48,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Path, tmp_path: Path) -> None:
     """mypyc is a second implementation of Python: early binding, machine integers, native classes."""
     environment = os.environ | {"PYTHONPATH": str(compiled)}

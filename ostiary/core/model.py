@@ -12,6 +12,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
+from ostiary.core.issuers import Issuer
+from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 
 Network = IPv4Network | IPv6Network
@@ -29,6 +31,8 @@ class Scheme(StrEnum):
     HMAC = "hmac"
     HMAC_BODY = "hmac-body"
     HTTP_SIGNATURE = "http-signature"
+    JWT = "jwt"
+    MTLS = "mtls"
     ANONYMOUS = "anonymous"
 
 
@@ -205,12 +209,20 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named). `components`
-    are what an `http-signature` must cover besides what every one must."""
+    """Schemes a route takes, the issuers of its tokens, and the scopes each method needs: all of `scopes`, and one of
+    `any_scopes` where there are any. `*` stands for methods that `scopes` does not name; it names each that `any_scopes`
+    does. `components` are what an `http-signature` must cover besides what every one must."""
 
     schemes: frozenset[Scheme]
     scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    any_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    issuers: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
+
+    def lacking(self, granted: frozenset[str], method: str) -> tuple[str, ...]:
+        """What a caller with these scopes lacks for a call by `method`."""
+        named = method if method in self.scopes else "*"
+        return missing(granted, self.scopes.get(named, ()), self.any_scopes.get(named, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +295,38 @@ class ClientCertificate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClientAuthorities:
-    """Whose client certificates are taken, as a file and what stood in it."""
+    """Whose client certificates are taken, as a file and what stood in it, and which of theirs are revoked: by the DER of the
+    issuer's name and the serial number."""
 
     file: str
     pem: bytes = field(repr=False)
     presence: ClientCertificate = ClientCertificate.REQUIRED
+    revocation_file: str | None = None
+    revoked: frozenset[tuple[bytes, int]] = field(default=frozenset(), repr=False)
+    revocation_until: float | None = None  # Unix seconds: when the first of the lists was to be renewed
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if self.revocation_file is None else (self.file, self.revocation_file)
+
+
+class CertificateName(StrEnum):
+    """By what a client certificate is known: itself, its public key, or a name that an authority has put in it."""
+
+    SHA256 = "sha256"
+    SPKI_SHA256 = "spki_sha256"
+    URI = "uri"
+    DNS = "dns"
+    COMMON_NAME = "common_name"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateUse:
+    """Client certificates with this name are this key (scheme `mtls`). Fingerprints are lower-case hexadecimal."""
+
+    by: CertificateName
+    value: str
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +345,7 @@ class Certificate:
     @property
     def files(self) -> tuple[str, ...]:
         """What its renewal changes."""
-        return (self.cert, self.key) if self.clients is None else (self.cert, self.key, self.clients.file)
+        return (self.cert, self.key) if self.clients is None else (self.cert, self.key, *self.clients.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +471,8 @@ class KeyEncryption:
 @dataclass(frozen=True, slots=True, repr=False)
 class Stores:
     """Where state lives. URLs may carry passwords: never log them. `spool` is the directory of usage not yet in Postgres;
-    `key_encryption` has what wraps the data keys that encrypt signing secrets."""
+    `key_encryption` has what wraps the data keys that encrypt signing secrets. `state` is the directory of what a start must
+    know while others are away; None to keep nothing."""
 
     redis: RedisLocation | None
     redis_deadline_seconds: float
@@ -440,6 +480,7 @@ class Stores:
     spool: str
     spool_bytes_max: int
     key_encryption: KeyEncryption | None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,3 +495,5 @@ class Configuration:
     routes: tuple[Route, ...]
     keys: Mapping[str, Key] = field(repr=False)
     warnings: tuple[str, ...] = ()
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    certificates: tuple[CertificateUse, ...] = ()

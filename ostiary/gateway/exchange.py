@@ -58,6 +58,7 @@ class Exchange:
     claimed_key_id: str | None = None  # of a key there is, by whoever signed; it need not hold
     known_key: KnownKey | None = None
     scheme: str
+    subject_line: bytes = b""  # X-Ostiary-Subject, of a token or a client certificate
     nonce: str | None = None
     body_bytes: bytes | None = None  # held back for the signature; None when the body streams
     held_body: HeldBody | None = None  # the same, of one that is too long for memory

@@ -29,6 +29,7 @@ from ostiary.gateway.target_tls import TargetContexts
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import Spool
@@ -94,6 +95,8 @@ class Gateway:
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
         self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
         self._held_body_bytes = metrics.gauge("held_body_bytes")
+        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)
+        self._tokens.follow(configuration.issuers)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
         self._accepting: Accepting | None = None
@@ -147,7 +150,13 @@ class Gateway:
         )
 
     def _compile(self, configuration: Configuration) -> Snapshot:
-        return Snapshot(configuration, group=self._group_of, meters=self._meters_of, held_bodies=self._held_bodies)
+        return Snapshot(
+            configuration,
+            group=self._group_of,
+            meters=self._meters_of,
+            held_bodies=self._held_bodies,
+            tokens=self._tokens,
+        )
 
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
@@ -155,6 +164,7 @@ class Gateway:
         tls = server_context(configuration.gateway.listen.tls)  # what can refuse comes first
         self._target_contexts.make(configuration.upstreams.values())
         self.snapshot = self._compile(configuration)
+        self._tokens.follow(configuration.issuers)
         self._tls = tls
         self.limits = configuration.gateway.client_limits
         self._held_bodies.bytes_max = self.limits.held_body_bytes
@@ -175,6 +185,15 @@ class Gateway:
         names = (UNROUTED, *(route.name for route in configuration.routes))
         self._meters = {name: self._meters[name] for name in names}
         self._health.follow(self.snapshot.groups.values())
+        self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        """A certificate that is revoked now was good when its connection was made: that ends with its next answer."""
+        certificates = self.snapshot.certificates
+        soon = replace(self.limits, keepalive_seconds=min(IDLE_GRACE_SECONDS, self.limits.keepalive_seconds))
+        for connection in self.connections:
+            if connection.certificate is not None and certificates.is_revoked(connection.certificate):
+                connection.end_soon(soon)
 
     # --- life
 
@@ -182,6 +201,7 @@ class Gateway:
         """Begins to accept on `sock`, which is bound and not yet listening."""
         self.deadlines.start()
         self._health.follow(self.snapshot.groups.values())
+        self._tokens.start()
         self._accepting = Accepting(sock, factory=self._protocol, backlog=BACKLOG)
         await self._accepting.start()
         self._overload.start(self._accepting)
@@ -211,6 +231,7 @@ class Gateway:
             connection.abort()
         await asyncio.sleep(0)  # lets the aborted exchanges record themselves
         await self._health.close()
+        self._tokens.close()
         for pool in self._pools.values():
             pool.close()
         self.deadlines.stop()
@@ -232,6 +253,7 @@ class Gateway:
             "overload": self._overload.status(),
             "upstreams": upstream_status(self.snapshot.groups.values()),
             "breakers": breaker_status(self.snapshot.groups.values()),
+            "tokens": self._tokens.status(),
         }
 
     def _every_sweep(self) -> None:

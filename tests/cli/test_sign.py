@@ -152,7 +152,9 @@ def test_secret_is_asked_for_without_echo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "mend"), [(" ", "is empty"), (SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1"), "checksum")]
+    ("secret", "mend"),
+    [(" ", "is empty"), (SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1"), "checksum")],
+    ids=["empty", "mistyped"],
 )
 def test_useless_secret_is_refused_before_it_signs(secret: str, mend: str) -> None:
     """Else a typing error would show as a 401 that does not say why."""

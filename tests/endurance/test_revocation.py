@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.endurance.callers import Callers
 from tests.endurance.conftest import MakeSite
 from tests.endurance.revoking import HOLDS_WITHIN_SECONDS, revoke_under_load, second_node
+
+pytestmark = pytest.mark.alone
 
 WORKERS = 2
 

@@ -10,6 +10,13 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
+from ostiary.core.config.caller_difference import (
+    certificate_parts,
+    certificates_meaning,
+    issuer_meaning,
+    issuer_parts,
+    issuer_summary,
+)
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
 from ostiary.core.config.redis import place_words
 from ostiary.core.model import (
@@ -62,6 +69,7 @@ def compare(before: Configuration, after: Configuration) -> tuple[Change, ...]:
         *_named("plan", before.plans, after.plans, _plan, words.plan, _plan_meaning),
         *_named("upstream", before.upstreams, after.upstreams, _upstream, _targets, _upstream_meaning),
         *_routes(before, after),
+        *_named("issuer", before.issuers, after.issuers, issuer_parts, issuer_summary, issuer_meaning),
         *_named("key", before.keys, after.keys, _key, _key_summary, _key_meaning),
     )
 
@@ -106,6 +114,8 @@ def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
         meaning = _RESTART if _takes_a_restart(field) else _setting_meaning(field, after)
         if field == "gateway.ip":
             meaning = addresses_meaning(before.gateway.addresses, after.gateway.addresses)
+        if field == "certificates":
+            meaning = certificates_meaning(before.certificates, after.certificates)
         yield change._replace(meaning=meaning)
 
 
@@ -168,6 +178,8 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
         "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
+        "stores.state": Part(stores.state, stores.state or "none"),
+        **certificate_parts(configuration.certificates),
     }
 
 
@@ -357,9 +369,6 @@ def _route_summary(route: Route) -> str:
 
 def _route(route: Route) -> Parts:
     match, authentication = route.match, route.authentication
-    scopes = "; ".join(
-        f"{method}: {words.listed(sorted(needed))}" for method, needed in sorted(authentication.scopes.items())
-    )
     where = f"{words.listed(sorted(match.methods), nothing='any method')} {match.path} on "
     return {
         "match": Part(
@@ -368,7 +377,10 @@ def _route(route: Route) -> Parts:
         "upstream": Part(dict(route.upstreams), words.upstreams(route.upstreams)),
         "auth.schemes": Part(authentication.schemes, words.listed(sorted(authentication.schemes))),
         "auth.components": Part(authentication.components, words.listed(authentication.components)),
-        "auth.scopes": Part(dict(authentication.scopes), scopes or "none"),
+        "auth.issuers": Part(set(authentication.issuers), words.listed(sorted(authentication.issuers))),
+        "auth.scopes": Part(
+            (dict(authentication.scopes), dict(authentication.any_scopes)), words.scopes_by_method(authentication)
+        ),
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
         "cost": Part(route.cost, words.cost(route.cost)),
         "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
@@ -398,6 +410,8 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
             return f"callers that use {', '.join(gone)} get 401 from now on"
         if Scheme.ANONYMOUS in old.authentication.schemes:
             return "calls without a key get 401 from now on"
+    if field == "auth.issuers" and (untrusted := set(old.authentication.issuers) - set(new.authentication.issuers)):
+        return f"tokens of {words.listed(sorted(untrusted))} get 401 from now on"
     if field == "auth.components" and (more := set(new.authentication.components) - set(old.authentication.components)):
         return f"signatures that do not cover {', '.join(sorted(more))} get 401 from now on"
     if field == "auth.scopes" and not new.authentication.scopes:

@@ -286,6 +286,13 @@ _SPOOL_MAX = defaulted(
     "1GiB",
 )
 _KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS = key_encryption_fields()
+_STATE = defaulted(
+    "state",
+    Directory(),
+    "What a gateway must know after a restart while others are away: the key documents of issuers. Only its own user may "
+    "write there.",
+    "/var/lib/ostiary/state",
+)
 
 
 def _stores(values: Values) -> Stores | Refused:
@@ -301,12 +308,13 @@ def _stores(values: Values) -> Stores | Refused:
         spool=values[_SPOOL],
         spool_bytes_max=values[_SPOOL_MAX],
         key_encryption=the_only_one(alone) if alone is not None else several,
+        state=values[_STATE],
     )
 
 
 STORES: Record[Stores] = Record(
     "Stores",
     "Where state lives.",
-    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS),
+    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS, _STATE),
     _stores,
 )

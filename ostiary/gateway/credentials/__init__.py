@@ -5,6 +5,8 @@ carries.
     hmac_signature.py   `hmac` and `hmac-body`: a signature in X-API-Key
     http_signature.py   `http-signature`: RFC 9421
     holding.py          the body, held back until its signature has verified
+    jwt.py              a token of a configured issuer
+    mtls.py             the client certificate of the connection
     refusal.py          how every one of them says no
 
 A scheme is one coroutine `check(exchange, keys, …)`. It sets `scheme` before it refuses anything, and `known_key`

@@ -18,6 +18,12 @@ def refuse(exchange: Exchange, scheme: str, code: ErrorCode, reason: str, detail
     raise GatewayError(code, reason, detail=detail, headers=(("WWW-Authenticate", route.challenge),))
 
 
+def count(exchange: Exchange, scheme: str, code: ErrorCode) -> None:
+    """An attempt that ended without the credential being judged."""
+    assert exchange.route is not None  # noqa: S101  match has set it
+    exchange.route.meters.attempt(scheme, code.code)
+
+
 def why_unverified(known: KnownKey | None) -> str:
     """What the log says of a signature that did not hold; the client is told none of it."""
     if known is None:

@@ -146,9 +146,17 @@ class KeyRing:
         """By which a signature is checked, of what `find` gave."""
         return Trial(known, self._clock())
 
+    async def has_key(self, key_id: str) -> bool:
+        """Whether a key that was there is neither revoked nor expired. While that can't be told it is."""
+        found = self.find(key_id)
+        try:
+            return (await found if isinstance(found, Signal) else found) is not None
+        except GatewayError:
+            return True
+
     async def is_in_force(self, known: KnownKey) -> bool:
-        """Whether what `find` gave once is neither revoked, expired nor ended. While that can't be told it is what it was
-        before."""
+        """Whether what `find` gave once is neither revoked, expired nor ended, as a secret of its key. While that can't be
+        told it is what it was before."""
         secret = known.key.secret_sha256
         found = self.find(known.key.id)
         try:

@@ -5,23 +5,27 @@ What the request carries picks the scheme, of those that the route takes; `crede
     X-API-Key: <key id>:<signature>         hmac, hmac-body
     X-API-Key: <secret>                     bearer
     Authorization: Bearer <secret>          bearer
+    Authorization: Bearer <token>           jwt: a token has two dots, a secret of ours none
     Signature-Input, Signature              http-signature
+    none of these                           mtls: the client certificate of the connection
 
 A header of a scheme that the route does not take is not read: it is the upstream's. Two credentials in one request are
-refused, whatever either is worth: which of them counts must not be a matter of taste."""
+refused, whatever either is worth: which of them counts must not be a matter of taste. A client certificate is the
+connection's and no credential of one request: it counts where the request carries none."""
 
 from __future__ import annotations
 
 from ostiary.core.errors import ErrorCode
-from ostiary.gateway.credentials import bearer, hmac_signature, http_signature
+from ostiary.gateway.credentials import bearer, hmac_signature, http_signature, jwt, mtls
 from ostiary.gateway.credentials.refusal import refuse
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 
 
 async def authenticate(exchange: Exchange, keys: KeyRing) -> None:
-    """Sets `known_key`, `scheme`, and for signed calls `nonce` and the body that was held back. Raises the 401s,
-    KEYS_UNAVAILABLE, for a body past the bound of signed ones BODY_TOO_LARGE, and OVERLOADED without room to hold it."""
+    """Sets `known_key`, `scheme`, `subject_line` for tokens and certificates, and for signed calls `nonce` and the body
+    that was held back. Raises the 401s, KEYS_UNAVAILABLE, for a body past the bound of signed ones BODY_TOO_LARGE, and
+    OVERLOADED without room to hold it."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     if route.anonymous:
@@ -46,7 +50,15 @@ async def authenticate(exchange: Exchange, keys: KeyRing) -> None:
         else:
             refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "X-API-Key without a signature")
     elif authorization is not None:
-        await bearer.check(exchange, keys, bearer.token_of(exchange, authorization))
+        credential = bearer.token_of(exchange, authorization)
+        if route.takes_jwt and jwt.is_token(credential):
+            await jwt.check(exchange, credential)
+        elif route.takes_bearer:
+            await bearer.check(exchange, keys, credential)
+        else:
+            refuse(exchange, "jwt", ErrorCode.CREDENTIALS_INVALID, "not a token")
+    elif route.takes_mtls and (certificate := exchange.client.certificate) is not None:
+        await mtls.check(exchange, keys, certificate)
     else:
         refuse(
             exchange, "none", ErrorCode.CREDENTIALS_MISSING, "the request carries no credential that the route takes"

@@ -28,6 +28,8 @@ def prepare(exchange: Exchange) -> None:
     if b"authorization" in head.values:
         parts.append(_other_authorization(exchange))
     parts.append(admission.identity)
+    if exchange.subject_line:
+        parts.append(exchange.subject_line)
     parts.append(_forwarding(exchange))
     parts.append(b"X-Request-Id: %b\r\n" % exchange.request_id)
     body = exchange.body

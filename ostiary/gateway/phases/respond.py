@@ -6,8 +6,10 @@ from email.utils import formatdate
 from functools import partial
 
 from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.gateway.credentials import mtls
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.keys import KeyRing, KnownKey
+from ostiary.gateway.tokens import TokenCaller
 from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
@@ -71,7 +73,7 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
         upstream,
         deadlines=client.deadlines,
         idle_seconds=admission.group.upstream.timeouts.upgrade_idle_seconds,
-        welcome=partial(keys.is_in_force, exchange.known_key) if exchange.known_key is not None else None,
+        welcome=partial(_is_valid, keys, exchange, exchange.known_key) if exchange.known_key is not None else None,
     )
     tunnel.open(render_switch(exchange, answer))
     try:
@@ -83,6 +85,16 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
     exchange.upstream = None
     upstream.end()  # not aborted, even if the call is incomplete: what is on its way gets there
     return b""
+
+
+async def _is_valid(keys: KeyRing, exchange: Exchange, known: KnownKey) -> bool:
+    """Whether the caller's secret, token or certificate is neither revoked, expired nor ended. While that can't be told it is
+    what it was before."""
+    if isinstance(known, TokenCaller):
+        return exchange.route is not None and exchange.route.tokens.stands(known)
+    if exchange.scheme == "mtls":  # by no secret of the key, so by none of its generations
+        return mtls.still_holds(exchange, known.key.id) and await keys.has_key(known.key.id)
+    return await keys.is_in_force(known)
 
 
 def render_switch(exchange: Exchange, answer: ResponseHead) -> bytes:

@@ -97,6 +97,11 @@ _FAMILIES = (
         ("certificate",),
     ),
     Family(
+        "client_crl_expiry_seconds",
+        Kind.GAUGE,
+        "Seconds until a revocation list of client certificates is to be renewed; below 0 past that, when it holds on.",
+    ),
+    Family(
         "event_loop_lag_seconds",
         Kind.GAUGE,
         "How late the last tick of a process's event loop came; the worst process.",
@@ -139,6 +144,15 @@ _FAMILIES = (
         "active_api_keys",
         Kind.GAUGE,
         "Keys that a worker holds ready; the worker with the most.",
+        merge=Merge.MAX,
+    ),
+    # Tokens of outside issuers; issuers come from the configuration.
+    Family("token_key_fetches_total", Kind.COUNTER, "Fetches of an issuer's keys: ok or failed.", ("issuer", "result")),
+    Family(
+        "token_keys_fetched_timestamp_seconds",
+        Kind.GAUGE,
+        "When the keys of an issuer were last fetched, Unix time; of the worker that knows the newest.",
+        ("issuer",),
         merge=Merge.MAX,
     ),
     # Limits.

@@ -33,6 +33,9 @@ from .states import (
 )
 
 if TYPE_CHECKING:
+    from ostiary.gateway.peer_certificate import PeerCertificate
+    from ostiary.gateway.snapshot import Snapshot
+
     from .surroundings import RequestPath
     from .tunnel import Tunnel
     from .upstream import UpstreamConnection
@@ -87,6 +90,7 @@ class ClientConnection:
         "_relayed_bytes",
         "_stalled_bytes",
         "_turning",
+        "certificate",
         "certificate_line",
         "deadline",
         "forwarding",
@@ -109,7 +113,8 @@ class ClientConnection:
         self.deadline = NEVER
         self.peer = ""
         self.secure = False
-        self.certificate_line = b""  # the header Client-Cert, for a client that came with one
+        self.certificate: PeerCertificate | None = None  # that the client came with
+        self.certificate_line = b""  # the header Client-Cert, for it
         self.keep_alive = True
         self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
         self.source: UpstreamConnection | None = None  # the upstream that is answering
@@ -134,9 +139,10 @@ class ClientConnection:
 
     # --- the connection
 
-    def enter_with(self, certificate_line: bytes) -> None:
+    def enter_with(self, certificate: PeerCertificate | None, certificate_line: bytes) -> None:
         """The client has been counted in, by its handshake."""
         self._place = Place.INSIDE
+        self.certificate = certificate
         self.certificate_line = certificate_line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -555,6 +561,11 @@ class ClientConnection:
     @property
     def deadlines(self) -> Deadlines:
         return self._path.deadlines
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is in force now; a request has that which it began under."""
+        return self._path.snapshot
 
     # --- backpressure from this client
 

@@ -94,11 +94,16 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ('"http://127.0.0.1:9000"', "unix:/run/", "upstreams.live.targets[0].url", "must be unix: and the absolute path of a socket (write unix:/run/app.sock)"),
         ('"http://127.0.0.1:9000"', "unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "upstreams.live.targets[0].url", "the path of a unix socket has at most 103 bytes (give it a shorter one)"),
         # who may call
-        ("[bearer]", "[jwt]", "routes[0].auth.schemes[0]", "'jwt' is not supported yet by this version of Ostiary (use bearer or hmac)"),
+        ("[bearer]", "[oauth]", "routes[0].auth.schemes[0]", "'oauth' is not supported yet by this version of Ostiary (use bearer or hmac)"),
+        ("[bearer]", "[jwt]", "routes[0].auth.schemes", "'jwt' needs to know whose tokens are taken (add issuers: [name] beside schemes)"),
+        ("[bearer]", "[bearer], issuers: [corp]", "routes[0].auth.issuers", "means nothing without the scheme 'jwt' (add jwt to schemes, or remove it)"),
+        ("[bearer]", "[jwt], issuers: [corp]", "routes[0].auth.issuers[0]", "there is no issuer 'corp' (no issuer is defined; add it under issuers)"),
+        ("[bearer]", "[bearer, mtls]", "routes[0]", "takes the scheme 'mtls', and the gateway asks no client for a certificate (add client_ca to gateway.listen.tls; client_certificate: optional if others may do without)"),
+        ("[bearer]", "[]", "routes[0].auth.schemes", "must have 1 to 7 items, not 0"),
+        ("[clients:write]", "{some: [a]}", "routes[0].auth.scopes.POST", "there is no field 'some' (there is all, any)"),
         ("[bearer]", "[bearer], components: [x-a]", "routes[0].auth.components", "only http-signature has components (add it to schemes, or remove the components)"),
         ("[bearer]", "[http-signature], components: [X-A]", "routes[0].auth.components[0]", "can't be signed: a component that is no header name in lower case (must be a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like)"),
         ("[bearer]", "[http-signature], components: ['@status']", "routes[0].auth.components[0]", "can't be signed: a derived component that requests don't have (must be a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like)"),
-        ("[bearer]", "[]", "routes[0].auth.schemes", "must have 1 to 5 items, not 0"),
         (", POST: [clients:write]}", "}", "routes[0].auth", "names scopes, but none for POST: any key could call with that (add POST: [scope], or POST: [] if it needs none)"),
         ("POST: [clients:write]", "POST: [clients:write], PUT: [x]", "routes[0].auth", "names scopes for PUT, which the route does not take (add the method to match)"),
         # keys

@@ -15,9 +15,12 @@ import h11
 import pytest
 
 from ostiary.core.credentials import generate_key_id, generate_secret
+from ostiary.core.issuers import Issuer
 from ostiary.core.model import Authentication, Environment, FailedAttempts, Scheme
 from ostiary.core.signing import sign_request
 from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.tokens import ring
+from ostiary.gateway.tokens.signature import verify_signature
 from tests.gateway.keys.conftest import KeyDatabase, make_key, until
 from tests.support.gateway import (
     KEY_ID,
@@ -30,6 +33,7 @@ from tests.support.gateway import (
     talk,
     upstream,
 )
+from tests.support.issuers import claims, ec_key, issuer, mint
 from tests.support.messages import parse, request
 from tests.support.origin import Origin
 
@@ -49,17 +53,21 @@ async def database(empty_database: str) -> AsyncIterator[KeyDatabase]:
 
 @asynccontextmanager
 async def gateway_at(
-    origin: Origin, *, postgres: str | None = None, redis: str | None = None
+    origin: Origin, *, postgres: str | None = None, redis: str | None = None, issuers: tuple[Issuer, ...] = ()
 ) -> AsyncIterator[RunningGateway]:
+    schemes = SCHEMES.schemes | {Scheme.JWT} if issuers else SCHEMES.schemes
+    authentication = Authentication(schemes=schemes, issuers=tuple(each.name for each in issuers))
     settings = configuration(
         [upstream(origin.port)],
-        [route(authentication=SCHEMES)],
+        [route(authentication=authentication)],
         keys=[key()],
         redis=redis,
         trusted_proxies=(ip_network("127.0.0.1/32"),),
         failed_attempts=FailedAttempts(per_address=BOUND, per_key=1000),
     )
-    async with running_gateway(replace(settings, stores=replace(settings.stores, postgres=postgres))) as gateway:
+    stores = replace(settings.stores, postgres=postgres)
+    settings = replace(settings, stores=stores, issuers={each.name: each for each in issuers})
+    async with running_gateway(settings) as gateway:
         now = time.monotonic()  # it stands still, or a busy machine would give back attempts
         gateway.gateway._gate._clock = lambda: now
         if postgres is not None:
@@ -111,6 +119,30 @@ async def test_a_flood_of_made_up_keys_is_not_looked_up_and_known_keys_go_on(
         assert (await call(gateway, ATTACKER, bearer(cold.secret)))[0] == 200
         assert gateway.count("failed_attempts_barred_total", by="address") == 2 * BOUND + 1
         assert gateway.count("api_key_auth_attempts_total", scheme="bearer", result="rate_limited") == 2 * BOUND + 1
+
+
+async def test_tokens_that_do_not_hold_are_soon_not_verified_and_known_ones_go_on(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 69: a signature costs more to verify than to make up."""
+    verified = 0
+
+    def counting(*arguments: object) -> None:
+        nonlocal verified
+        verified += 1
+        verify_signature(*arguments)  # type: ignore[arg-type]  # whatever it was given
+
+    monkeypatch.setattr(ring, "verify_signature", counting)
+    mine, other = ec_key(), ec_key()
+    async with gateway_at(origin, issuers=(issuer((mine,)),)) as gateway:
+        token = bearer(mint(mine, "ES256"))
+        assert (await call(gateway, ATTACKER, token))[0] == 200
+        answers = [await call(gateway, ATTACKER, bearer(mint(other, "ES256"))) for _ in range(BOUND + 5)]
+        assert Counter(status for status, *_ in answers) == {401: BOUND, 429: 5}
+        assert verified == 1 + BOUND
+        assert (await call(gateway, ATTACKER, token))[0] == 200
+        assert (await call(gateway, OTHER, bearer(mint(mine, "ES256", claims(sub="another")))))[0] == 200
+        assert gateway.count("api_key_auth_attempts_total", scheme="jwt", result="rate_limited") == 5
 
 
 async def test_bad_signatures_stop_the_attacker_and_not_the_owner(origin: Origin) -> None:
