@@ -66,8 +66,9 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
             await hold_body(exchange, exchange.body, list(begun.values()))
 
         def holds(signer: Signer) -> bool:
-            if signer in begun:
-                return signer.verify_begun(begun[signer], signature)
+            digest = begun.pop(signer, None)
+            if digest is not None:
+                return signer.verify_begun(digest, signature)
             return signer.verify(exchange.body_bytes or b"", signature)  # nobody's, for the time that it takes
 
         proven = trial.proven(holds)
