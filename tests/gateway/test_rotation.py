@@ -27,6 +27,7 @@ from tests.support.gateway import (
 from tests.support.messages import request
 from tests.support.metering import metered_calls
 from tests.support.origin import Origin
+from tests.support.signatures import signed_upload
 from tests.support.tunnels import connect, tunnel_origin, upgrade_request
 
 OLD, NEW, STRANGE = b"the-old-secret-" * 3, b"the-new-secret-" * 3, b"a-strange-secret" * 3
@@ -47,6 +48,11 @@ def hmac_signed(secret: bytes) -> bytes:
     message = b"\n".join((b"GET", b"/x", stamp, nonce, hashlib.sha256(b"").hexdigest().encode()))
     credential = b"X-API-Key: %b:%b" % (KEY_ID.encode(), mark(secret, message))
     return request("/x", credential, b"X-Timestamp: " + stamp, b"X-Nonce: " + nonce, close=False)
+
+
+def http_signed(secret: bytes) -> bytes:
+    lines = signed_upload("http-signature", "/x", b"hello", secret=secret)
+    return request("/x", *lines, b"Content-Length: 5", method=b"POST", body=b"hello", close=False)
 
 
 def hmac_body(secret: bytes) -> bytes:
@@ -79,7 +85,7 @@ class Caller:
         self._writer.close()
 
 
-@pytest.mark.parametrize("signed", [bearer, hmac_signed, hmac_body])
+@pytest.mark.parametrize("signed", [bearer, hmac_signed, hmac_body, http_signed])
 async def test_the_old_secret_works_to_the_end_of_its_grace_and_the_new_one_on(
     signed: Callable[[bytes], bytes], origin: Origin, tmp_path: Path
 ) -> None:
@@ -111,14 +117,18 @@ def _without_id(body: bytes) -> bytes:
     return body.split(b'"request_id"')[0]
 
 
+@pytest.mark.parametrize("scheme", ["hmac", "hmac-body", "http-signature"])
 @pytest.mark.parametrize("ended", ["rotated", "expired"])
-async def test_a_signed_body_that_comes_after_the_end_of_its_secret_is_refused(ended: str, origin: Origin) -> None:
+async def test_a_signed_body_that_comes_after_the_end_of_its_secret_is_refused(
+    scheme: str, ended: str, origin: Origin
+) -> None:
     """Rows 66, 70: who has a stolen secret could begin uploads before it ends, and have them served long after."""
     ends_at = time.time() + 0.5
     keys = {"rotated": key(secret=NEW, previous=(OLD, ends_at)), "expired": key(secret=OLD, expires_at=ends_at)}
     settings = configuration([upstream(origin.port)], [route(authentication=KEYS)], keys=[keys[ended]])
     async with running_gateway(settings) as gateway:
-        whole = hmac_body(OLD)
+        lines = signed_upload(scheme, "/x", b"hello", secret=OLD)
+        whole = request("/x", *lines, b"Content-Length: 5", method=b"POST", body=b"hello", close=False)
         caller = await Caller.at(gateway)
         caller.begin(whole[:-1])
         while time.time() <= ends_at:  # noqa: ASYNC110  time is what is waited for
