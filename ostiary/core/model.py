@@ -261,7 +261,8 @@ class Key:
     """A credential as the gateway needs it.
 
     `secret` is the whole secret string where it must be recoverable (signing), else None; `secret_sha256` is what a bearer
-    credential is looked up by. Neither is ever shown: `repr` gives the id alone."""
+    credential is looked up by. Neither is ever shown: `repr` gives the id alone. `generation` numbers the secrets that the
+    key has had. `previous` is the same key under the secret before this one, which works until its own `expires_at`."""
 
     id: str
     environment: Environment
@@ -275,6 +276,8 @@ class Key:
     allowed_origins: frozenset[str] = frozenset()
     expires_at: float | None = None
     limits: LimitOverride | None = None
+    generation: int = 1
+    previous: Key | None = None
 
     def __repr__(self) -> str:
         return f"Key({self.id!r})"

@@ -45,6 +45,46 @@ def test_a_new_secret_is_printed_once_and_the_reader_is_told(run: Run) -> None:
     assert "shown this once" in result.stderr
 
 
+def test_a_key_is_rotated_shown_changed_and_its_old_secret_ended(run: Run) -> None:
+    """Row 66: at three in the morning an operator would write JSON by hand to replace a secret."""
+    app_id = run("apps", "create", "Turn", "--org", run("orgs", "create", "Turn").stdout.strip()).stdout.strip()
+    created = json.loads(run("keys", "create", "--app", app_id, "--name", "x", "--scope", "a", "--json").stdout)
+    key_id, old = created["key_id"], created["secret"][-4:]
+    rotated = run("keys", "rotate", key_id, "--grace", "12h")
+    assert rotated.stdout.count("sk_test_") == 1
+    assert "shown this once" in rotated.stderr
+    assert f"The secret that ends in {old} works until " in rotated.stderr
+    new = rotated.stdout.split()[-1][-4:]
+    shown = run("keys", "show", key_id).stdout.splitlines()
+    assert [line.split() for line in shown if line.startswith("state")] == [["state", "rotating"]]
+    assert shown[-3].split()[:3] == ["NUMBER", "SECRET", "HINT"]
+    assert (shown[-2].split()[:2], shown[-1].split()[:2]) == (["2", new], ["1", old])
+    document = json.loads(run("keys", "show", key_id, "--json").stdout)
+    assert [generation["number"] for generation in document["generations"]] == [2, 1]
+    assert "rotating" in run("keys", "list", "--app", app_id).stdout
+    assert json.loads(run("keys", "end", key_id, "1", "--json").stdout)["state"] == "active"
+    assert "409" in run("keys", "end", key_id, "2", exit_code=1).stderr
+
+    changed = json.loads(
+        run(
+            "keys", "update", key_id, "--scope", "b", "--plan", "standard", "--allowed-ip", "10.0.0.0/8", "--json"
+        ).stdout
+    )
+    assert (changed["name"], changed["scopes"], changed["plan"]) == ("x", ["b"], "standard")
+    changed = json.loads(run("keys", "update", key_id, "--no-plan", "--no-scopes", "--name", "y", "--json").stdout)
+    assert (changed["name"], changed["scopes"], changed["plan"]) == ("y", [], None)
+    assert changed["allowed_ips"] == ["10.0.0.0/8"]
+    assert "give at least one field" in run("keys", "update", key_id, exit_code=1).stderr
+    for wrong in (("--plan", "a", "--no-plan"), ("--scope", "a", "--no-scopes")):
+        run("keys", "update", key_id, *wrong, exit_code=2)
+
+    gone = run("keys", "rotate", key_id, "--grace", "0")
+    assert f"The secret that ends in {new} has ended." in gone.stderr
+    for grace in ("a week", "7", "-1d", "7w"):
+        assert "is not like 7d" in run("keys", "rotate", key_id, "--grace", grace, exit_code=2).stderr
+    assert "grace_seconds" in run("keys", "rotate", key_id, "--grace", "91d", exit_code=1).stderr
+
+
 def test_limits_of_a_key_are_set_shown_and_removed(run: Run) -> None:
     """A platform team would write JSON by hand to give one caller more."""
     app_id = run("apps", "create", "Own", "--org", run("orgs", "create", "Own").stdout.strip()).stdout.strip()

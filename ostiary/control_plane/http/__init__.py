@@ -25,7 +25,7 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, change, read, remove, replace
+from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
 from ostiary.control_plane.http.paging import KeyPaging, Page, Paging, Position, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 
@@ -48,6 +48,7 @@ __all__ = [
     "Request",
     "Rule",
     "Uuid",
+    "amend",
     "change",
     "cut",
     "invalid",

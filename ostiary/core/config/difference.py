@@ -287,6 +287,10 @@ def _upstream_meaning(field: str, old: Upstream | None, new: Upstream | None) ->
 def _key(key: Key) -> Parts:
     return {
         "secret": Part(key.secret_sha256, "(a secret)"),
+        "previous": Part(
+            None if key.previous is None else (key.previous.secret_sha256, key.previous.expires_at),
+            "none" if key.previous is None else f"(a secret) until {_moment(key.previous.expires_at)}",
+        ),
         "environment": Part(key.environment, key.environment),
         "plan": Part(key.plan, key.plan or "none"),
         "limits": Part(key.limits, "the plan's" if key.limits is None else json.dumps(override_document(key.limits))),
@@ -295,10 +299,12 @@ def _key(key: Key) -> Parts:
             set(key.allowed_networks), words.listed(map(str, key.allowed_networks), nothing="anywhere")
         ),
         "allowed_origins": Part(key.allowed_origins, words.listed(sorted(key.allowed_origins), nothing="any")),
-        "expires_at": Part(
-            key.expires_at, "never" if key.expires_at is None else f"{key.expires_at:.0f} (Unix seconds)"
-        ),
+        "expires_at": Part(key.expires_at, _moment(key.expires_at)),
     }
+
+
+def _moment(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.0f} (Unix seconds)"
 
 
 def _key_summary(key: Key) -> str:
@@ -309,7 +315,12 @@ def _key_meaning(field: str, old: Key | None, new: Key | None) -> str | None:
     if new is None:
         return "its calls get 401 credentials_invalid from now on"
     if field == "secret":
-        return "calls with the old secret get 401 from now on: there is no grace for keys of the file"
+        before = new.previous
+        if before is not None and old is not None and before.secret_sha256 == old.secret_sha256:
+            return f"calls with the old secret work until {_moment(before.expires_at)}"
+        return "calls with the old secret get 401 from now on; with `previous` it would work for a while"
+    if field == "previous" and new.previous is None:
+        return "calls with the secret before get 401 from now on"
     if old is not None and field == "scopes" and (lost := sorted(old.scopes - new.scopes)):
         return f"calls that need {', '.join(lost)} get 403 scope_missing from now on"
     return None

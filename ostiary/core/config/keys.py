@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -93,6 +94,25 @@ OVERRIDE: Record[LimitOverride] = Record(
     (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _OVERAGE),
     _override,
 )
+_SECRET_BEFORE = required("secret", Secret(32, 256), "What the caller has used so far.")
+_ENDS_AT = required("ends_at", Instant(), "When it ends; no later than the key.")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SecretBefore:
+    """`ends_at` is Unix seconds."""
+
+    secret: bytes
+    ends_at: float
+
+
+SECRET_BEFORE: Record[SecretBefore] = Record(
+    "Previous secret",
+    "The secret before this one, and until when it works: time for the caller to change over.",
+    (_SECRET_BEFORE, _ENDS_AT),
+    lambda values: SecretBefore(values[_SECRET_BEFORE].encode("ascii"), values[_ENDS_AT]),
+)
+_PREVIOUS = optional("previous", SECRET_BEFORE, "The secret before this one, while both work.")
 _LIMITS = optional("limits", OVERRIDE, "What holds in place of the plan's, part by part.")
 
 
@@ -105,7 +125,7 @@ def _key(values: Values) -> Key:
     if values[_PLAN] is None and not values.given(_PLAN) and values[_LIMITS] is None:
         values.reading.warn(values.place, "the key has no plan: only the limits of routes hold", "add plan")
     secret = values[_SECRET].encode("ascii")
-    return Key(
+    key = Key(
         id=values[_ID],
         environment=values[_ENVIRONMENT],
         secret_sha256=sha256(secret).digest(),
@@ -117,12 +137,24 @@ def _key(values: Values) -> Key:
         expires_at=values[_EXPIRES_AT],
         limits=values[_LIMITS],
     )
+    before = values[_PREVIOUS]
+    return key if before is None else _with_previous(key, before, values)
+
+
+def _with_previous(key: Key, before: SecretBefore, values: Values) -> Key:
+    if before.secret == key.secret:
+        values.problem(_PREVIOUS, "is the secret that the key has", "give the one before, or remove `previous`")
+    ends_at = before.ends_at if key.expires_at is None else min(before.ends_at, key.expires_at)
+    previous = replace(
+        key, secret=before.secret, secret_sha256=sha256(before.secret).digest(), expires_at=ends_at, generation=1
+    )
+    return replace(key, generation=2, previous=previous)
 
 
 KEY: Record[Key] = Record(
     "Key",
     "A key that the gateway knows without a control plane.",
-    (_ID, _SECRET, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT, _LIMITS),
+    (_ID, _SECRET, _PREVIOUS, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT, _LIMITS),
     _key,
 )
 KEYS = ListOf(Placed(KEY), high=100_000)

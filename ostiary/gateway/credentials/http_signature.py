@@ -14,7 +14,7 @@ from ostiary.core.signature_base import SignedMessage, Uncoverable
 from ostiary.core.signing import timestamp_is_current
 from ostiary.core.structured_fields import Malformed
 from ostiary.gateway.credentials.holding import hold_body, take_at_once
-from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
+from ostiary.gateway.credentials.refusal import refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.phases.admit import is_trusted
@@ -65,7 +65,8 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     known = await found if isinstance(found, Signal) else found
     if known is not None:
         exchange.claimed_key_id = claim.key_id
-    body_holds = True
+    trial = keys.trial(known)
+    body_holds, waited = True, False
     if body is not None:
         if digest is None:
             refuse(
@@ -73,18 +74,20 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
             )
         hashes = Hashes(digest)
         if not take_at_once(exchange, body, hashes.all):
+            waited = True
             await hold_body(exchange, body, hashes.all)
         body_holds = hashes.hold(digest)
     elif digest is not None:
         body_holds = digest.holds(_EMPTY_SHA256, _EMPTY_SHA512)
-    own = None if known is None else known.signer
-    signer = NOBODY if own is None else own
-    if not claim.is_verified_by(signer, base) or not body_holds or known is None or own is None:
+    proven = trial.proven(lambda signer: claim.is_verified_by(signer, base))
+    if proven is not None and waited and not await keys.is_in_force(proven):
+        proven = known = None  # it has ended while its body came
+    if proven is None or not body_holds:
         reason = why_unverified(known) if body_holds else "the body is not that of Content-Digest"
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, reason)
     _leave_to_upstream(exchange, claim)
     exchange.nonce = claim.nonce
-    exchange.known_key = known
+    exchange.known_key = proven
 
 
 def _set_origin(exchange: Exchange, message: SignedMessage) -> None:

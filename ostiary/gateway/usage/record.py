@@ -25,6 +25,7 @@ COLUMNS = (
     "app_id",
     "organization_id",
     "environment",
+    "key_generation",
     "route",
     "path_template",
     "ip",
@@ -32,7 +33,9 @@ COLUMNS = (
     "overage",
     "complete",
 )
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+# Of every version that may still wait in a spool.
+COLUMNS_OF = {1: tuple(name for name in COLUMNS if name != "key_generation"), RECORD_VERSION: COLUMNS}
 
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_END = struct.pack("!h", -1)
@@ -67,11 +70,19 @@ _addresses: dict[bytes, bytes] = {}
 _agents: dict[bytes | None, bytes] = {}
 
 
-def caller_part(key_id: str | None, app_id: str | None, organization_id: str | None, environment: str | None) -> bytes:
-    """The columns that say who called, for `encode`; all None for a call without a known caller.
+def caller_part(
+    key_id: str | None,
+    app_id: str | None,
+    organization_id: str | None,
+    environment: str | None,
+    generation: int | None,
+) -> bytes:
+    """The columns that say who called, for `encode`; all None for a call without a known caller. `generation` is that of the
+    secret.
 
     Raises ValueError if an app or organization id is no UUID: those ids come from the database."""
-    return _text(key_id) + _uuid(app_id) + _uuid(organization_id) + _text(environment)
+    number = _NULL if generation is None else struct.pack("!ii", 4, generation)
+    return _text(key_id) + _uuid(app_id) + _uuid(organization_id) + _text(environment) + number
 
 
 def route_part(route: str | None, path_template: str | None) -> bytes:

@@ -15,14 +15,15 @@ import ostiary.control_plane
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
-MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
+SCHEMA = "\n".join(path.read_text(encoding="utf-8") for path in _MIGRATIONS)
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 
 SMALL_SEGMENT_BYTES = HEADER_BYTES + 4 * RECORD_BYTES_MAX  # the smallest there is: some 250 calls
 APP = "0b0e8400-e29b-41d4-a716-446655440000"
 ORGANIZATION = "1c0e8400-e29b-41d4-a716-446655440000"
-CALLER = caller_part("ak_test_abc123", APP, ORGANIZATION, "test")
+CALLER = caller_part("ak_test_abc123", APP, ORGANIZATION, "test", 1)
 ROUTE = route_part("clients", "/v1/clients/{id}")
 
 

@@ -9,15 +9,15 @@ import asyncpg
 import pytest
 
 from ostiary.gateway.usage.shipper import Shipper
-from tests.gateway.usage.calls import MIGRATION, Observed, Rows
+from tests.gateway.usage.calls import SCHEMA, Observed, Rows
 
 
 @pytest.fixture
 async def database(empty_database: str) -> str:
-    """The URL of a database with the usage tables, and nothing else: they need no other."""
+    """The URL of a database with the current schema."""
     connection = await asyncpg.connect(empty_database)
     try:
-        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+        await connection.execute(SCHEMA)
     finally:
         await connection.close()
     return empty_database

@@ -22,7 +22,7 @@ from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
 from ostiary.gateway.usage.segment import HEADER_BYTES
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
-from tests.gateway.usage.calls import MIGRATION, Observed, Rows, call, open_spool, segment_files, spool_calls, until
+from tests.gateway.usage.calls import SCHEMA, Observed, Rows, call, open_spool, segment_files, spool_calls, until
 
 pytestmark = pytest.mark.long
 
@@ -179,7 +179,7 @@ async def test_a_backend_ended_in_the_middle_of_a_copy_leaves_nothing_half_done(
 
 async def _prepared(own_postgres: EmbeddedPostgres) -> str:
     connection = await asyncpg.connect(own_postgres.url())
-    await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+    await connection.execute(SCHEMA)
     await connection.close()
     return own_postgres.url()
 
@@ -278,7 +278,7 @@ async def test_a_schema_that_is_not_there_yet_is_waited_for(
 
         await until(failed, "the shipper finds no tables")
         connection = await asyncpg.connect(empty_database)
-        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+        await connection.execute(SCHEMA)
         await connection.close()
 
         async def written() -> bool:
