@@ -231,10 +231,10 @@ class Cluster:
         if batch.steps:
             self._in_flight.settle(batch)
             clock_us = script.clock_us(reply)
-            for step, answer in zip(batch.steps, script.answers(reply), strict=True):
+            for step, answer in zip(batch.steps, script.answers(reply, batch.size), strict=True):
                 step.crossing.answered(step, connection, clock_us, answer)
             return
-        for question, answer in zip(batch.questions, script.answers(reply), strict=True):
+        for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=True):
             if isinstance(question, LastStep):
                 question.remaining = answer[2]
         self._settle(batch, reply)
