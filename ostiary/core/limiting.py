@@ -62,13 +62,16 @@ class TokenBucket:
 
         Raises LimitOutOfRange when requests or burst are below one, or their arithmetic does not fit 53 bits."""
         if rate.requests < 1 or rate.burst < 1 or rate.per_seconds < 1:
-            raise LimitOutOfRange(f"a rate needs requests, burst and period of at least 1: {rate}")
+            raise LimitOutOfRange("a rate needs requests, burst and period of at least 1")
         per_ms = rate.per_seconds * 1000 * workers
         unit = gcd(rate.requests, per_ms)
         cost = per_ms // unit
         capacity = share(rate.burst, workers, least) * cost
         if capacity >= INTEGER_MAX:
-            raise LimitOutOfRange(f"a burst of {rate.burst} is too large to be counted exactly at this refill: {rate}")
+            raise LimitOutOfRange(
+                f"a burst of {rate.burst} is too large to be counted exactly at a refill of {rate.requests} in "
+                f"{rate.per_seconds} s"
+            )
         return cls(capacity, cost, rate.requests // unit, rate.mode, rate.refused)
 
     @property
