@@ -29,8 +29,9 @@
 --              3 quota           limit, period (1 hour, 2 day, 3 month), 1 if it refuses,    numbers: calls, ends at (µs)
 --                                2 more if nobody is told how much of it is used
 --          and, where one of them has any, its terms: a byte for each limit over all parts, then for each bound on calls
---          under way, the sum of: 1 in shadow; 2 refused calls are charged; 4 left alone by settlements of this
---          specification; 8 (bucket) given back no more than what no refill can have made up for
+--          under way, the sum of: 1 in shadow; 2 refused calls are charged; 4 left as it is by settlements; 8 settlements are
+--          of a call that a limit elsewhere refused: counted as such, and of a bucket no more is given back than what no
+--          refill can have made up for
 -- State   layout, numbers, then for each window its slots but the last, oldest first (forgotten at, calls): 12 bytes each.
 --         The layout names the limits ("b600;w3600;q2;|", with an "s" behind what is in shadow): a plan that changes keeps the
 --         counts of what it keeps, also of what goes into shadow or comes out of it.
@@ -77,7 +78,7 @@ local now_ms = floor(now / 1000)
 -- Sets of places (of a limit from 0 over all parts, then of bounds on calls under way), by what they are for; false where no
 -- limit is. `free` is the opposite of `charged`.
 local function read_terms(specification, text, at)
-  local shadow, charged, free, alone, certain = {}, false, {}, false, false
+  local shadow, charged, free, without, crossing = {}, false, {}, false, false
   for place = 0, #text - at do
     local bits = byte(text, at + place)
     if bits % 2 == 1 then shadow[place] = true end
@@ -88,13 +89,13 @@ local function read_terms(specification, text, at)
       free[place] = true
     end
     if floor(bits / 4) % 2 == 1 then
-      alone = alone or {}
-      alone[place] = true
+      without = without or {}
+      without[place] = true
     end
-    if bits >= 8 then certain = true end
+    if bits >= 8 then crossing = true end
   end
   specification.shadow, specification.charged, specification.free = shadow, charged, free
-  specification.alone, specification.certain = alone, certain
+  specification.without, specification.crossing = without, crossing
   for p = 1, specification.parts_n do
     local part = specification.parts[p]
     for place = part.first, part.first + part.limits_n - 1 do
@@ -437,10 +438,10 @@ if settled_n > 0 then
     end
   end
 
-  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `certain`: of a
+  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `crossing`: of a
   -- bucket no more than what refill can't have made up for since. It may have been full without the call, and every unit
   -- that would have run over was gained since then.
-  local function give_back(state, part, calls, taken_at, except, certain)
+  local function give_back(state, part, calls, taken_at, except, crossing)
     local numbers, limits = state.numbers, part.limits
     for l = 1, part.limits_n * STRIDE, STRIDE do
       local kind, o = limits[l], limits[l + 4]
@@ -448,7 +449,7 @@ if settled_n > 0 then
         -- left as it is
       elseif kind == BUCKET then
         local units = calls * limits[l + 2]
-        if certain then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
+        if crossing then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
         numbers[o] = min(limits[l + 1], numbers[o] + units)
       elseif kind == QUOTA then
         if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
@@ -469,9 +470,9 @@ if settled_n > 0 then
         local state = state_at[k]
         if state.part ~= part then hold(state, part) end
         if difference > 0 then
-          take(state, part, difference, SETTLED, specification.alone)
+          take(state, part, difference, specification.crossing and REFUSED or SETTLED, specification.without)
         else
-          give_back(state, part, -difference, taken_at, specification.alone, specification.certain)
+          give_back(state, part, -difference, taken_at, specification.without, specification.crossing)
         end
         state.changed = true
       end
