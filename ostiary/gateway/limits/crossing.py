@@ -2,11 +2,12 @@
 
 No script sees two slots, so the slots are asked one after the other. When one refuses, those before it give the call back,
 as one that cost nothing, but for limits that charge refused calls; and those after it, which were not asked, are told to
-charge it. The slot of the plan comes last, and with it the nonce; where a plan counts an app or an organization, the nonce, which
-belongs to the key, comes after it. docs/decisions/0015-redis-topologies.md and 0017 have the reasons.
+charge it. The slot of the plan comes last, and with it the nonce; where a plan counts an app or an organization, the
+nonce, which belongs to the key, comes after it. docs/decisions/0015-redis-topologies.md and 0017 have the reasons.
 
 Never above a limit: what is admitted has been counted everywhere. A refused call costs nothing in the end, but what a bucket
-of another slot than the last was refilled with meanwhile; until it has been given back, others may be refused in its place."""
+of another slot than the last was refilled with meanwhile; until it has been given back, others may be refused in its
+place."""
 
 from __future__ import annotations
 

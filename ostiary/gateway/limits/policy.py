@@ -147,7 +147,8 @@ class LimitPolicy:
         return [place for place, limit in enumerate(limits) if limit.refused is RefusedCalls.CHARGED]
 
     def quota_at(self, place: int) -> tuple[str, int, Period]:
-        """Of the quota at this place: its name among all quotas, its limit and its period. Raises IndexError, ValueError for no quota."""
+        """Of the quota at this place: its name among all quotas, its limit and its period. Raises IndexError, ValueError
+        for no quota."""
         first = 0
         for part in self.parts:
             if place < first + len(part.limits):

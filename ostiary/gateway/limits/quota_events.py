@@ -2,7 +2,8 @@
 
 A record is in the spool before its call's answer ends, and reaches Postgres whatever is killed meanwhile; so does what it
 carries. What is lost before (the reply came too late, the worker was killed between decision and record) is told again: by
-the 1st, 2nd, 4th, 8th ... call past the share (`lua/decide.lua`), and by calls that a quota refuses. The table takes each once."""
+the 1st, 2nd, 4th, 8th ... call past the share (`lua/decide.lua`), and by calls that a quota refuses.
+The table takes each once."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ USED_UP_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class QuotaReached:
-    """`percent` (50, 80, 90, 100) of `limit` calls was used. `subject` as in the names of Redis (`k:` a key, `a:` an app, `o:` an
-    organization, `r:` a route, `i:` an address, `h:` a hash of a header's value), `quota` as in `standard:day` of a plan and
-    `clients/day-quota-by-ip` of a route."""
+    """`percent` (50, 80, 90, 100) of `limit` calls was used. `subject` as in the names of Redis: `k:` a key, `a:` an app,
+    `o:` an organization, `r:` a route, `i:` an address, `h:` a hash of a header's value. `quota` as in `standard:day` of a
+    plan and `clients/day-quota-by-ip` of a route."""
 
     subject: str
     quota: str
@@ -62,7 +63,11 @@ class QuotaEvents:
         self._used_up.add(told)
         self.reached(policy, names, place, 100, ends_us)
 
-    def take(self) -> list[QuotaReached]:
-        """What is pending, for the record that is written now."""
-        pending, self.pending = self.pending, []
-        return pending
+    def take(self, at_most: int) -> list[QuotaReached]:
+        """What is pending longest, for the record that is written now."""
+        taken, self.pending = self.pending[:at_most], self.pending[at_most:]
+        return taken
+
+    def put_back(self, taken: list[QuotaReached]) -> None:
+        """The record could not be written; the next one may."""
+        self.pending[:0] = taken[: PENDING_MAX - len(self.pending)]

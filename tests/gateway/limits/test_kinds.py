@@ -1,5 +1,5 @@
-"""Invariant: a limit of any kind holds by any measure, in Redis and without it; in shadow it refuses nobody; and a refused call
-takes what it says, and nothing else."""
+"""Invariant: a limit of any kind holds by any measure, in Redis and without it; in shadow it refuses nobody; and a refused
+call takes what it says, and nothing else."""
 
 from __future__ import annotations
 
