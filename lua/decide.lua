@@ -110,7 +110,7 @@ for i = 5, #ARGV do
       end
       if bits >= 8 then specification.crossing = true end
     end
-    specification.shadow, specification.free = shadow, free
+    specification.shadow, specification.free, specification.terms = shadow, free, true
   end
   specifications[i - 5] = specification
 end
@@ -468,7 +468,8 @@ local answers, notes = {pack('<I8', now)}, nil
 for i = settled_n + 1, requests_n do
   local specification = specifications[byte(refs, i)]
   local parts, parts_n, cost = specification.parts, specification.parts_n, specification.cost
-  local shadow, skipped = specification.shadow, nil  -- `skipped`: places of limits in shadow that would have refused
+  local terms, skipped = specification.terms, nil  -- `skipped`: places of limits in shadow that would have refused
+  local shadow = terms and specification.shadow
   local held = {false}
   local outcome, index, longest, remaining, overage = 0, 255, -1, 0, 0
   local fewest, nearest, nearest_part, nearest_state
@@ -535,7 +536,7 @@ for i = settled_n + 1, requests_n do
     nonce_key = KEYS[k]
   end
 
-  if specification.charged and (outcome > 0 or crowded) and cost > 0 then
+  if terms and specification.charged and (outcome > 0 or crowded) and cost > 0 then
     local refused = outcome > 0
     outcome, index, longest, remaining = 0, 255, -1, 0
     for p = 1, parts_n do
