@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ostiary.core.model import StoreFailure
 from ostiary.gateway.limits.connection import Command
 from ostiary.gateway.limits.decision import Decision
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.signal import Signal
 
 # After a busy spell of the loop a timer can run before a reply that has long arrived is read. One more turn reads it.
@@ -42,7 +43,7 @@ class Question(Signal[Decision]):
 
 
 class Batch:
-    """Requests that went to Redis in one command, and so many settlements with them. `settled`: the requests have their
+    """Requests that went to Redis in one command, and the settlements with them. `settled`: the requests have their
     decisions, whatever still comes."""
 
     __slots__ = (
@@ -54,12 +55,14 @@ class Batch:
         "resent",
         "sent_at",
         "settled",
-        "settlements_n",
+        "settlements",
     )
 
-    def __init__(self, questions: list[Question], name: str, arguments: Command, settlements_n: int = 0) -> None:
+    def __init__(
+        self, questions: list[Question], name: str, arguments: Command, settlements: Sequence[Charge] = ()
+    ) -> None:
         self.questions = questions
-        self.settlements_n = settlements_n
+        self.settlements = settlements
         self.name = name
         self.arguments = arguments
         self.sent_at = time.monotonic()

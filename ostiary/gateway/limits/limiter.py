@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ostiary.core import keyspace
@@ -27,8 +27,10 @@ from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nodes import Heartbeat
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.quota_events import QuotaEvents
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -65,7 +67,9 @@ class Limiter:
         self._node = NodeMemory.create(buckets=BUCKETS_ALONE) if node is None else node
         # What is known to be used is refused without asking, also after Redis has lost its memory.
         self._nonces = NodeNonces(self._node)
-        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces)
+        self._shadows = Shadows(observe)
+        self.quota_events = QuotaEvents()
+        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces, shadows=self._shadows)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
         self._cluster: Cluster | None = None
@@ -89,6 +93,10 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                lease=self._grant,
+                release=self.release,
+                shadows=self._shadows,
+                quota_events=self.quota_events,
             )
         store = self._cluster if self._link is None else self._link
         if store is not None:
@@ -143,7 +151,8 @@ class Limiter:
         elif self._cluster is not None:
             store, batches = self._cluster.status(), self._cluster.batches
         counts = {"batches": batches, "decided_without_store": self._alone.decided}
-        return {**store, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
+        shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
+        return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
 
     @property
     def away(self) -> bool:
@@ -180,18 +189,20 @@ class Limiter:
         nonce: str | None,
         nonce_ttl_seconds: int,
         signed_write: bool,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> Signal[Decision]:
         """Counts one request, or refuses it and counts nothing. Never raises; answers within the deadline and some
         milliseconds, at once when there is nothing to decide or Redis is away.
 
-        `nonce` is None for a request without one; `signed_write` means that replaying it would change something."""
+        `nonce` is None for a request without one; `signed_write` means that replaying it would change something; `headers`
+        has those of `policy.headers` that it came with."""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
-        names = policy.names(key_id, app_id, organization_id, ip)
+        names = policy.names(key_id, app_id, organization_id, ip, headers)
         question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
         if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
@@ -212,6 +223,9 @@ class Limiter:
             lease.release()
         elif isinstance(lease, RedisLease) and self._leases is not None:
             self._leases.release(lease)
+        elif isinstance(lease, list):  # of several slots of a cluster
+            for each in lease:
+                self.release(each)
 
     def settle(self, charge: Charge, cost: int | None) -> None:
         """A call that was charged turned out to cost this; None if what its upstream said is no cost. Never refuses, and
@@ -253,7 +267,7 @@ class Limiter:
     def _send_batch(self, connection: RedisConnection, questions: list[Question], settlements: list[Charge]) -> None:
         self._batches += 1
         name = f"{self._worker}:{self._batches}"
-        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), len(settlements))
+        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), settlements)
         self._in_flight.add(batch)
         self._send(connection, batch)
 
@@ -277,14 +291,19 @@ class Limiter:
         now = time.monotonic()
         self._observe.round_trip(now - batch.sent_at)
         self.store_time_us = script.clock_us(reply)
-        answers = script.answers(reply)
+        answers = script.answers(reply, len(batch.questions))
+        # `skipped` are the places of limits in shadow that would have refused; nearly always there are none in a batch.
+        all_skipped = self._noted(batch, reply)
+        skipped: Sequence[int] = ()
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
             if code == script.ALLOWED or code == script.OVERAGE:
+                if all_skipped is not None:
+                    skipped = all_skipped.get(number, ())
                 lease: RedisLease | None = None
-                if policy.leased and self._leases is not None:
-                    lease = self._leases.grant(_lease_name(question), script.lease_id(batch.name, number))
+                if policy.leased:
+                    lease = self._grant(policy, question.names, batch.name, number, skipped)
                 if question.nonce is not None and not self._nonces.accepted(
                     question.nonce, now, question.nonce_seconds
                 ):
@@ -296,14 +315,46 @@ class Limiter:
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
                 if policy.settles:
-                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False)
+                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False, skipped=skipped)
+                if skipped:
+                    decision.would_refuse = self._shadows.would_refuse(policy, skipped)
                 self._hand_out(question, decision)
             elif code == script.NONCE_USED:
                 self._hand_out(question, replayed())
             else:
                 label = policy.labels[index]
                 headers = label.headers(remaining, reset)
+                if code == script.QUOTA_EXCEEDED and remaining == 0:
+                    self.quota_events.used_up(policy, question.names, index, self.store_time_us)
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
+
+    def _grant(
+        self, policy: LimitPolicy, names: list[str], batch_name: str, number: int, skipped: Sequence[int]
+    ) -> RedisLease | None:
+        """What a question that was let in holds in Redis: a place in each set of calls under way, but where a bound in shadow
+        would have refused it."""
+        leases = policy.lease_names(names)
+        if skipped:
+            leases = [name for at, name in enumerate(leases) if policy.limits_n + at not in skipped]
+        if not leases or self._leases is None:
+            return None
+        return self._leases.grant(leases, script.lease_id(batch_name, number))
+
+    def _noted(self, batch: Batch, reply: bytes) -> dict[int, list[int]] | None:
+        """The places of limits in shadow that would have refused, by the number of the question (from 1). What was told of
+        quotas is kept for the next record."""
+        notes = script.notes(reply, len(batch.questions))
+        if not notes:
+            return None
+        skipped: dict[int, list[int]] = {}
+        for whose, what, place, percent, ends_us in notes:
+            number = whose - len(batch.settlements)
+            if what == script.WOULD_REFUSE:
+                skipped.setdefault(number + 1, []).append(place)
+                continue
+            told: Charge | Question = batch.settlements[whose] if number < 0 else batch.questions[number]
+            self.quota_events.reached(told.policy, told.names, place, percent, ends_us)
+        return skipped
 
     def _hand_out(self, question: Question, decision: Decision) -> None:
         # `_value_`: the descriptor behind `value` costs 0.2 µs, and this is every call's way.
@@ -316,11 +367,12 @@ class Limiter:
     def _came_too_late(self, batch: Batch, reply: bytes) -> None:
         """The requests went on without this answer. What it counted stays counted, which errs on the safe side; the leases
         that it gave are held by nobody."""
-        answers = script.answers(reply)
+        self._noted(batch, reply)
+        answers = script.answers(reply, len(batch.questions))
         for number, question in enumerate(batch.questions, start=1):
             code = next(answers)[0]
-            if question.policy.leased and self._leases is not None and code in (script.ALLOWED, script.OVERAGE):
-                self._leases.release(RedisLease(_lease_name(question), script.lease_id(batch.name, number)))
+            if question.policy.leased and code in (script.ALLOWED, script.OVERAGE):
+                self.release(self._grant(question.policy, question.names, batch.name, number, ()))
 
     # --- failing ------------------------------------------------------------------------------------------------------
 
@@ -359,7 +411,7 @@ class Limiter:
         self._in_flight.settle(batch)
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
-        self._lose(batch.settlements_n)
+        self._lose(len(batch.settlements))
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):
@@ -368,8 +420,3 @@ class Limiter:
     def _decide_alone(self, question: Question) -> Decision:
         without_store = self._link is None and self._cluster is None
         return self._alone.decide(question, StoreFailure.LOCAL if without_store else question.on_failure)
-
-
-def _lease_name(question: Question) -> str:
-    """The plan is the first part of a policy, and its leases stand after its state."""
-    return question.names[1 if question.policy.parts[0].limits else 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,6 +50,7 @@ def ask(
     write: bool = False,
     on_failure: StoreFailure = StoreFailure.LOCAL,
     nonce_seconds: int = NONCE_SECONDS,
+    headers: Mapping[bytes, bytes] | None = None,
 ) -> Signal[Decision]:
     return limiter.decide(
         limits,
@@ -61,6 +62,7 @@ def ask(
         nonce=nonce,
         nonce_ttl_seconds=nonce_seconds,
         signed_write=write,
+        headers=headers,
     )
 
 
@@ -201,6 +203,8 @@ class Script:
         self.redis: redis.Redis = redis.Redis.from_url(url)
         self._sha = self.redis.script_load(lua.DECIDE)
         self._batches = 0
+        self.notes: list[tuple[int, int, int, int, int]] = []
+        """Those of the last batch: whose, what, which limit, how much in %, when its period ends (µs)."""
 
     def decide(
         self,
@@ -229,7 +233,8 @@ class Script:
         arguments = lua.arguments(asked, f"test:{self._batches}", clock, settled)
         reply = cast(bytes, self.redis.evalsha(self._sha, *cast(Any, arguments)))
         assert lua.is_reply(reply, len(asked))
-        return list(lua.answers(reply))
+        self.notes = lua.notes(reply, len(asked))
+        return list(lua.answers(reply, len(asked)))
 
     @property
     def batch_name(self) -> str:
