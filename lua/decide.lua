@@ -12,8 +12,8 @@
 --       2  '' in production: the clock is Redis's own. Tests, and only they, send microseconds here, because a month's end
 --          or a leap day can't be waited for. Whoever may send EVALSHA may write these keys anyway, so it opens nothing
 --       3  the name of this batch, with the number of a request the id of its lease; '' when nothing is leased
---       4  settlements, of calls that were taken before and turned out to cost something else: for each two doubles, how much
---          more (or less, if negative) and when it was taken (µs)
+--       4  settlements, of calls that were taken before and turned out to cost something else: for each three doubles, how much
+--          more (or less, if negative), when it was taken (µs), and from when on a bucket takes nothing of it back (µs)
 --       5… specifications, each (little-endian; text is preceded by its length in a byte):
 --          text: life of the nonce in ms, '' without a nonce. double: what the call costs, in calls that cost 1.
 --          byte: number of parts. For each part:
@@ -311,7 +311,7 @@ if wanted_n > 0 then
 end
 
 k = 0
-local settled_n = #ARGV[4] / 16
+local settled_n = #ARGV[4] / 24
 if settled_n > 0 then
   local min, max = math.min, math.max
 
@@ -351,13 +351,15 @@ if settled_n > 0 then
     end
   end
 
-  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts.
-  local function give_back(state, part, calls, taken_at)
+  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. What a bucket's slice
+  -- has left is worth nothing after its slot (`ends_at`): the bucket may have been full since, with room for it kept free no
+  -- longer (core/slicing.py).
+  local function give_back(state, part, calls, taken_at, ends_at)
     local numbers, limits = state.numbers, part.limits
     for l = 1, part.limits_n * STRIDE, STRIDE do
       local kind, o = limits[l], limits[l + 4]
       if kind == BUCKET then
-        numbers[o] = min(limits[l + 1], numbers[o] + calls * limits[l + 2])
+        if now < ends_at then numbers[o] = min(limits[l + 1], numbers[o] + calls * limits[l + 2]) end
       elseif kind == QUOTA then
         if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
       else
@@ -368,7 +370,8 @@ if settled_n > 0 then
   end
 
   for i = 1, settled_n do
-    local specification, difference, taken_at = specifications[byte(refs, i)], unpack_from('<dd', ARGV[4], i * 16 - 15)
+    local specification = specifications[byte(refs, i)]
+    local difference, taken_at, ends_at = unpack_from('<ddd', ARGV[4], i * 24 - 23)
     for p = 1, specification.parts_n do
       local part = specification.parts[p]
       if part.limits_n > 0 then
@@ -378,7 +381,7 @@ if settled_n > 0 then
         if difference > 0 then
           take(state, part, difference, true)
         else
-          give_back(state, part, -difference, taken_at)
+          give_back(state, part, -difference, taken_at, ends_at)
         end
         state.changed = true
       end

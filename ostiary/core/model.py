@@ -90,6 +90,14 @@ class LimitBy(StrEnum):
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
+class Counting(StrEnum):
+    """Where calls of a limit are counted. LEASED: a worker takes a slice of what is left and counts by itself
+    (`core.slicing`)."""
+
+    EXACT = "exact"
+    LEASED = "leased"
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A token bucket: `burst` at once, refilled with `requests` every `per_seconds`."""
@@ -97,6 +105,7 @@ class Rate:
     requests: int
     per_seconds: int
     burst: int
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,7 @@ class Window:
 
     requests: int
     window_seconds: int
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class Quota:
 
     requests: int
     period: Period
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,7 @@ class RouteLimit:
     requests: int
     window_seconds: int
     by: LimitBy
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)

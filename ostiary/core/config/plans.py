@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ostiary.core.config.fields import Field, ListOf, MapOf, Record, Values, defaulted, optional, required
 from ostiary.core.config.kinds import Choice, Integer, TextKind
 from ostiary.core.config.reading import Refused
-from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.model import Counting, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.slicing import why_not_leased
 
 
 class Span(StrEnum):
@@ -30,38 +31,67 @@ _COUNT_MAX: Final = 10**12
 _REQUESTS = required("requests", Integer(1, _COUNT_MAX), "How many calls.")
 _PER = required("per", Choice(Span), "The span.")
 _BURST = optional("burst", Integer(1, _COUNT_MAX), "How many calls at once; as many as `requests` if not given.")
+_COUNTING = defaulted(
+    "counting",
+    Choice(Counting),
+    "`exact`: each call is counted in Redis. `leased`: a worker takes a slice of what is left and counts by itself; the limit "
+    "holds all the same.",
+    "exact",
+)
+
+
+def check_leased(values: Values, limit: Rate | Window | Quota) -> None:
+    """Notes a limit that is leased and can't be."""
+    if limit.counting is Counting.LEASED and (why := why_not_leased(limit)) is not None:
+        values.problem(_COUNTING, *why)
+
+
+def _rate(values: Values) -> Rate:
+    rate = Rate(values[_REQUESTS], values[_PER].seconds, values[_BURST] or values[_REQUESTS], values[_COUNTING])
+    check_leased(values, rate)
+    return rate
+
+
+def _window(values: Values) -> Window:
+    window = Window(values[_REQUESTS], values[_PER].seconds, values[_COUNTING])
+    check_leased(values, window)
+    return window
+
 
 RATE: Record[Rate] = Record(
     "Rate",
     "A token bucket: `burst` calls at once, refilled with `requests` in every span.",
-    (_REQUESTS, _PER, _BURST),
-    lambda values: Rate(
-        requests=values[_REQUESTS],
-        per_seconds=values[_PER].seconds,
-        burst=values[_BURST] or values[_REQUESTS],
-    ),
+    (_REQUESTS, _PER, _BURST, _COUNTING),
+    _rate,
 )
 WINDOW: Record[Window] = Record(
     "Limit",
     "A sliding window: no span of this length ever holds more than `requests` calls.",
-    (_REQUESTS, _PER),
-    lambda values: Window(requests=values[_REQUESTS], window_seconds=values[_PER].seconds),
+    (_REQUESTS, _PER, _COUNTING),
+    _window,
 )
 
 _PERIOD = required("per", Choice(Period), "The calendar period, in UTC.")
 QUOTA: Record[Quota] = Record(
     "Quota",
     "At most `requests` calls in a calendar period, UTC.",
-    (_REQUESTS, _PERIOD),
-    lambda values: Quota(requests=values[_REQUESTS], period=values[_PERIOD]),
+    (_REQUESTS, _PERIOD, _COUNTING),
+    lambda values: Quota(requests=values[_REQUESTS], period=values[_PERIOD], counting=values[_COUNTING]),
 )
 
 _BY = required("by", Choice(LimitBy), "Whose calls are counted together.")
+
+
+def _route_limit(values: Values) -> RouteLimit:
+    window = _window(values)
+    return RouteLimit(window.requests, window.window_seconds, values[_BY], window.counting)
+
+
 ROUTE_LIMIT: Record[RouteLimit] = Record(
     "Route limit",
     "A sliding window of this route, besides the plan of the key.",
-    (_REQUESTS, _PER, _BY),
-    lambda values: RouteLimit(requests=values[_REQUESTS], window_seconds=values[_PER].seconds, by=values[_BY]),
+    (_REQUESTS, _PER, _BY, _COUNTING),
+    _route_limit,
 )
 
 _RATE = optional("rate", RATE, "A token bucket.")
@@ -86,11 +116,31 @@ def problems_of_twins(
         values.problem(quotas, "two quotas have the same period", "leave the smaller one: both would have to hold")
 
 
+def _check_leased_together(values: Values) -> None:
+    """A call asks Redis for one exact limit as for all of them, so one among leased ones makes leasing those useless."""
+    rate, concurrency = values[_RATE], values[_CONCURRENCY]
+    parts: list[tuple[Field[Any], Rate | Window | Quota]] = [] if rate is None else [(_RATE, rate)]
+    parts += [(_LIMITS, window) for window in values[_LIMITS]]
+    parts += [(_QUOTAS, each) for each in values[_QUOTAS]]
+    leased = [field for field, limit in parts if limit.counting is Counting.LEASED]
+    exact = [field.name for field, limit in parts if limit.counting is Counting.EXACT]
+    if leased and concurrency is not None:
+        exact.append(_CONCURRENCY.name)
+    if leased and exact:
+        others = "concurrency, which Redis counts call by call" if exact == ["concurrency"] else f"{exact[0]}, not leased"
+        values.problem(
+            leased[0],
+            f"is leased beside {others}: each call would ask Redis all the same",
+            "lease all limits of the plan, or none" if others.endswith("not leased") else "remove counting, or concurrency",
+        )
+
+
 def _plan(values: Values) -> Plan | Refused:
     windows, quotas = values[_LIMITS], values[_QUOTAS]
     problems_of_twins(values, _LIMITS, _QUOTAS)
     if values.given(_OVERAGE) and not values.given(_QUOTAS):
         values.problem(_OVERAGE, "says what happens past a quota, and there is none", "add quotas, or remove it")
+    _check_leased_together(values)
     return Plan(
         name=values.place.name,
         rate=values[_RATE],

@@ -13,6 +13,7 @@ from ostiary.core.model import (
     Certificate,
     ClientAuthorities,
     Cost,
+    Counting,
     Environment,
     Gzip,
     Plan,
@@ -53,19 +54,23 @@ def size(count: int) -> str:
 def rate(value: Rate | None) -> str:
     if value is None:
         return "none"
-    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once"
+    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once{_leased(value)}"
 
 
 def window(value: Window) -> str:
-    return f"{value.requests} in any {span(value.window_seconds)}"
+    return f"{value.requests} in any {span(value.window_seconds)}{_leased(value)}"
 
 
 def quota(value: Quota) -> str:
-    return f"{value.requests} per {value.period} (UTC)"
+    return f"{value.requests} per {value.period} (UTC){_leased(value)}"
 
 
 def route_limit(value: RouteLimit) -> str:
-    return f"{value.requests} in any {span(value.window_seconds)} by {value.by}"
+    return f"{value.requests} in any {span(value.window_seconds)} by {value.by}{_leased(value)}"
+
+
+def _leased(value: Rate | Window | Quota | RouteLimit) -> str:
+    return " (leased)" if value.counting is Counting.LEASED else ""
 
 
 def cost(value: Cost) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.script import ALWAYS_US
 
 
 class Charge:
@@ -20,6 +21,10 @@ class Charge:
         self.alone = alone
         self.difference = 0
         self.others: list[Charge] = []
+
+    @property
+    def ends_us(self) -> int:
+        return ALWAYS_US
 
     @property
     def specification(self) -> bytes:

@@ -192,6 +192,7 @@ class Settled:
     names: list[str]
     difference: int
     taken_us: int
+    ends_us: int = lua.ALWAYS_US
 
 
 class Script:
