@@ -34,8 +34,8 @@ _BURST = optional("burst", Integer(1, _COUNT_MAX), "How many calls at once; as m
 _COUNTING = defaulted(
     "counting",
     Choice(Counting),
-    "`exact`: each call is counted in Redis. `leased`: a worker takes a slice of what is left and counts by itself; the limit "
-    "holds all the same.",
+    "`exact`: each call is counted in Redis. `leased`: a worker takes a slice of what is left and counts by itself; the "
+    "limit holds all the same.",
     "exact",
 )
 
@@ -127,11 +127,15 @@ def _check_leased_together(values: Values) -> None:
     if leased and concurrency is not None:
         exact.append(_CONCURRENCY.name)
     if leased and exact:
-        others = "concurrency, which Redis counts call by call" if exact == ["concurrency"] else f"{exact[0]}, not leased"
+        others = (
+            "concurrency, which Redis counts call by call" if exact == ["concurrency"] else f"{exact[0]}, not leased"
+        )
         values.problem(
             leased[0],
             f"is leased beside {others}: each call would ask Redis all the same",
-            "lease all limits of the plan, or none" if others.endswith("not leased") else "remove counting, or concurrency",
+            "lease all limits of the plan, or none"
+            if others.endswith("not leased")
+            else "remove counting, or concurrency",
         )
 
 

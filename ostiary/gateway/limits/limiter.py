@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ostiary.core import keyspace
@@ -26,8 +27,11 @@ from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nodes import Heartbeat
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.returning import give_back
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
+from ostiary.gateway.limits.slots import one_slot
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -70,6 +74,8 @@ class Limiter:
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
         self._heartbeat: Heartbeat | None = None
+        self._slices: Slices | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         if isinstance(url, str):
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
@@ -88,11 +94,19 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                no_slices=self._miss_slices,
             )
         store = self._cluster if self._link is None else self._link
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._slices = Slices(
+                sharers=self._alone.sharers,
+                place_of=_one_place if self._cluster is None else one_slot,
+                flush_soon=self._flush_soon,
+                wake=self._sweep_later,
+                observe=observe,
+            )
         self._questions: list[Question] = []
         self._settlements: list[Charge] = []
         self._batches = 0
@@ -117,7 +131,12 @@ class Limiter:
             self._heartbeat.start()
 
     async def close(self) -> None:
-        """Whoever still waits is answered as if Redis were away."""
+        """Whoever still waits is answered as if Redis were away. What is left of slices is given back: at most a deadline."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._slices is not None:
+            self._slices.give_back_all()
+            await give_back(self._slices.take_returned(), within_seconds=self._in_flight.deadline_seconds)
         if self._heartbeat is not None:
             self._heartbeat.close()
         if self._link is not None:
@@ -141,7 +160,8 @@ class Limiter:
             store = self._link.status()
         elif self._cluster is not None:
             store, batches = self._cluster.status(), self._cluster.batches
-        counts = {"batches": batches, "decided_without_store": self._alone.decided}
+        sliced = 0 if self._slices is None else self._slices.spent
+        counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
         return {**store, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
 
     @property
@@ -182,6 +202,13 @@ class Limiter:
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
         names = policy.names(key_id, app_id, organization_id, ip)
+        if policy.slicing is not None and nonce is None and self._slices is not None:
+            decision = self._slices.spend(policy, policy.slicing, names, time.monotonic())
+            if decision is not None:
+                self._observe.decided("none", "allowed")
+                decided: Signal[Decision] = Signal()
+                decided.set(decision)
+                return decided
         question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
         if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
@@ -215,6 +242,12 @@ class Limiter:
             each.difference = difference
             if each.alone:
                 self._alone.settle(each)
+            elif (
+                isinstance(each, SliceCharge)
+                and self._slices is not None
+                and self._slices.settle(each, time.monotonic())
+            ):
+                continue
             elif self._cluster is not None:
                 self._cluster.settle(each)
             else:
@@ -222,17 +255,36 @@ class Limiter:
                 if not self._questions and len(self._settlements) == 1:
                     self._loop.call_soon(self._flush)
 
+    def _flush_soon(self) -> None:
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         questions, self._questions = self._questions, []
         settlements: list[Charge] = []
         if self._settlements:
             settlements, self._settlements = self._settlements, []
         connection = None if self._link is None else self._link.connection
+        slices: list[SliceRequest] = []
+        returned: list[Returned] = []
+        if self._slices is not None and (self._slices.wanted or self._slices.returned):
+            slices, returned = self._slices.take_wanted(), self._slices.take_returned()
+            if self._cluster is not None:
+                self._cluster.exchange_slices(slices, returned)
+                return
+            returned = [each for each in returned if each.connection is connection]
         if connection is None:
+            self._miss_slices(slices)
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
             self._lose(len(settlements))
             return
+        if slices or returned:
+            if len(questions) + len(settlements) + len(slices) + len(returned) <= BATCH_MAX:
+                self._send_batch(connection, questions, settlements, slices, returned)
+                return
+            for first in range(0, max(len(slices), len(returned)), BATCH_MAX // 2):
+                last = first + BATCH_MAX // 2
+                self._send_batch(connection, [], [], slices[first:last], returned[first:last])
         if len(questions) + len(settlements) > BATCH_MAX:
             for first in range(0, len(settlements), BATCH_MAX):
                 self._send_batch(connection, [], settlements[first : first + BATCH_MAX])
@@ -240,20 +292,32 @@ class Limiter:
         for first in range(0, len(questions) or len(settlements), BATCH_MAX):
             self._send_batch(connection, questions[first : first + BATCH_MAX], settlements)
 
-    def _send_batch(self, connection: RedisConnection, questions: list[Question], settlements: list[Charge]) -> None:
+    def _send_batch(
+        self,
+        connection: RedisConnection,
+        questions: list[Question],
+        settlements: list[Charge],
+        slices: Sequence[SliceRequest] = (),
+        returned: Sequence[Returned] = (),
+    ) -> None:
         self._batches += 1
         name = f"{self._worker}:{self._batches}"
-        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), len(settlements))
+        if slices or returned:
+            arguments = script.arguments([*questions, *slices], name, b"", [*settlements, *returned])
+        else:
+            arguments = script.arguments(questions, name, b"", settlements)
+        batch = Batch(questions, name, arguments, len(settlements), slices)
         self._in_flight.add(batch)
         self._send(connection, batch)
 
     def _send(self, connection: RedisConnection, batch: Batch) -> None:
+        batch.connection = connection
         connection.send((b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch))
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def _replied(self, batch: Batch, reply: object) -> None:
-        if not isinstance(reply, bytes) or not script.is_reply(reply, len(batch.questions)):
+        if not isinstance(reply, bytes) or not script.is_reply(reply, len(batch.questions) + len(batch.slices)):
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -271,6 +335,8 @@ class Limiter:
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
+            if policy.slicing is not None and self._slices is not None:
+                self._slices.told(policy.slicing, question.names, remaining)
             if code == script.ALLOWED or code == script.OVERAGE:
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:
@@ -294,6 +360,28 @@ class Limiter:
                 label = policy.labels[index]
                 headers = label.headers(remaining, reset)
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
+        if batch.slices:
+            self._take_slices(batch, answers)
+
+    def _take_slices(self, batch: Batch, answers: Iterator[tuple[int, int, int, int]]) -> None:
+        if self._slices is not None:
+            now = time.monotonic()
+            for request in batch.slices:
+                self._slices.answered(
+                    request,
+                    next(answers),
+                    taken_us=self.store_time_us,
+                    sent_at=batch.sent_at,
+                    now=now,
+                    connection=batch.connection,
+                )
+
+    def _sweep_later(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._slices is not None:
+            self._slices.sweep(time.monotonic())
 
     def _hand_out(self, question: Question, decision: Decision) -> None:
         # `_value_`: the descriptor behind `value` costs 0.2 µs, and this is every call's way.
@@ -311,6 +399,9 @@ class Limiter:
             code = next(answers)[0]
             if question.policy.leased and self._leases is not None and code in (script.ALLOWED, script.OVERAGE):
                 self._leases.release(RedisLease(_lease_name(question), script.lease_id(batch.name, number)))
+        if batch.slices:  # a slice waits for nobody: its end goes by when it was asked for
+            self.store_time_us = script.clock_us(reply)
+            self._take_slices(batch, answers)
 
     # --- failing ------------------------------------------------------------------------------------------------------
 
@@ -349,7 +440,12 @@ class Limiter:
         self._in_flight.settle(batch)
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
+        self._miss_slices(batch.slices)
         self._lose(batch.settlements_n)
+
+    def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
+        if requests and self._slices is not None:
+            self._slices.unanswered(requests, time.monotonic())
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):
@@ -358,6 +454,11 @@ class Limiter:
     def _decide_alone(self, question: Question) -> Decision:
         without_store = self._link is None and self._cluster is None
         return self._alone.decide(question, StoreFailure.LOCAL if without_store else question.on_failure)
+
+
+def _one_place(names: Sequence[str]) -> int:
+    """One Redis holds all names."""
+    return 0
 
 
 def _lease_name(question: Question) -> str:

@@ -14,8 +14,9 @@ from ostiary.core.limiting import (
     SlidingWindow,
     TokenBucket,
 )
-from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
+from ostiary.core.model import Counting, LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
 from ostiary.gateway.limits import script
+from ostiary.gateway.limits.slicing import Slicing
 
 _WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
@@ -37,6 +38,10 @@ class Part:
     limits: tuple[Limit, ...]
     concurrency: int | None = None
 
+    @property
+    def leased(self) -> bool:
+        return self.concurrency is None and all(source.counting is Counting.LEASED for source in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -53,7 +58,8 @@ class LimitPolicy:
     """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made.
 
     `cost` is what a call takes of every limit. `by_method` has the policies of methods with a cost of their own; empty on
-    most routes. `settles`: the upstream says afterwards what a call cost."""
+    most routes. `settles`: the upstream says afterwards what a call cost. `slicing`, where all limits are leased, is how a
+    worker takes slices of them."""
 
     __slots__ = (
         "_dearest",
@@ -70,6 +76,7 @@ class LimitPolicy:
         "pieces",
         "route",
         "settles",
+        "slicing",
     )
 
     def __init__(self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int) -> None:
@@ -87,6 +94,9 @@ class LimitPolicy:
         self._specifications: dict[int, bytes] = {}
         self._shares: dict[int, tuple[tuple[Limit, ...], ...]] = {}
         self.pieces: dict[tuple[int, ...], LimitPolicy] = {}  # see `piece`; at most one for each set of parts
+        self.slicing: Slicing | None = None
+        if parts and all(part.leased for part in parts):
+            self.slicing = Slicing([part.limits for part in parts])
         self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:
@@ -167,7 +177,9 @@ def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
         if sources or plan.concurrency is not None:
             parts.append(Part(None, tuple(sources), compile_limits(sources, overage), plan.concurrency))
     for by in LimitBy:
-        windows = [Window(limit.requests, limit.window_seconds) for limit in route.limits if limit.by is by]
+        windows = [
+            Window(limit.requests, limit.window_seconds, limit.counting) for limit in route.limits if limit.by is by
+        ]
         if windows:
             kept = _smallest_windows(windows)
             parts.append(Part(by, tuple(kept), compile_limits(kept, overage)))

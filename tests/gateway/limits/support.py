@@ -86,6 +86,7 @@ class Observed:
         self.round_trips: list[float] = []
         self.failures: list[str] = []
         self.settlements: list[str] = []
+        self.slices: list[str] = []
 
     def decided(self, limit: str, decision: str) -> None:
         self.decisions.append((limit, decision))
@@ -98,6 +99,9 @@ class Observed:
 
     def settled(self, result: str) -> None:
         self.settlements.append(result)
+
+    def slice_asked(self, result: str) -> None:
+        self.slices.append(result)
 
 
 @asynccontextmanager
