@@ -398,14 +398,16 @@ def take(counters: Sequence[Counter], standing: Standing, now_us: int, cost: int
     return Standing(False, standing.index, standing.remaining, reset, standing.overage)
 
 
-def amend(counters: Sequence[Counter], difference: int, taken_us: int, now_us: int) -> None:
+def amend(
+    counters: Sequence[Counter], difference: int, taken_us: int, now_us: int, ends_us: int = INTEGER_MAX
+) -> None:
     """A call that was taken at `taken_us` has cost so much more, or less, than it was taken for. What is more counts from
-    now on, room or no room; what is less is taken back where it still counts."""
+    now on, room or no room; what is less is taken back where it still counts, and in a bucket before `ends_us` only."""
     for counter in counters:
         counter.settle(now_us)
         if difference > 0:
             counter.charge(now_us, difference)
-        elif difference < 0:
+        elif difference < 0 and (now_us < ends_us or not isinstance(counter, BucketCounter)):
             counter.give_back(now_us, -difference, taken_us)
 
 

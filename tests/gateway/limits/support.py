@@ -213,10 +213,10 @@ class Script:
         now_us: int | None,
         *,
         nonce_seconds: int = NONCE_SECONDS,
-        settlements: Sequence[tuple[LimitPolicy, str, int, int]] = (),
+        settlements: Sequence[tuple[LimitPolicy, str, int, int] | tuple[LimitPolicy, str, int, int, int]] = (),
     ) -> list[tuple[int, int, int, int]]:
-        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference and when it was taken.
-        The answers as the script gave them; `now_us` None is Redis's clock."""
+        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference, when it was taken, and
+        from when on a bucket takes none of it back. The answers as the script gave them; `now_us` None is Redis's clock."""
         asked = [
             Asked(
                 limits.specification(0 if nonce is None else nonce_seconds),
