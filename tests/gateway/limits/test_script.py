@@ -185,7 +185,13 @@ def test_the_script_decides_as_the_reference(
             for which, key, nonce in asked
         ]
         settlements = [
-            (policies[which % len(policies)], f"ak_{key}", difference, moments_us[-1 - min(ago, len(moments_us) - 1)])
+            (
+                policies[which % len(policies)],
+                f"ak_{key}",
+                difference,
+                moments_us[-1 - min(ago, len(moments_us) - 1)],
+                lua.ALWAYS_US,
+            )
             for which, key, difference, ago in turned_out
             if difference
         ]

@@ -1,0 +1,185 @@
+"""Invariant: however many workers spend slices of a leased limit, no span and no period holds more than the limit."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ostiary.core.model import Cost, Counting, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.gateway.limits import LimitPolicy, compile_policy, script
+from ostiary.gateway.limits.slices import SLICES_MAX
+from tests.gateway.limits.slice_world import BEGIN_US, World
+from tests.gateway.limits.support import policy, route
+from tests.gateway.limits.verifier import SECOND_US, Subject, verify
+
+LEASED = Counting.LEASED
+MILLISECOND_US = 1000
+
+PLANS = (
+    Plan("window", windows=(Window(2000, 6, LEASED),)),
+    Plan("bucket", rate=Rate(2000, 1, 1000, LEASED)),
+    Plan("deep", rate=Rate(300, 1, 3000, LEASED)),
+    Plan("quota", quotas=(Quota(4000, Period.HOUR, LEASED),)),
+    Plan("all", Rate(2000, 1, 1600, LEASED), (Window(5000, 6, LEASED),), (Quota(10**6, Period.DAY, LEASED),)),
+)
+
+# For so many ms, so many calls a second of each worker in turn: silence, little, about the limit, far above it.
+rates = st.sampled_from([0, 0, 100, 900, 4000])
+loads = st.lists(
+    st.tuples(st.sampled_from([30, 130, 400, 1500]), st.lists(rates, min_size=3, max_size=3)), min_size=2, max_size=8
+)
+
+
+def hammered(
+    plan: Plan, phases: list[tuple[int, list[int]]], seed: int, delays_us: tuple[int, int], cost: int = 1
+) -> World:
+    world = World(policy(plan, cost=Cost(cost)), workers=3, random=Random(seed), delays_us=delays_us)
+    due = [0.0, 0.0, 0.0]
+    for milliseconds, rates in phases:
+        for _ in range(milliseconds):
+            world.run_until(world.now_us + MILLISECOND_US)
+            for number, rate in enumerate(rates):
+                due[number] += rate / 1000
+                while due[number] >= 1:
+                    due[number] -= 1
+                    world.workers[number].call()
+    return world
+
+
+@given(st.sampled_from(PLANS), loads, st.integers(0, 2**32), st.sampled_from([(100, 900), (100, 60_000)]))
+@settings(max_examples=60, deadline=None)
+def test_no_limit_is_passed_whatever_the_load_and_however_slow_the_network(
+    plan: Plan, phases: list[tuple[int, list[int]]], seed: int, delays_us: tuple[int, int]
+) -> None:
+    """Row 71: a slice that is spent too late, or given back to where it no longer counts, is so much above the limit."""
+    world = hammered(plan, phases, seed, delays_us)
+    (verdict,) = verify(sorted(world.log), [Subject("one", plan)])
+    assert verdict.findings == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_workers_hold_while_a_bucket_fills_up_is_no_second_burst(seed: int) -> None:
+    """The bucket would be full again, and its callers have the slices besides."""
+    plan = Plan("p", rate=Rate(4000, 1, 2000, LEASED))
+    phases = [(100, [4000, 4000, 4000])]
+    for _ in range(12):  # called often enough to hold much, then for a moment nothing, then all at once
+        phases += [(70, [900, 900, 900]), (40, [0, 0, 0]), (3, [200_000, 200_000, 200_000])]
+    world = hammered(plan, phases, seed, (100, 900))
+    (verdict,) = verify(sorted(world.log), [Subject("one", plan)])
+    assert verdict.findings == []
+    assert world.workers[0].slices.spent > 0
+
+
+@pytest.mark.parametrize("plan", PLANS[:1] + PLANS[3:4], ids=lambda plan: plan.name)
+def test_what_is_not_spent_is_given_back_when_a_caller_rests(plan: Plan) -> None:
+    """Others would be refused for what nobody uses."""
+    world = hammered(plan, [(400, [900, 900, 0]), (500, [0, 0, 0])], 1, (100, 900))
+    assert world.workers[0].slices.spent > 100
+    limit = world.limits.parts[0].limits[0]
+    assert world.left() == getattr(limit, "limit", 0) - len(world.log)
+    world.run_until(world.now_us + 3 * SECOND_US)
+    assert [len(worker.slices) for worker in world.workers] == [0, 0, 0]
+
+
+def test_a_slice_of_a_bucket_that_is_given_back_in_its_slot_is_as_if_it_had_not_been_taken() -> None:
+    """A caller that pauses for a moment would pay for calls that it never made."""
+    plan = Plan("p", rate=Rate(100, 1, 5000, LEASED))
+    world = hammered(plan, [(400, [900, 900, 0])], 1, (100, 900))
+    for worker in world.workers:
+        worker.slices.give_back_all()
+    world.run_until(world.now_us + 2000)
+    refilled = (world.now_us - BEGIN_US) // 10_000
+    reserve = 100 // 2  # of half a second
+    assert 5000 - reserve - len(world.log) <= world.left() <= 5000 + refilled - len(world.log)
+
+
+def test_a_caller_that_calls_now_and_then_is_decided_by_redis_call_by_call() -> None:
+    """It would hold a part of its limit that another worker needs, and save nothing."""
+    world = hammered(PLANS[0], [(2000, [60, 10, 0])], 1, (100, 900))
+    assert [worker.slices.spent for worker in world.workers] == [0, 0, 0]
+    assert len(world.log) >= 138  # the last are on their way
+
+
+def test_near_the_end_of_a_limit_every_call_is_decided_by_redis() -> None:
+    """One worker would hold the last calls while another one's callers are refused."""
+    plan = Plan("p", windows=(Window(600, 6, LEASED),))
+    world = hammered(plan, [(1000, [100, 100, 100]), (1000, [400, 400, 400])], 3, (100, 900))
+    assert sum(entry.event == 0 for entry in world.log) == 600, "all of it, to the last call"
+
+
+def test_all_workers_together_hold_at_most_half_of_what_is_left() -> None:
+    """A new caller's worker would find nothing to take."""
+    plan = Plan("p", windows=(Window(3000, 60, LEASED),))
+    world = World(policy(plan), workers=3, random=Random(2), delays_us=(100, 900))
+    for millisecond in range(400):
+        world.run_until(world.now_us + MILLISECOND_US)
+        for worker in world.workers:
+            worker.call()
+        if millisecond > 200:
+            held = sum(each.left for worker in world.workers for each in worker.slices._held.values())
+            assert held <= (world.left() + held) / 2 + 3 * 8
+
+
+def test_a_call_past_a_quota_that_lets_in_is_flagged_call_by_call() -> None:
+    """A slice over the border would bill calls as overage that were within the quota, or the other way round."""
+    plan = Plan("p", quotas=(Quota(500, Period.DAY, LEASED),), overage=Overage.CHARGE)
+    world = hammered(plan, [(300, [900, 900, 900]), (300, [900, 900, 900])], 1, (100, 900))
+    spent = sum(worker.slices.spent for worker in world.workers)
+    assert 0 < spent <= 500
+    assert (
+        world.left()
+        == 500
+        - len(world.log)
+        + sum(each.left for worker in world.workers for each in worker.slices._held.values()) * -1
+    )
+
+
+def test_callers_that_are_looked_at_have_a_bound() -> None:
+    """A flood of addresses would fill the worker's memory."""
+    world = World(policy(PLANS[0]), workers=1, random=Random(1), delays_us=(1, 1))
+    slices, limits = world.workers[0].slices, world.limits
+    assert limits.slicing is not None
+    for number in range(SLICES_MAX + 500):
+        assert slices.spend(limits, limits.slicing, [f"ost:{{k:{number}}}:plan"], 0.0) is None
+    assert len(slices) == SLICES_MAX
+
+
+# --- policies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "is_sliced"),
+    [
+        (policy(PLANS[4]), True),
+        (policy(Plan("p", Rate(100, 1, 100), (Window(500, 60, LEASED),))), False),
+        (policy(Plan("p", windows=(Window(500, 60, LEASED),), concurrency=5)), False),
+        (policy(PLANS[0], RouteLimit(50, 60, LimitBy.IP)), False),
+        (policy(PLANS[0], RouteLimit(500, 60, LimitBy.IP, LEASED)), True),
+        (policy(None), False),
+    ],
+)
+def test_slices_are_taken_only_where_no_limit_needs_redis_for_each_call(limits: LimitPolicy, is_sliced: bool) -> None:
+    """A call of a slice would go uncounted by the limit that is not in it."""
+    assert (limits.slicing is not None) is is_sliced
+
+
+def test_routes_and_methods_with_the_same_limits_spend_one_slice() -> None:
+    """Ten routes would hold ten slices of one plan."""
+    one = compile_policy(PLANS[4], route(name="one", cost=Cost(1, {"POST": 5})))
+    other = compile_policy(PLANS[4], route(name="other"))
+    assert one.slicing is not None
+    assert other.slicing is not None
+    assert one.by_method[b"POST"].slicing is not None
+    assert one.slicing.specification == other.slicing.specification == one.by_method[b"POST"].slicing.specification
+
+
+def test_a_slice_is_asked_for_as_a_call_that_costs_so_much() -> None:
+    """The script would take another number of calls than the worker spends."""
+    plan = Plan("p", windows=(Window(500, 60, LEASED),), quotas=(Quota(10**6, Period.DAY, LEASED),))
+    limits = policy(plan)
+    assert limits.slicing is not None
+    assert limits.slicing.asking_for(123) == policy(plan, cost=Cost(123)).specification(0)
+    assert script.with_cost(limits.specification(0), 7) == policy(plan, cost=Cost(7)).specification(0)
