@@ -83,6 +83,15 @@ class World:
             counter.settle(self.now_us)
         return min(counter.left() for counter in counters)
 
+    def slots(self) -> dict[int, int]:
+        """What the first window has counted, by when each slot is forgotten."""
+        counter = next(counter for counter in self._counters if isinstance(counter, WindowCounter))
+        return {slot[0]: slot[1] for slot in counter.slots}
+
+    def held(self) -> int:
+        """Taken and not spent, by all workers together."""
+        return sum(each.left for worker in self.workers for each in worker.slices._held.values())
+
     def _held_to(self, limits: Sequence[Limit]) -> list[Counter]:
         """A copy of what is counted: what is refused is not written back."""
         counters = carry_over(self._counters, limits, self.now_us)
