@@ -398,9 +398,7 @@ def take(counters: Sequence[Counter], standing: Standing, now_us: int, cost: int
     return Standing(False, standing.index, standing.remaining, reset, standing.overage)
 
 
-def amend(
-    counters: Sequence[Counter], difference: int, taken_us: int, now_us: int, ends_us: int = INTEGER_MAX
-) -> None:
+def amend(counters: Sequence[Counter], difference: int, taken_us: int, now_us: int, ends_us: int = INTEGER_MAX) -> None:
     """A call that was taken at `taken_us` has cost so much more, or less, than it was taken for. What is more counts from
     now on, room or no room; what is less is taken back where it still counts, and in a bucket before `ends_us` only."""
     for counter in counters:

@@ -36,7 +36,7 @@ SLOT_US_MIN: Final = 50_000
 BUCKET_SLOT_MS_MAX: Final = 500
 
 # So much of the capacity is kept free for a slot's refill: 1/8 is 125 ms of a bucket that holds one second's refill.
-BUCKET_SHARE: Final = 8
+BUCKET_PART: Final = 8
 
 
 def slot_end_us(limit: Limit, now_us: int) -> int:
@@ -59,7 +59,7 @@ def sliced(limit: Limit) -> Limit:
 
 
 def _bucket_slot_ms(bucket: TokenBucket) -> int:
-    return max(1, min(BUCKET_SLOT_MS_MAX, bucket.capacity // (BUCKET_SHARE * bucket.gain)))
+    return max(1, min(BUCKET_SLOT_MS_MAX, bucket.capacity // (BUCKET_PART * bucket.gain)))
 
 
 def why_not_leased(source: Rate | Window | Quota) -> tuple[str, str] | None:
@@ -80,8 +80,8 @@ def why_not_leased(source: Rate | Window | Quota) -> tuple[str, str] | None:
                 bucket = TokenBucket.of(source)
             except LimitOutOfRange:
                 return None  # which is told by itself
-            if bucket.capacity < BUCKET_SHARE * bucket.gain * (SLOT_US_MIN // 1000):
-                least = -(-BUCKET_SHARE * (SLOT_US_MIN // 1000) * source.requests // (source.per_seconds * 1000))
+            if bucket.capacity < BUCKET_PART * bucket.gain * (SLOT_US_MIN // 1000):
+                least = -(-BUCKET_PART * (SLOT_US_MIN // 1000) * source.requests // (source.per_seconds * 1000))
                 return (
                     f"is leased, and its burst of {source.burst} is refilled too fast to take slices of",
                     f"raise burst to at least {least}, or remove counting",

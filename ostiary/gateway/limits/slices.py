@@ -1,7 +1,7 @@
 """What a worker holds of leased limits: taken of Redis at once, spent call by call, given back where it is not spent.
 
 A caller that calls often gets a slice of all its limits together, as one call that costs so much (lua/decide.lua, all or
-nothing). It holds what the caller needs for a tenth of a second, at most a share of what is left that leaves as much to each
+nothing). It holds what the caller needs for a tenth of a second, at most a part of what is left that leaves as much to each
 other worker, and lasts until the slot of Redis's clock ends that it was taken in (core/slicing.py). Whoever finds none, or
 too little, asks Redis as ever; so near the end of a limit, and for callers that call now and then, every call is decided
 there.
@@ -23,7 +23,7 @@ from ostiary.gateway.limits.slicing import Slicing
 # What a slice is to last for: a dozen questions a second of each worker for a caller, however often it calls. When a quarter
 # is left, the next one is asked for: 25 ms ahead, where Redis answers in one.
 AIM_SECONDS: Final = 0.1
-LOW_SHARE: Final = 4
+LOW_PART: Final = 4
 
 # A smaller slice is no gain over asking for each call. A caller with under 80 calls a second at this worker gets none; with
 # under half of that, and silent at that, it is not worth looking at.
@@ -40,7 +40,7 @@ RETRY_SECONDS: Final = 0.02
 OVERAGE_SECONDS: Final = 1.0
 
 # Of what is left, all workers together hold at most half.
-HELD_SHARE: Final = 2
+HELD_PART: Final = 2
 
 # A slice lasts so much shorter than its slot: two clocks differ in their rates by less (NTP corrects by 0.0005 at most).
 CLOCK_RATE: Final = 0.999
@@ -234,7 +234,7 @@ class Slices:
         rest = held.ends_at - now
         if rest > 0:
             seconds = min(seconds, rest)
-        calls = min(int(held.rate * seconds) - held.left, held.room // (HELD_SHARE * self._sharers()))
+        calls = min(int(held.rate * seconds) - held.left, held.room // (HELD_PART * self._sharers()))
         if calls >= CALLS_MIN:
             held.is_asked = True
             self.wanted.append(SliceRequest(held, calls))
@@ -271,7 +271,7 @@ class Slices:
         if code == script.OVERAGE:
             self._give_back(held, calls)
             held.room, held.retry_at = 0, now + OVERAGE_SECONDS
-        elif (excess := calls - (remaining + calls) // (HELD_SHARE * self._sharers())) >= CALLS_MIN:
+        elif (excess := calls - (remaining + calls) // (HELD_PART * self._sharers())) >= CALLS_MIN:
             self._give_back(held, excess)  # others took much since it was last known how much is left
         self._observe.slice_asked("taken")
 
@@ -293,7 +293,7 @@ class Slices:
         for key, held in self._held.items():
             held.rate += (held.calls / elapsed - held.rate) * SMOOTHING
             enough = int(held.rate * AIM_SECONDS)
-            held.low = enough // LOW_SHARE
+            held.low = enough // LOW_PART
             excess = held.left if held.calls == 0 or now >= held.ends_at else held.left - 2 * enough
             if excess > 0:
                 self._give_back(held, excess)
@@ -314,6 +314,7 @@ class Slices:
 
     def _give_back(self, held: Slice, calls: int) -> None:
         held.left -= calls
+        held.remaining += calls
         connection = held.connection
         if connection is None or not connection.is_open:
             return  # it stays counted until its slot leaves the window
