@@ -209,14 +209,14 @@ async def bench(cases: Sequence[Case], *, calls: int, runs: int) -> list[Cost]:
     ]
 
 
-async def bench_loads(*, seconds: float) -> list[leased.Load]:
+async def bench_loads(*, seconds: float, names: Sequence[str] = leased.NAMES) -> list[leased.Load]:
     with (
         tempfile.TemporaryDirectory(prefix="ostiary-bench-") as directory,
         EmbeddedValkey(Path(directory) / "v") as valkey,
     ):
         for thread in os.listdir(f"/proc/{valkey.pid}/task"):
             os.sched_setaffinity(int(thread), {OTHER_CORE})
-        return await leased.measured(valkey.url(), valkey.pid, seconds=seconds)
+        return await leased.measured(valkey.url(), valkey.pid, seconds=seconds, names=names)
 
 
 def text(costs: Sequence[Cost]) -> str:
