@@ -47,8 +47,8 @@ class Load:
 
 
 def _plan(name: str, counting: Counting) -> Plan:
-    window, quota = Window(ENOUGH, 60, counting), Quota(ENOUGH, Period.DAY, counting)
-    rate = Rate(10_000, 1, 10_000, counting)
+    window, quota = Window(ENOUGH, 60, counting=counting), Quota(ENOUGH, Period.DAY, counting=counting)
+    rate = Rate(10_000, 1, 10_000, counting=counting)
     if name == "window of a minute":
         return Plan(name, windows=(window,))
     if name == "bucket":
@@ -70,7 +70,9 @@ async def measured(url: str, redis_pid: int, *, seconds: float, names: Sequence[
 
 
 async def _one(url: str, redis_pid: int, name: str, counting: Counting, workers: int, seconds: float) -> Load:
-    policy = compile_policy(_plan(name, counting), Route("bench", Match("/**"), {}, Authentication(frozenset())))
+    policy = compile_policy(
+        _plan(name, counting=counting), Route("bench", Match("/**"), {}, Authentication(frozenset()))
+    )
     limiters = [Limiter(url=url, deadline_seconds=5.0, workers=1, observe=UnobservedLimiter()) for _ in range(workers)]
     for limiter in limiters:
         await limiter.start()

@@ -88,15 +88,15 @@ CASES = (
     Case("the same, of 1000 keys", 8, FULL, nonce=True, keys=1000),
     Case("the same, through redis-py", 8, FULL, nonce=True, by_redis_py=True),
     # Nearly all of these are decided in the worker; the first, and what renews the slices, in Redis.
-    Case("window, slots, leased", 1, Plan("leased", windows=(Window(ENOUGH, 3600, Counting.LEASED),))),
+    Case("window, slots, leased", 1, Plan("leased", windows=(Window(ENOUGH, 3600, counting=Counting.LEASED),))),
     Case(
         "bucket + 2 windows + day, leased",
         4,
         Plan(
             "leased",
-            Rate(1_000_000, 60, 100_000_000, Counting.LEASED),
-            tuple(Window(ENOUGH, seconds, Counting.LEASED) for seconds in (3600, 7200)),
-            (Quota(ENOUGH, Period.DAY, Counting.LEASED),),
+            Rate(1_000_000, 60, 100_000_000, counting=Counting.LEASED),
+            tuple(Window(ENOUGH, seconds, counting=Counting.LEASED) for seconds in (3600, 7200)),
+            (Quota(ENOUGH, Period.DAY, counting=Counting.LEASED),),
         ),
     ),
 )

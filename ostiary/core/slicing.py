@@ -15,6 +15,7 @@ docs/decisions/0018-leased-limits.md has the proof and what else was weighed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ostiary.core.limiting import (
@@ -26,7 +27,7 @@ from ostiary.core.limiting import (
     TokenBucket,
     period_end_us,
 )
-from ostiary.core.model import Quota, Rate, Window
+from ostiary.core.model import LimitMode, Quota, Rate, RefusedCalls, Window
 
 # In a shorter slot a worker would ask Redis nearly as often as without slices.
 SLOT_US_MIN: Final = 50_000
@@ -55,7 +56,7 @@ def sliced(limit: Limit) -> Limit:
     """What a slice is taken of: the limit itself, or the bucket without the refill of a slot."""
     if not isinstance(limit, TokenBucket):
         return limit
-    return TokenBucket(limit.capacity - limit.gain * _bucket_slot_ms(limit), limit.cost, limit.gain)
+    return replace(limit, capacity=limit.capacity - limit.gain * _bucket_slot_ms(limit))
 
 
 def _bucket_slot_ms(bucket: TokenBucket) -> int:
@@ -65,6 +66,16 @@ def _bucket_slot_ms(bucket: TokenBucket) -> int:
 def why_not_leased(source: Rate | Window | Quota) -> tuple[str, str] | None:
     """What speaks against slices of a limit, and the mend; None where nothing does."""
     match source:
+        case _ if source.mode is LimitMode.SHADOW:
+            return (
+                "is leased and in shadow: which calls it would have refused shows only where each is counted by itself",
+                "remove counting, or mode",
+            )
+        case _ if source.refused is RefusedCalls.CHARGED:
+            return (
+                "is leased and charges refused calls: a worker would have to tell Redis of each",
+                "remove counting, or refused",
+            )
         case Window() if source.requests <= WINDOW_SLOTS:
             return (
                 f"is leased, and has only {source.requests} calls to share: up to {WINDOW_SLOTS} are logged one by one",

@@ -1,9 +1,9 @@
-"""Proof: leased limits are never passed, whichever workers of whichever nodes hold slices of them, also when workers are killed;
-a caller at twice to ten times its limit gets at least 98 % of it, one below its limit is not refused, and a key with 5 000
-calls a second takes at most 0.02 commands to Redis a call.
+"""Proof: leased limits are never passed, whichever workers of whichever nodes hold slices of them, also when workers are
+killed; a caller at twice to ten times its limit gets at least 98 % of it, one below its limit is not refused, and a key with
+5 000 calls a second takes at most 0.02 commands to Redis a call.
 
-Two nodes of two workers each, in processes of their own, one Valkey. Every decision is written to a log by Redis's clock, which
-a verifier reads that knows nothing of slices."""
+Two nodes of two workers each, in processes of their own, one Valkey. Every decision is written to a log by Redis's clock,
+which a verifier reads that knows nothing of slices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ostiary.core.model import Counting, Period, Plan, Quota, Rate, Window
+from ostiary.core.model import Period, Plan
 from ostiary.demo.stores import EmbeddedValkey
 from tests.gateway.limits.decision_log import merged
-from tests.gateway.limits.leasing import Leased, Load, hammer
+from tests.gateway.limits.leasing import Leased, Load, hammer, leased_quota, leased_rate, leased_window
 from tests.gateway.limits.verifier import Subject, verify
 
 NODES = 2
@@ -26,8 +26,6 @@ DEMAND_MIN = 1.9
 CALLS_OF_REDIS_MAX = 0.02
 PER_SECOND = 5000
 
-_LEASED = Counting.LEASED
-
 
 def load(name: str, plan: Plan, per_second: float, *, on: float = 1.0, cycle: float = 1.0, cost: int = 1) -> Load:
     """So many calls a second over all workers."""
@@ -35,11 +33,11 @@ def load(name: str, plan: Plan, per_second: float, *, on: float = 1.0, cycle: fl
 
 
 def window(requests: int, seconds: int) -> Plan:
-    return Plan("p", windows=(Window(requests, seconds, _LEASED),))
+    return Plan("p", windows=(leased_window(requests, seconds),))
 
 
 def bucket(per_second: int, burst: int) -> Plan:
-    return Plan("p", rate=Rate(per_second, 1, burst, _LEASED))
+    return Plan("p", rate=leased_rate(per_second, 1, burst))
 
 
 ABOVE = (
@@ -49,11 +47,16 @@ ABOVE = (
     load("bucket2x", bucket(200, 200), 400),
     load("bucket10x", bucket(100, 400), 1000),
     load("bursts", bucket(300, 300), 900, on=0.3, cycle=1.1),
-    load("quota", Plan("p", quotas=(Quota(5000, Period.HOUR, _LEASED),)), 400),
+    load("quota", Plan("p", quotas=(leased_quota(5000, Period.HOUR),)), 400),
     load("costs", window(4000, 10), 300, cost=4),
     load(
         "several",
-        Plan("p", Rate(300, 1, 600, _LEASED), (Window(2000, 10, _LEASED),), (Quota(10**6, Period.DAY, _LEASED),)),
+        Plan(
+            "p",
+            leased_rate(300, 1, 600),
+            (leased_window(2000, 10),),
+            (leased_quota(10**6, Period.DAY),),
+        ),
         500,
     ),
 )

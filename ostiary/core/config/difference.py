@@ -18,6 +18,7 @@ from ostiary.core.model import (
     Configuration,
     Environment,
     Key,
+    LimitMode,
     Plan,
     Priority,
     Route,
@@ -201,14 +202,22 @@ def _plan(plan: Plan) -> Parts:
         "limits": Part(set(plan.windows), words.listed(map(words.window, plan.windows))),
         "quotas": Part(set(plan.quotas), words.listed(map(words.quota, plan.quotas))),
         "concurrency": Part(plan.concurrency, str(plan.concurrency or "no bound")),
+        "concurrency_mode": Part(plan.concurrency_mode, plan.concurrency_mode),
         "overage": Part(plan.overage, plan.overage),
+        "by": Part(plan.by, plan.by),
     }
 
 
 def _plan_meaning(field: str, old: Plan | None, new: Plan | None) -> str | None:
-    if old is None or new is None or field not in ("rate", "limits", "quotas", "concurrency"):
+    if old is None or new is None:
+        return None
+    if field == "by":
+        return f"what was used is counted anew, by {new.by}"
+    if field not in ("rate", "limits", "quotas", "concurrency", "concurrency_mode"):
         return None
     before, after = _counts(old, field), _counts(new, field)
+    if before == after:
+        return None
     tighter = any(count < before.get(name, math.inf) for name, count in after.items())
     looser = any(count < after.get(name, math.inf) for name, count in before.items())
     if before == after:
@@ -219,14 +228,17 @@ def _plan_meaning(field: str, old: Plan | None, new: Plan | None) -> str | None:
 
 
 def _counts(plan: Plan, field: str) -> dict[str, float]:
-    """What a part of the plan allows, by a name of what it counts in; what is not named has no bound."""
+    """What a part of the plan allows, by a name of what it counts in; what is not named, or in shadow, has no bound."""
     if field == "rate":
-        return {"burst": plan.rate.burst, "rate": plan.rate.requests / plan.rate.per_seconds} if plan.rate else {}
+        if plan.rate is None or plan.rate.mode is LimitMode.SHADOW:
+            return {}
+        return {"burst": plan.rate.burst, "rate": plan.rate.requests / plan.rate.per_seconds}
     if field == "limits":
-        return {words.span(each.window_seconds): each.requests for each in plan.windows}
+        in_force = [each for each in plan.windows if each.mode is LimitMode.ENFORCE]
+        return {words.span(each.window_seconds): each.requests for each in in_force}
     if field == "quotas":
-        return {each.period: each.requests for each in plan.quotas}
-    return {"calls": plan.concurrency} if plan.concurrency else {}
+        return {each.period: each.requests for each in plan.quotas if each.mode is LimitMode.ENFORCE}
+    return {"calls": plan.concurrency} if plan.concurrency and plan.concurrency_mode is LimitMode.ENFORCE else {}
 
 
 def _targets(upstream: Upstream) -> str:

@@ -11,6 +11,7 @@ from ostiary.core.model import StoreFailure
 from ostiary.gateway.limits.connection import Command, RedisConnection
 from ostiary.gateway.limits.decision import Decision
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.slices import SliceRequest
 from ostiary.gateway.signal import Signal
 
@@ -43,8 +44,9 @@ class Question(Signal[Decision]):
 
 
 class Batch:
-    """Requests that went to Redis in one command, so many settlements before and `slices` behind them. `connection` is
-    the one it was sent on last. `settled`: the requests have their decisions, whatever still comes."""
+    """Requests that went to Redis in one command, the settlements and `returned_n` slices given back before them, and the
+    `slices` asked for behind. `connection` is the one it was sent on last. `settled`: the requests have their decisions,
+    whatever still comes."""
 
     __slots__ = (
         "arguments",
@@ -54,9 +56,10 @@ class Batch:
         "name",
         "questions",
         "resent",
+        "returned_n",
         "sent_at",
         "settled",
-        "settlements_n",
+        "settlements",
         "slices",
     )
 
@@ -65,12 +68,14 @@ class Batch:
         questions: list[Question],
         name: str,
         arguments: Command,
-        settlements_n: int = 0,
+        settlements: Sequence[Charge] = (),
         slices: Sequence[SliceRequest] = (),
+        returned_n: int = 0,
     ) -> None:
         self.questions = questions
-        self.settlements_n = settlements_n
+        self.settlements = settlements
         self.slices = slices
+        self.returned_n = returned_n
         self.name = name
         self.arguments = arguments
         self.connection: RedisConnection | None = None
@@ -79,6 +84,11 @@ class Batch:
         self.settled = False
         self.looked_twice = False
         self.resent = False
+
+    @property
+    def asked_n(self) -> int:
+        """How many answers its reply has."""
+        return len(self.questions) + len(self.slices)
 
 
 class InFlight:

@@ -56,7 +56,7 @@ class SlotBatch(Batch):
         arguments: Command,
         slices: Sequence[SliceRequest],
     ) -> None:
-        super().__init__(questions, name, arguments, 0, slices)
+        super().__init__(questions, name, arguments, (), slices)
         self.slot = slot
         self.link = link
         self.steps = steps
@@ -263,10 +263,11 @@ class Cluster:
         if batch.steps:
             self._in_flight.settle(batch)
             clock_us = script.clock_us(reply)
-            for step, answer in zip(batch.steps, script.answers(reply), strict=True):
+            for step, answer in zip(batch.steps, script.answers(reply, batch.size), strict=True):
                 step.crossing.answered(step, connection, clock_us, answer)
             return
-        for question, answer in zip(batch.questions, script.answers(reply), strict=False):  # slices stand behind
+        # Slices stand behind the questions.
+        for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=False):
             if isinstance(question, LastStep):
                 question.remaining = answer[2]
         self._settle(batch, reply)

@@ -71,13 +71,13 @@ def groups(question: Question) -> Groups:
     rank: dict[int, int] = {}
     at = 0
     for place, part in enumerate(question.policy.parts):
-        count = 1 if part.by is not None else (1 if part.limits else 0) + (1 if part.concurrency is not None else 0)
+        count = part.names_n
         mine = question.names[at : at + count]
         at += count
         slot = slot_of(mine[0])
         parts.setdefault(slot, []).append(place)
         names.setdefault(slot, []).extend(mine)
-        order = _PLAN if part.by is None else _FIRST.get(part.by.value, 5)
+        order = _PLAN if part.plan is not None else _FIRST.get(part.by.value, 5)
         rank[slot] = max(rank.get(slot, 0), order)
     if question.nonce is not None:
         slot = slot_of(question.nonce)

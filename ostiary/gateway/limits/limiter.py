@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from ostiary.core import keyspace
@@ -30,6 +30,7 @@ from ostiary.gateway.limits.policy import LimitPolicy
 from ostiary.gateway.limits.returning import give_back
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
 from ostiary.gateway.limits.slots import one_slot
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
@@ -68,7 +69,8 @@ class Limiter:
         self._node = NodeMemory.create(buckets=BUCKETS_ALONE) if node is None else node
         # What is known to be used is refused without asking, also after Redis has lost its memory.
         self._nonces = NodeNonces(self._node)
-        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces)
+        self._shadows = Shadows(observe)
+        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces, shadows=self._shadows)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
         self._cluster: Cluster | None = None
@@ -162,7 +164,8 @@ class Limiter:
             store, batches = self._cluster.status(), self._cluster.batches
         sliced = 0 if self._slices is None else self._slices.spent
         counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
-        return {**store, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
+        shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
+        return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
 
     @property
     def away(self) -> bool:
@@ -190,18 +193,20 @@ class Limiter:
         nonce: str | None,
         nonce_ttl_seconds: int,
         signed_write: bool,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> Signal[Decision]:
         """Counts one request, or refuses it and counts nothing. Never raises; answers within the deadline and some
         milliseconds, at once when there is nothing to decide or Redis is away.
 
-        `nonce` is None for a request without one; `signed_write` means that replaying it would change something."""
+        `nonce` is None for a request without one; `signed_write` means that replaying it would change something; `headers`
+        has those of `policy.headers` that it came with."""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
-        names = policy.names(key_id, app_id, organization_id, ip)
+        names = policy.names(key_id, app_id, organization_id, ip, headers)
         if policy.slicing is not None and nonce is None and self._slices is not None:
             decision = self._slices.spend(policy, policy.slicing, names, time.monotonic())
             if decision is not None:
@@ -306,7 +311,7 @@ class Limiter:
             arguments = script.arguments([*questions, *slices], name, b"", [*settlements, *returned])
         else:
             arguments = script.arguments(questions, name, b"", settlements)
-        batch = Batch(questions, name, arguments, len(settlements), slices)
+        batch = Batch(questions, name, arguments, settlements, slices, len(returned))
         self._in_flight.add(batch)
         self._send(connection, batch)
 
@@ -317,7 +322,7 @@ class Limiter:
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def _replied(self, batch: Batch, reply: object) -> None:
-        if not isinstance(reply, bytes) or not script.is_reply(reply, len(batch.questions) + len(batch.slices)):
+        if not isinstance(reply, bytes) or not script.is_reply(reply, batch.asked_n):
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -331,16 +336,21 @@ class Limiter:
         now = time.monotonic()
         self._observe.round_trip(now - batch.sent_at)
         self.store_time_us = script.clock_us(reply)
-        answers = script.answers(reply)
+        answers = script.answers(reply, batch.asked_n)
+        # `skipped` are the places of limits in shadow that would have refused; nearly always there are none in a batch.
+        all_skipped = self._noted(batch, reply)
+        skipped: Sequence[int] = ()
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
             if policy.slicing is not None and self._slices is not None:
                 self._slices.told(policy.slicing, question.names, remaining)
             if code == script.ALLOWED or code == script.OVERAGE:
+                if all_skipped is not None:
+                    skipped = all_skipped.get(number, ())
                 lease: RedisLease | None = None
                 if policy.leased and self._leases is not None:
-                    lease = self._leases.grant(_lease_name(question), script.lease_id(batch.name, number))
+                    lease = self._lease(self._leases, batch, number, skipped)
                 if question.nonce is not None and not self._nonces.accepted(
                     question.nonce, now, question.nonce_seconds
                 ):
@@ -352,7 +362,9 @@ class Limiter:
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
                 if policy.settles:
-                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False)
+                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False, skipped=skipped)
+                if skipped:
+                    decision.would_refuse = self._shadows.would_refuse(policy, skipped)
                 self._hand_out(question, decision)
             elif code == script.NONCE_USED:
                 self._hand_out(question, replayed())
@@ -383,6 +395,27 @@ class Limiter:
         if self._slices is not None:
             self._slices.sweep(time.monotonic())
 
+    def _lease(self, leases: Leases, batch: Batch, number: int, skipped: Sequence[int]) -> RedisLease | None:
+        """What a question that was let in holds in Redis: a place in each set of calls under way, but where a bound in shadow
+        would have refused it."""
+        question = batch.questions[number - 1]
+        policy = question.policy
+        names = policy.lease_names(question.names)
+        if skipped:
+            names = [name for at, name in enumerate(names) if policy.limits_n + at not in skipped]
+        return leases.grant(names, script.lease_id(batch.name, number)) if names else None
+
+    def _noted(self, batch: Batch, reply: bytes) -> dict[int, list[int]] | None:
+        """The places of limits in shadow that would have refused, by the number of the question (from 1)."""
+        notes = script.notes(reply, batch.asked_n)
+        if not notes:
+            return None
+        skipped: dict[int, list[int]] = {}
+        for whose, what, place, _, _ in notes:
+            if what == script.WOULD_REFUSE:
+                skipped.setdefault(whose - len(batch.settlements) - batch.returned_n + 1, []).append(place)
+        return skipped
+
     def _hand_out(self, question: Question, decision: Decision) -> None:
         # `_value_`: the descriptor behind `value` costs 0.2 µs, and this is every call's way.
         self._observe.decided(decision.limit, decision.outcome._value_)
@@ -394,11 +427,13 @@ class Limiter:
     def _came_too_late(self, batch: Batch, reply: bytes) -> None:
         """The requests went on without this answer. What it counted stays counted, which errs on the safe side; the leases
         that it gave are held by nobody."""
-        answers = script.answers(reply)
+        answers = script.answers(reply, batch.asked_n)
         for number, question in enumerate(batch.questions, start=1):
             code = next(answers)[0]
             if question.policy.leased and self._leases is not None and code in (script.ALLOWED, script.OVERAGE):
-                self._leases.release(RedisLease(_lease_name(question), script.lease_id(batch.name, number)))
+                lease = self._lease(self._leases, batch, number, ())
+                if lease is not None:
+                    self._leases.release(lease)
         if batch.slices:  # a slice waits for nobody: its end goes by when it was asked for
             self.store_time_us = script.clock_us(reply)
             self._take_slices(batch, answers)
@@ -441,7 +476,7 @@ class Limiter:
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
         self._miss_slices(batch.slices)
-        self._lose(batch.settlements_n)
+        self._lose(len(batch.settlements))
 
     def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
         if requests and self._slices is not None:
@@ -459,8 +494,3 @@ class Limiter:
 def _one_place(names: Sequence[str]) -> int:
     """One Redis holds all names."""
     return 0
-
-
-def _lease_name(question: Question) -> str:
-    """The plan is the first part of a policy, and its leases stand after its state."""
-    return question.names[1 if question.policy.parts[0].limits else 0]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import uvloop
 
-from ostiary.core.model import Cost, StoreFailure
+from ostiary.core.model import Cost, Counting, Period, Quota, Rate, StoreFailure, Window
 from ostiary.gateway.limits import Decision, Limiter, Outcome, UnobservedLimiter
 from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.signal import Drive, Signal
@@ -34,6 +34,18 @@ ROOT = Path(__file__).parents[3]
 TICK_SECONDS = 0.002
 # Until the nodes know of each other, and of how they are called.
 WARM_SECONDS = 0.5
+
+
+def leased_rate(requests: int, per_seconds: int, burst: int) -> Rate:
+    return Rate(requests, per_seconds, burst, counting=Counting.LEASED)
+
+
+def leased_window(requests: int, window_seconds: int) -> Window:
+    return Window(requests, window_seconds, counting=Counting.LEASED)
+
+
+def leased_quota(requests: int, period: Period) -> Quota:
+    return Quota(requests, period, counting=Counting.LEASED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
-from ostiary.core.limiting import Counter, Limit, WindowCounter, amend, carry_over, examine, take
+from ostiary.core.limiting import Counter, Limit, WindowCounter, carry_over
 from ostiary.core.slicing import sliced
+from ostiary.core.standing import amend, examine, take
 from ostiary.gateway.limits import LimitPolicy, script
 from ostiary.gateway.limits.connection import RedisConnection
 from ostiary.gateway.limits.decision import UnobservedLimiter
@@ -74,7 +75,7 @@ class World:
 
     def take_back(self, returned: Returned) -> None:
         self._counters = self._held_to(self._limits)
-        amend(self._counters, returned.difference, returned.taken_us, self.now_us, returned.ends_us)
+        amend(self._counters, returned.difference, returned.taken_us, self.now_us, ends_us=returned.ends_us)
 
     def left(self) -> int:
         """Of the limit that is nearest to running out."""

@@ -206,6 +206,8 @@ class Script:
         self.redis: redis.Redis = redis.Redis.from_url(url)
         self._sha = self.redis.script_load(lua.DECIDE)
         self._batches = 0
+        self.notes: list[tuple[int, int, int, int, int]] = []
+        """Those of the last batch: whose, what, which limit, how much in %, when its period ends (µs)."""
 
     def decide(
         self,
@@ -234,7 +236,8 @@ class Script:
         arguments = lua.arguments(asked, f"test:{self._batches}", clock, settled)
         reply = cast(bytes, self.redis.evalsha(self._sha, *cast(Any, arguments)))
         assert lua.is_reply(reply, len(asked))
-        return list(lua.answers(reply))
+        self.notes = lua.notes(reply, len(asked))
+        return list(lua.answers(reply, len(asked)))
 
     @property
     def batch_name(self) -> str:

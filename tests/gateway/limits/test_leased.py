@@ -12,18 +12,17 @@ from itertools import count
 import pytest
 import redis
 
-from ostiary.core.model import Cost, Counting, Period, Plan, Quota, Rate, StoreFailure, Window
+from ostiary.core.model import Cost, Period, Plan, StoreFailure
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
 from tests.gateway.limits.decision_log import merged
-from tests.gateway.limits.leasing import Leased, Load, hammer
+from tests.gateway.limits.leasing import Leased, Load, hammer, leased_quota, leased_rate, leased_window
 from tests.gateway.limits.support import Observed, Proxy, ask, decided, policy, running, settled, until_state
 from tests.gateway.limits.verifier import Subject, Verdict, verify
 from tests.support.waiting import until
 
-LEASED = Counting.LEASED
 # A slot of five minutes: none ends in a test but once in a thousand runs, and then it is begun anew.
-DAY = policy(Plan("p", windows=(Window(1_000_000, 86_400, LEASED),)))
+DAY = policy(Plan("p", windows=(leased_window(1_000_000, 86_400),)))
 
 _keys = (f"ak_leased_{number}" for number in count())
 
@@ -33,13 +32,18 @@ _keys = (f"ak_leased_{number}" for number in count())
 SECONDS = 5.0
 KILL_AFTER_SECONDS = 4.0  # the interpreters start in one or two
 LOADS = (
-    Load(Subject("roomy", Plan("p", windows=(Window(1_000_000, 60, LEASED),))), 400),
-    Load(Subject("window", Plan("p", windows=(Window(1500, 3, LEASED),))), 500),
-    Load(Subject("bucket", Plan("p", rate=Rate(500, 1, 500, LEASED))), 400),
+    Load(Subject("roomy", Plan("p", windows=(leased_window(1_000_000, 60),))), 400),
+    Load(Subject("window", Plan("p", windows=(leased_window(1500, 3),))), 500),
+    Load(Subject("bucket", Plan("p", rate=leased_rate(500, 1, 500))), 400),
     Load(
         Subject(
             "several",
-            Plan("p", Rate(600, 1, 900, LEASED), (Window(2000, 4, LEASED),), (Quota(10**6, Period.DAY, LEASED),)),
+            Plan(
+                "p",
+                leased_rate(600, 1, 900),
+                (leased_window(2000, 4),),
+                (leased_quota(10**6, Period.DAY),),
+            ),
             rests=True,
         ),
         800,
@@ -160,7 +164,7 @@ async def test_a_worker_that_ends_gives_back_what_it_holds(database: str) -> Non
 async def test_what_remains_is_told_as_redis_knew_it_less_what_was_spent_since(database: str) -> None:
     """A client would be told of calls that are not there, or not of those that are."""
     key = next(_keys)
-    limits = policy(Plan("p", windows=(Window(50_000, 86_400, LEASED),)))
+    limits = policy(Plan("p", windows=(leased_window(50_000, 86_400),)))
     async with running(database) as limiter:
         made = await until_sliced(limiter, limits, key)
         for _ in range(10):
@@ -189,7 +193,8 @@ async def test_what_a_call_of_a_slice_turns_out_to_cost_is_counted(database: str
     """It would be charged a guess, or what another call has cost."""
     key = next(_keys)
     limits = policy(
-        Plan("p", windows=(Window(1_000_000, 86_400, LEASED),)), cost=Cost(2, response_header="x-cost", at_most=100_000)
+        Plan("p", windows=(leased_window(1_000_000, 86_400),)),
+        cost=Cost(2, response_header="x-cost", at_most=100_000),
     )
     async with running(database) as limiter:
         made = 2 * await until_sliced(limiter, limits, key)
@@ -224,7 +229,7 @@ async def test_a_slice_that_redis_does_not_grant_makes_no_call_wait_or_fail(data
     """A busy caller would be refused by a Redis that forgot the script, or is short of calls."""
     key = next(_keys)
     observed = Observed()
-    limits = policy(Plan("p", windows=(Window(400, 86_400, LEASED),)))
+    limits = policy(Plan("p", windows=(leased_window(400, 86_400),)))
     with redis.Redis.from_url(database) as client:
         async with running(database, observe=observed) as limiter, running(database) as other:
             await until_sliced(limiter, limits, key, decisions=5)

@@ -9,22 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ostiary.core.model import Cost, Counting, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.model import Cost, LimitBy, Overage, Period, Plan, Rate, RouteLimit, Window
 from ostiary.gateway.limits import LimitPolicy, compile_policy, script
 from ostiary.gateway.limits.slices import SLICES_MAX
+from tests.gateway.limits.leasing import leased_quota, leased_rate, leased_window
 from tests.gateway.limits.slice_world import BEGIN_US, World
 from tests.gateway.limits.support import policy, route
 from tests.gateway.limits.verifier import SECOND_US, Subject, verify
 
-LEASED = Counting.LEASED
 MILLISECOND_US = 1000
 
 PLANS = (
-    Plan("window", windows=(Window(2000, 6, LEASED),)),
-    Plan("bucket", rate=Rate(2000, 1, 1000, LEASED)),
-    Plan("deep", rate=Rate(300, 1, 3000, LEASED)),
-    Plan("quota", quotas=(Quota(4000, Period.HOUR, LEASED),)),
-    Plan("all", Rate(2000, 1, 1600, LEASED), (Window(5000, 6, LEASED),), (Quota(10**6, Period.DAY, LEASED),)),
+    Plan("window", windows=(leased_window(2000, 6),)),
+    Plan("bucket", rate=leased_rate(2000, 1, 1000)),
+    Plan("deep", rate=leased_rate(300, 1, 3000)),
+    Plan("quota", quotas=(leased_quota(4000, Period.HOUR),)),
+    Plan(
+        "all",
+        leased_rate(2000, 1, 1600),
+        (leased_window(5000, 6),),
+        (leased_quota(10**6, Period.DAY),),
+    ),
 )
 
 # For so many ms, so many calls a second of each worker in turn: silence, little, about the limit, far above it.
@@ -76,7 +81,7 @@ def burst_at(world: World, moment_us: int, calls: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_taken_in_a_slot_is_not_spent_in_the_next_one(seed: int) -> None:
     """Those calls would be forgotten with the slot they were taken in, and be a part of the next window all the same."""
-    plan = Plan("p", windows=(Window(3000, 6, LEASED),))
+    plan = Plan("p", windows=(leased_window(3000, 6),))
     world = hammered(plan, [(400, [900, 900, 900])], seed, (100, 25_000))
     for _ in range(20):  # held back until just after the end of a slot, again and again
         hammer(world, [(100, [900, 900, 900])])
@@ -90,7 +95,7 @@ def test_what_is_taken_in_a_slot_is_not_spent_in_the_next_one(seed: int) -> None
 
 @pytest.mark.parametrize(
     ("window", "delays_us"),
-    [(Window(100_000, 6, LEASED), (100, 25_000)), (Window(10**8, 86_400, LEASED), (100, 200))],
+    [(leased_window(100_000, 6), (100, 25_000)), (leased_window(10**8, 86_400), (100, 200))],
     ids=["slow network", "slow clock"],
 )
 def test_a_slice_is_over_for_its_worker_before_its_slot_is_for_redis(
@@ -111,7 +116,7 @@ def test_a_slice_is_over_for_its_worker_before_its_slot_is_for_redis(
 
 def test_what_is_given_back_goes_to_the_slot_that_it_was_taken_in() -> None:
     """In another slot it would be missing while the calls that were counted there are still a part of the window."""
-    plan = Plan("p", windows=(Window(100_000, 6, LEASED),))
+    plan = Plan("p", windows=(leased_window(100_000, 6),))
     world = hammered(
         plan, [(1300, [900, 500, 0]), (60, [0, 0, 0]), (300, [3000, 0, 100]), (3, [0, 0, 0])], 5, (100, 900)
     )
@@ -127,7 +132,7 @@ def test_what_is_given_back_goes_to_the_slot_that_it_was_taken_in() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_workers_hold_while_a_bucket_fills_up_is_no_second_burst(seed: int) -> None:
     """The bucket would be full again, and its callers have the slices besides."""
-    plan = Plan("p", rate=Rate(4000, 1, 2000, LEASED))
+    plan = Plan("p", rate=leased_rate(4000, 1, 2000))
     world = hammered(plan, [(300, [900, 900, 900])], seed, (100, 900))
     for number in range(3):
         hammer(world, [(2000, [900, 900, 900])])
@@ -140,7 +145,7 @@ def test_what_workers_hold_while_a_bucket_fills_up_is_no_second_burst(seed: int)
 
 def test_what_comes_back_to_a_bucket_after_its_slot_is_too_late() -> None:
     """The bucket has been filled up since, and others hold slices of it: all would be spent at once."""
-    plan = Plan("p", rate=Rate(100, 1, 5000, LEASED))
+    plan = Plan("p", rate=leased_rate(100, 1, 5000))
     world = hammered(plan, [(300, [3000, 0, 0]), (2, [0, 0, 0])], 1, (1, 1))
     one = world.workers[0].slices
     (held,) = one._held.values()
@@ -166,7 +171,7 @@ def test_what_is_not_spent_is_given_back_when_a_caller_rests(plan: Plan) -> None
 
 def test_a_slice_of_a_bucket_that_is_given_back_in_its_slot_is_as_if_it_had_not_been_taken() -> None:
     """A caller that pauses for a moment would pay for calls that it never made."""
-    plan = Plan("p", rate=Rate(100, 1, 5000, LEASED))
+    plan = Plan("p", rate=leased_rate(100, 1, 5000))
     world = hammered(plan, [(400, [900, 900, 0])], 1, (100, 900))
     for worker in world.workers:
         worker.slices.give_back_all()
@@ -185,14 +190,14 @@ def test_a_caller_that_calls_now_and_then_is_decided_by_redis_call_by_call() -> 
 
 def test_near_the_end_of_a_limit_every_call_is_decided_by_redis() -> None:
     """One worker would hold the last calls while another one's callers are refused."""
-    plan = Plan("p", windows=(Window(600, 6, LEASED),))
+    plan = Plan("p", windows=(leased_window(600, 6),))
     world = hammered(plan, [(1000, [100, 100, 100]), (1000, [400, 400, 400])], 3, (100, 900))
     assert sum(entry.event == 0 for entry in world.log) == 600, "all of it, to the last call"
 
 
 def test_all_workers_together_hold_at_most_half_of_what_is_left() -> None:
     """A caller whose calls come to another worker would find nothing to take."""
-    plan = Plan("p", windows=(Window(1500, 60, LEASED),))
+    plan = Plan("p", windows=(leased_window(1500, 60),))
     world = World(policy(plan), workers=3, random=Random(2), delays_us=(100, 200))
     most = 0
     for _ in range(1200):
@@ -206,7 +211,7 @@ def test_all_workers_together_hold_at_most_half_of_what_is_left() -> None:
 
 def test_a_call_past_a_quota_that_lets_in_is_flagged_call_by_call() -> None:
     """A slice over the border would bill calls as overage that were within the quota, or the other way round."""
-    plan = Plan("p", quotas=(Quota(500, Period.DAY, LEASED),), overage=Overage.CHARGE)
+    plan = Plan("p", quotas=(leased_quota(500, Period.DAY),), overage=Overage.CHARGE)
     world = hammered(plan, [(300, [900, 900, 900]), (300, [900, 900, 900])], 1, (100, 900))
     spent = sum(worker.slices.spent for worker in world.workers)
     assert 0 < spent <= 500
@@ -235,10 +240,10 @@ def test_callers_that_are_looked_at_have_a_bound() -> None:
     ("limits", "is_sliced"),
     [
         (policy(PLANS[4]), True),
-        (policy(Plan("p", Rate(100, 1, 100), (Window(500, 60, LEASED),))), False),
-        (policy(Plan("p", windows=(Window(500, 60, LEASED),), concurrency=5)), False),
-        (policy(PLANS[0], RouteLimit(50, 60, LimitBy.IP)), False),
-        (policy(PLANS[0], RouteLimit(500, 60, LimitBy.IP, LEASED)), True),
+        (policy(Plan("p", Rate(100, 1, 100), (leased_window(500, 60),))), False),
+        (policy(Plan("p", windows=(leased_window(500, 60),), concurrency=5)), False),
+        (policy(PLANS[0], RouteLimit(Window(50, 60), LimitBy.IP)), False),
+        (policy(PLANS[0], RouteLimit(leased_window(500, 60), LimitBy.IP)), True),
         (policy(None), False),
     ],
 )
@@ -259,7 +264,7 @@ def test_routes_and_methods_with_the_same_limits_spend_one_slice() -> None:
 
 def test_a_slice_is_asked_for_as_a_call_that_costs_so_much() -> None:
     """The script would take another number of calls than the worker spends."""
-    plan = Plan("p", windows=(Window(500, 60, LEASED),), quotas=(Quota(10**6, Period.DAY, LEASED),))
+    plan = Plan("p", windows=(leased_window(500, 60),), quotas=(leased_quota(10**6, Period.DAY),))
     limits = policy(plan)
     assert limits.slicing is not None
     assert limits.slicing.asking_for(123) == policy(plan, cost=Cost(123)).specification(0)
