@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostiary.core.model import Counting
+from ostiary.core.model import Counting, Quota, Rate, Window
 from tests.core.config.loading import load, only_problem, varied
 
 PLAN = "{limits: [{requests: 100, per: minute}]}"
@@ -87,7 +87,9 @@ def test_limits_of_routes_are_held_to_the_same(limits: str, message: str) -> Non
 def test_what_slices_can_hold_loads(plan: str) -> None:
     """The bounds are told in the refusals, and must be the true ones."""
     loaded = load(varied(PLAN, plan)).plans["standard"]
-    limits = [*loaded.windows, *loaded.quotas, *([loaded.rate] if loaded.rate is not None else [])]
+    limits: list[Rate | Window | Quota] = [*loaded.windows, *loaded.quotas]
+    if loaded.rate is not None:
+        limits.append(loaded.rate)
     assert {limit.counting for limit in limits} == {Counting.EXACT if "exact" in plan else Counting.LEASED}
 
 
