@@ -344,7 +344,7 @@ class Limiter:
             code, index, remaining, reset = next(answers)
             policy = question.policy
             if policy.slicing is not None and self._slices is not None:
-                self._slices.told(policy.slicing, question.names, remaining)
+                self._slices.told(policy.slicing, question.names, index, remaining, reset)
             if code == script.ALLOWED or code == script.OVERAGE:
                 if all_skipped is not None:
                     skipped = all_skipped.get(number, ())

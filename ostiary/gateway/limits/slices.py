@@ -202,11 +202,12 @@ class Slices:
             decision.charge = SliceCharge(policy, held)
         return decision
 
-    def told(self, slicing: Slicing, names: list[str], remaining: int) -> None:
-        """Redis decided a call by itself, and so many are left of the limit that is nearest to running out."""
+    def told(self, slicing: Slicing, names: list[str], index: int, remaining: int, reset: int) -> None:
+        """Redis decided a call by itself. So much is left beside what is held here, of which limit, and when there is more."""
         held = self._held.get((slicing.specification, *names))
         if held is not None:
-            held.room = remaining
+            held.room = held.remaining = remaining
+            held.index, held.reset = index, reset
 
     def settle(self, charge: SliceCharge, now: float) -> bool:
         """A call that was spent of a slice turned out to cost something else: taken of the slice, or put back into it. False

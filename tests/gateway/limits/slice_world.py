@@ -131,12 +131,12 @@ class SimulatedWorker:
 
     def _decide(self) -> None:
         world = self._world
-        code, _, remaining, _ = world.decide(world.limits.cost, a_slice=False)
+        code, index, remaining, reset = world.decide(world.limits.cost, a_slice=False)
         event = Event.ALLOWED if code in (script.ALLOWED, script.OVERAGE) else Event.RATE_LIMITED
         world.log.append(Entry(world.now_us, event, 0, world.limits.cost))
         assert world.limits.slicing is not None
         slicing = world.limits.slicing
-        world.later(world.delay_us(), lambda: self.slices.told(slicing, NAMES, remaining))
+        world.later(world.delay_us(), lambda: self.slices.told(slicing, NAMES, index, remaining, reset))
 
     def _flush(self) -> None:
         world = self._world
