@@ -35,7 +35,7 @@ from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
-from ostiary.gateway.limits import Limiter, UnobservedLimiter
+from ostiary.gateway.limits import Limiter, QuotaEvents, UnobservedLimiter
 from ostiary.gateway.phases.admit import RequestIds, admit
 from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
@@ -101,7 +101,9 @@ class Subject:
         self.keys = keys
         self.spool = spool
         self.ids = RequestIds()
-        self.recorder = Recorder(metrics=metrics, spool=spool, unrouted=RouteMeters(metrics, "none"))
+        self.recorder = Recorder(
+            metrics=metrics, spool=spool, unrouted=RouteMeters(metrics, "none"), quota_events=QuotaEvents()
+        )
         self.head = parse_request_head(self.request_head, self.limits)
         self.answer = parse_response_head(ANSWER_HEAD, b"GET")
         self.exchange = self.begin()

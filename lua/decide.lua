@@ -29,8 +29,9 @@
 --              3 quota           limit, period (1 hour, 2 day, 3 month), 1 if it refuses,    numbers: calls, ends at (µs)
 --                                2 more if nobody is told how much of it is used
 --          and, where one of them has any, its terms: a byte for each limit over all parts, then for each bound on calls
---          under way, the sum of: 1 in shadow; 2 refused calls are charged; 4 left alone by settlements of this
---          specification; 8 (bucket) given back no more than what no refill can have made up for
+--          under way, the sum of: 1 in shadow; 2 refused calls are charged; 4 left as it is by settlements; 8 settlements are
+--          of a call that a limit elsewhere refused: counted as such, and of a bucket no more is given back than what no
+--          refill can have made up for
 -- State   layout, numbers, then for each window its slots but the last, oldest first (forgotten at, calls): 12 bytes each.
 --         The layout names the limits ("b600;w3600;q2;|", with an "s" behind what is in shadow): a plan that changes keeps the
 --         counts of what it keeps, also of what goes into shadow or comes out of it.
@@ -57,10 +58,6 @@ local BUCKET, WINDOW, QUOTA = 1, 2, 3
 local NUMBERS = {2, 5, 2}  -- how many numbers a limit keeps
 local SLOT, SLOT_BYTES = '<dI4', 12
 local STRIDE = 5           -- numbers that describe a limit: kind, three of its kind, where its own numbers begin
-local SHARES = {100, 90, 80, 50}  -- of a quota, that are told; QUOTA_SHARES in core/limiting.py
-local SETTLED, REFUSED = 1, 2     -- why calls are counted that did not ask
-local NOTE = '<I2BBBI8'
-local notes, number = '', 0       -- for the end of the reply; whose they are
 
 local now
 if ARGV[2] == '' then
@@ -73,35 +70,6 @@ local now_ms = floor(now / 1000)
 
 -- --- specifications ------------------------------------------------------------------------------------------------
 -- Tables are made in one go where that is possible: Lua sizes a table anew each time it outgrows itself.
-
--- Sets of places (of a limit from 0 over all parts, then of bounds on calls under way), by what they are for; false where no
--- limit is. `free` is the opposite of `charged`.
-local function read_terms(specification, text, at)
-  local shadow, charged, free, alone, certain = {}, false, {}, false, false
-  for place = 0, #text - at do
-    local bits = byte(text, at + place)
-    if bits % 2 == 1 then shadow[place] = true end
-    if floor(bits / 2) % 2 == 1 then
-      charged = charged or {}
-      charged[place] = true
-    else
-      free[place] = true
-    end
-    if floor(bits / 4) % 2 == 1 then
-      alone = alone or {}
-      alone[place] = true
-    end
-    if bits >= 8 then certain = true end
-  end
-  specification.shadow, specification.charged, specification.free = shadow, charged, free
-  specification.alone, specification.certain = alone, certain
-  for p = 1, specification.parts_n do
-    local part = specification.parts[p]
-    for place = part.first, part.first + part.limits_n - 1 do
-      if charged and charged[place] then part.charges = true end
-    end
-  end
-end
 
 local specifications = {}
 for i = 5, #ARGV do
@@ -122,7 +90,28 @@ for i = 5, #ARGV do
     if concurrency >= 0 then leases_n = leases_n + 1 end
   end
   local specification = {nonce_ttl = nonce_ttl, cost = cost, parts = parts, parts_n = parts_n, limits_n = first}
-  if at <= #text then read_terms(specification, text, at) end
+  if at <= #text then
+    -- Sets of places (of a limit from 0 over all parts, then of bounds on calls under way), by what they are for; nil where no
+    -- limit is. `free` is the opposite of `charged`. All that is rare stands in line, where it is needed: a function costs
+    -- every batch that does not call it.
+    local shadow, free = {}, {}
+    for place = 0, #text - at do
+      local bits = byte(text, at + place)
+      if bits % 2 == 1 then shadow[place] = true end
+      if floor(bits / 2) % 2 == 1 then
+        specification.charged = specification.charged or {}
+        specification.charged[place] = true
+      else
+        free[place] = true
+      end
+      if floor(bits / 4) % 2 == 1 then
+        specification.without = specification.without or {}
+        specification.without[place] = true
+      end
+      if bits >= 8 then specification.crossing = true end
+    end
+    specification.shadow, specification.free = shadow, free
+  end
   specifications[i - 5] = specification
 end
 
@@ -301,24 +290,10 @@ local function wait(state, limits, l, wanted)
   return numbers[o + 2] - now
 end
 
--- How much of a quota (in %) is to be told after its count went from `before` to `after`; nil if nothing is.
-local function told(limit, before, after)
-  for s = 1, 4 do
-    local share = SHARES[s]
-    local threshold = ceil(limit * share / 100)
-    if after >= threshold then
-      if before < threshold then return share end
-      local _, was = math.frexp(before - threshold)
-      local _, is = math.frexp(after - threshold)
-      return was ~= is and share or nil  -- a power of two was passed
-    end
-  end
-end
-
 -- Counts `calls`, at least 1, in every limit of the state but those whose places are in `except`. `unasked`: nobody asked
--- whether there is room. SETTLED: for a call that was let in; REFUSED: for one that was not, so a bucket owes at most its
--- burst: whoever stops calling is let in again after the time that two bursts take.
-local function take(state, part, calls, unasked, except)
+-- whether there is room; 1 for a call that was let in; 2 for one that was not, of which a bucket owes at most its burst: whoever
+-- stops calling is let in again after the time that two bursts take. `i` is the settlement or request that it is for, from 1.
+local function take(state, part, calls, unasked, except, i)
   local numbers, limits = state.numbers, part.limits
   for l = 1, part.limits_n * STRIDE, STRIDE do
     local kind, o = limits[l], limits[l + 4]
@@ -326,19 +301,29 @@ local function take(state, part, calls, unasked, except)
       -- left as it is
     elseif kind == BUCKET then
       local level = numbers[o] - calls * limits[l + 2]
-      if unasked == SETTLED then
+      if unasked == 1 then
         level = math.max(level, -4503599627370496)  -- DEBT_MAX in core/limiting.py
-      elseif unasked == REFUSED then
+      elseif unasked == 2 then
         level = math.max(level, math.min(numbers[o], -limits[l + 1]))
       end
       numbers[o] = level
     elseif kind == QUOTA then
-      local before = numbers[o]
-      numbers[o] = before + calls
-      if numbers[o] * 2 >= limits[l + 1] and limits[l + 3] < 2 then
-        local share = told(limits[l + 1], before, numbers[o])
-        if share then
-          notes = notes .. pack(NOTE, number, 2, part.first + (l - 1) / STRIDE, share, numbers[o + 1])
+      local after = numbers[o] + calls
+      numbers[o] = after
+      if after * 2 >= limits[l + 1] and limits[l + 3] < 2 then
+        -- How much is to be told; `past` and `was` are how far the share is passed, and was before.
+        for _, share in ipairs({100, 90, 80, 50}) do  -- QUOTA_SHARES in core/limiting.py
+          local past = after - ceil(limits[l + 1] * share / 100)
+          if past >= 0 then
+            local was = past - calls
+            local _, power = math.frexp(past)
+            local _, power_was = math.frexp(math.max(was, 0))
+            if was < 0 or power ~= power_was then
+              state.notes = (state.notes or '')
+                .. pack('<I2BBBI8', i - 1, 2, part.first + (l - 1) / STRIDE, share, numbers[o + 1])
+            end
+            break
+          end
         end
       end
     else
@@ -437,11 +422,11 @@ if settled_n > 0 then
     end
   end
 
-  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `certain`: of a
+  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `crossing`: of a
   -- bucket no more than what refill can't have made up for since. It may have been full without the call, and every unit
   -- that would have run over was gained since then. And nothing from `ends_at` on: what a bucket's slice has left is worth
   -- nothing after its slot, because room for it is kept free no longer (core/slicing.py).
-  local function give_back(state, part, calls, taken_at, ends_at, except, certain)
+  local function give_back(state, part, calls, taken_at, ends_at, except, crossing)
     local numbers, limits = state.numbers, part.limits
     for l = 1, part.limits_n * STRIDE, STRIDE do
       local kind, o = limits[l], limits[l + 4]
@@ -449,7 +434,7 @@ if settled_n > 0 then
         -- left as it is
       elseif kind == BUCKET then
         local units = calls * limits[l + 2]
-        if certain then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
+        if crossing then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
         if now < ends_at then numbers[o] = min(limits[l + 1], numbers[o] + units) end
       elseif kind == QUOTA then
         if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
@@ -463,7 +448,6 @@ if settled_n > 0 then
   for i = 1, settled_n do
     local specification = specifications[byte(refs, i)]
     local difference, taken_at, ends_at = unpack_from('<ddd', ARGV[4], i * 24 - 23)
-    number = i - 1
     for p = 1, specification.parts_n do
       local part = specification.parts[p]
       if part.limits_n > 0 then
@@ -471,9 +455,9 @@ if settled_n > 0 then
         local state = state_at[k]
         if state.part ~= part then hold(state, part) end
         if difference > 0 then
-          take(state, part, difference, SETTLED, specification.alone)
+          take(state, part, difference, specification.crossing and 2 or 1, specification.without, i)
         else
-          give_back(state, part, -difference, taken_at, ends_at, specification.alone, specification.certain)
+          give_back(state, part, -difference, taken_at, ends_at, specification.without, specification.crossing)
         end
         state.changed = true
       end
@@ -482,60 +466,7 @@ if settled_n > 0 then
   end
 end
 
--- Charges a refused call to the limits that charge for it; then how the same call would stand, if that was asked for: its
--- outcome, the limit that refuses, what is left of that, and how long it has to wait.
-local function charge(specification, held, standing)
-  local shadow, parts, cost = specification.shadow, specification.parts, specification.cost
-  for p = 1, specification.parts_n do
-    if parts[p].charges then
-      take(held[p], parts[p], cost, REFUSED, specification.free)
-      held[p].changed = true
-    end
-  end
-  if not standing then return end
-  local outcome, index, longest, remaining = 0, 255, -1, 0
-  for p = 1, specification.parts_n do
-    local part, state = parts[p], held[p]
-    for l = 1, part.limits_n * STRIDE, STRIDE do
-      local kind, place, o = part.limits[l], part.first + (l - 1) / STRIDE, part.limits[l + 4]
-      local left
-      if kind == BUCKET then
-        left = floor(state.numbers[o] / part.limits[l + 2])
-      else
-        left = part.limits[l + 1] - state.numbers[o]
-      end
-      if left < cost and not shadow[place] and not (kind == QUOTA and part.limits[l + 3] == 0) then
-        local waiting = wait(state, part.limits, l, cost)
-        if waiting > longest then
-          longest, index, outcome = waiting, place, kind == QUOTA and 2 or 1
-          remaining = left > 0 and left or 0
-        end
-      end
-    end
-  end
-  return outcome, index, longest, remaining
-end
-
--- Of a call that was let in: which limits in shadow would have refused it. Those of them that charge refused calls do so.
-local function note_skipped(specification, held, skipped, leases_n)
-  local others
-  for place = 0, specification.limits_n + leases_n - 1 do
-    if skipped[place] then
-      notes = notes .. pack(NOTE, number, 1, place, 0, 0)
-    end
-    if not (skipped[place] and specification.charged and specification.charged[place]) then
-      others = others or {}
-      others[place] = true
-    end
-  end
-  if specification.charged and specification.cost > 0 then
-    for p = 1, specification.parts_n do
-      if held[p] then take(held[p], specification.parts[p], specification.cost, REFUSED, others) end
-    end
-  end
-end
-
-local answers = {pack('<I8', now)}
+local answers, notes = {pack('<I8', now)}, nil
 for i = settled_n + 1, requests_n do
   local specification = specifications[byte(refs, i)]
   local parts, parts_n, cost = specification.parts, specification.parts_n, specification.cost
@@ -544,7 +475,6 @@ for i = settled_n + 1, requests_n do
   local outcome, index, longest, remaining, overage = 0, 255, -1, 0, 0
   local fewest, nearest, nearest_part, nearest_state
   local leases_n, crowded, before = 0, nil, k
-  number = i - 1
 
   for p = 1, parts_n do
     local part = parts[p]
@@ -607,13 +537,42 @@ for i = settled_n + 1, requests_n do
     nonce_key = KEYS[k]
   end
 
-  if outcome > 0 then
-    if specification.charged and cost > 0 then
-      outcome, index, longest, remaining = charge(specification, held, true)
+  if specification.charged and (outcome > 0 or crowded) and cost > 0 then
+    local refused = outcome > 0
+    outcome, index, longest, remaining = 0, 255, -1, 0
+    for p = 1, parts_n do
+      local part, state = parts[p], held[p]
+      for l = 1, part.limits_n * STRIDE, STRIDE do
+        if specification.charged[part.first + (l - 1) / STRIDE] and not state.charged then
+          take(state, part, cost, 2, specification.free, i)
+          state.changed, state.charged = true, true
+        end
+      end
+      if state then state.charged = nil end
     end
+    -- How the same call would stand now, as above: what a client is told to wait must suffice.
+    for p = 1, refused and parts_n or 0 do
+      local part, state = parts[p], held[p]
+      for l = 1, part.limits_n * STRIDE, STRIDE do
+        local limits, kind, place = part.limits, part.limits[l], part.first + (l - 1) / STRIDE
+        local left
+        if kind == BUCKET then
+          left = floor(state.numbers[limits[l + 4]] / limits[l + 2])
+        else
+          left = limits[l + 1] - state.numbers[limits[l + 4]]
+        end
+        if left < cost and not shadow[place] and not (kind == QUOTA and limits[l + 3] == 0) then
+          local waiting = wait(state, limits, l, cost)
+          if waiting > longest then
+            longest, index, outcome, remaining = waiting, place, kind == QUOTA and 2 or 1, left > 0 and left or 0
+          end
+        end
+      end
+    end
+  end
+  if outcome > 0 then
     answers[i - settled_n + 1] = pack('<BBI8I4', outcome, index, remaining, ceil(longest / 1000000))
   elseif crowded then
-    if specification.charged and cost > 0 then charge(specification, held, false) end
     answers[i - settled_n + 1] = pack('<BBI8I4', 3, crowded, 0, 1)
   elseif nonce_key and not call('SET', nonce_key, '', 'NX', 'PX', specification.nonce_ttl) then
     answers[i - settled_n + 1] = pack('<BBI8I4', 4, 255, 0, 0)
@@ -637,11 +596,21 @@ for i = settled_n + 1, requests_n do
         local state = held[p]
         if state then
           state.changed = true
-          take(state, parts[p], cost, nil, skipped)
+          take(state, parts[p], cost, nil, skipped, i)
         end
       end
     end
-    if skipped then note_skipped(specification, held, skipped, leases_n) end
+    if skipped then
+      notes = notes or {}
+      local others = {}
+      for place = 0, specification.limits_n + leases_n - 1 do
+        if skipped[place] then notes[#notes + 1] = pack('<I2BBBI8', i - 1, 1, place, 0, 0) end
+        if not (skipped[place] and specification.charged and specification.charged[place]) then others[place] = true end
+      end
+      for p = 1, (specification.charged and cost > 0) and parts_n or 0 do
+        if held[p] then take(held[p], parts[p], cost, 2, others, i) end
+      end
+    end
     if nearest then
       local left = fewest - cost
       answers[i - settled_n + 1] = pack('<BBI8I4', overage, nearest_part.first + (nearest - 1) / STRIDE, left,
@@ -654,6 +623,10 @@ end
 
 for _, state in pairs(states) do
   if state.changed then save(state) end
+  if state.notes then
+    notes = notes or {}
+    notes[#notes + 1] = state.notes
+  end
 end
-answers[#answers + 1] = notes
+if notes then answers[#answers + 1] = table.concat(notes) end
 return table.concat(answers)

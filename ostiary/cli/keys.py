@@ -113,20 +113,28 @@ def limits() -> None:
     """
 
 
+_TERMS = {"shadow": {"mode": "shadow"}, "charged": {"refused": "charged"}}
+
+
 def _calls(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`; the API knows which spans there are."""
-    found = re.fullmatch(r"([0-9]{1,13})/([a-z]+)", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not like 5000/hour")
-    return {"requests": int(found[1]), "per": found[2]}
+    """`REQUESTS/SPAN`, with its terms behind commas; the API knows which spans there are."""
+    calls, *terms = value.split(",")
+    found = re.fullmatch(r"([0-9]{1,13})/([a-z]+)", calls)
+    if found is None or not set(terms) <= _TERMS.keys():
+        raise click.BadParameter(f"{value!r} is not like 5000/hour or 5000/hour,shadow,charged")
+    document: dict[str, object] = {"requests": int(found[1]), "per": found[2]}
+    for term in terms:
+        document |= _TERMS[term]
+    return document
 
 
 def _rate(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`, with `+BURST` behind it where another burst is meant."""
-    calls, plus, burst = value.partition("+")
+    """`REQUESTS/SPAN`, with `+BURST` behind it where another burst is meant, then its terms."""
+    rate, comma, terms = value.partition(",")
+    calls, plus, burst = rate.partition("+")
     if plus and re.fullmatch(r"[0-9]{1,13}", burst) is None:
         raise click.BadParameter(f"{value!r} is not like 100/minute+600")
-    return _calls(calls) | ({"burst": int(burst)} if plus else {})
+    return _calls(calls + comma + terms) | ({"burst": int(burst)} if plus else {})
 
 
 @limits.command("set")
@@ -138,7 +146,7 @@ def _rate(value: str) -> dict[str, object]:
     type=_calls,
     multiple=True,
     metavar="N/SPAN",
-    help="Sliding window, as in 5000/hour. Repeatable.",
+    help="Sliding window, as in 5000/hour; behind it ,shadow to try it out, ,charged to count refused calls. Repeatable.",
 )
 @click.option("--no-limits", is_flag=True, help="No sliding window, whatever the plan says.")
 @click.option(
@@ -146,6 +154,7 @@ def _rate(value: str) -> dict[str, object]:
 )
 @click.option("--no-quotas", is_flag=True, help="No quota, whatever the plan says.")
 @click.option("--concurrency", type=int, metavar="N", help="Calls under way at once.")
+@click.option("--concurrency-mode", type=click.Choice(["enforce", "shadow"]), help="Whether that bound refuses.")
 @click.option("--overage", type=click.Choice(["block", "warn", "charge"]), help="What happens past a quota.")
 @click.option("--reason", required=True, help="Why, for the people who will ask.")
 @api_command
@@ -165,6 +174,7 @@ def set_limits(
     \b
     Example:
       ostiary keys limits set ak_live_… --rate 100/minute+600 --quota 2000000/month --reason "contract 2027"
+      ostiary keys limits set ak_live_… --limit 50000/hour --limit 20000/hour,shadow --reason "would 20000 do?"
     """
     if (limits and no_limits) or (quotas and no_quotas):
         raise click.UsageError("give limits, or --no-limits; quotas, or --no-quotas")
@@ -211,8 +221,8 @@ def _print_limits(found: Document, *, as_json: bool) -> None:
         return
     plan = f"plan {found['plan']}" if found["plan"] else "no plan"
     click.echo(f"{found['key_id']}  {plan}")
-    for name in ("rate", "limits", "quotas", "concurrency", "overage"):
-        click.echo(f"{name:<12} {_shown(found[name])}")
+    for name in ("rate", "limits", "quotas", "concurrency", "concurrency_mode", "overage"):
+        click.echo(f"{name:<16} {_shown(found[name])}")
     if found["changed_at"] is not None:
         click.echo(f"changed {found['changed_at']} by {found['changed_by']}: {found['reason']}")
 
@@ -225,9 +235,9 @@ def _shown(part: Any) -> str:
             return "none"
         case list():
             return ", ".join(_shown(each) for each in part)
-        case {"requests": requests, "per": per, "burst": burst}:
-            return f"{requests}/{per}+{burst}"
         case {"requests": requests, "per": per}:
-            return f"{requests}/{per}"
+            burst = f"+{part['burst']}" if "burst" in part else ""
+            terms = [term for term, meant in _TERMS.items() if meant.items() <= part.items()]
+            return ",".join([f"{requests}/{per}{burst}", *terms])
         case _:
             return str(part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import ParamSpec
 
 import click
 
@@ -10,6 +12,10 @@ from ostiary.cli.accounts import print_list
 from ostiary.cli.client import Client, Listing, api_command, json_option, segment
 
 COLUMNS = ("day", "calls", "errors", "avg_latency_ms")
+P = ParamSpec("P")
+
+SHADOW_COLUMNS = ("route", "limit", "calls", "would_refuse")
+QUOTA_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "period_ends")
 
 
 class _UsageGroup(click.Group):
@@ -33,17 +39,30 @@ def usage() -> None:
     \b
     Example:
       ostiary usage daily --app ID
+      ostiary usage shadow --days 7
+      ostiary usage quotas --days 31
       ostiary usage reconcile -c gateway.yaml
     """
 
 
+def _whose(command: Callable[P, None]) -> Callable[P, None]:
+    """The options that say whose calls, and of which days."""
+    for option in (
+        click.option(
+            "--days", type=click.IntRange(1, 366), default=30, show_default=True, help="Days, today included."
+        ),
+        click.option("--key", "key_id", metavar="ID", help="Only this key's calls."),
+        click.option(
+            "--org", "--organization", "organization_id", metavar="ID", help="Only this organization's calls."
+        ),
+        click.option("--app", "app_id", metavar="ID", help="Only this app's calls."),
+    ):
+        command = option(command)
+    return command
+
+
 @usage.command("daily")
-@click.option("--app", "app_id", metavar="ID", help="Only this app's calls.")
-@click.option("--org", "--organization", "organization_id", metavar="ID", help="Only this organization's calls.")
-@click.option("--key", "key_id", metavar="ID", help="Only this key's calls.")
-@click.option(
-    "--days", type=click.IntRange(1, 366), default=30, show_default=True, help="How many days, today included."
-)
+@_whose
 @api_command
 @json_option
 def daily(
@@ -55,8 +74,58 @@ def daily(
     Example:
       ostiary usage daily --app ID --days 7
     """
-    if app_id is not None:  # so that a mistyped app is an error, and not a month of zeros
+    _print_page(client, "/usage/daily", COLUMNS, app_id, organization_id, key_id, days, as_json=as_json)
+
+
+@usage.command("shadow")
+@_whose
+@api_command
+@json_option
+def shadow(
+    client: Client, app_id: str | None, organization_id: str | None, key_id: str | None, days: int, as_json: bool
+) -> None:
+    """Calls that limits in shadow would have refused, by route and limit, beside all calls of the route.
+
+    A limit that would have refused none is not listed.
+
+    \b
+    Example:
+      ostiary usage shadow --days 7
+    """
+    _print_page(client, "/usage/shadow", SHADOW_COLUMNS, app_id, organization_id, key_id, days, as_json=as_json)
+
+
+@usage.command("quotas")
+@_whose
+@api_command
+@json_option
+def quotas(
+    client: Client, app_id: str | None, organization_id: str | None, key_id: str | None, days: int, as_json: bool
+) -> None:
+    """Who reached 50, 80, 90 and 100 % of a quota, and when; the latest first.
+
+    --key, --app and --org are for quotas that count a key, an app, an organization.
+
+    \b
+    Example:
+      ostiary usage quotas --app ID
+    """
+    _print_page(client, "/usage/quotas", QUOTA_COLUMNS, app_id, organization_id, key_id, days, as_json=as_json)
+
+
+def _print_page(
+    client: Client,
+    path: str,
+    columns: tuple[str, ...],
+    app_id: str | None,
+    organization_id: str | None,
+    key_id: str | None,
+    days: int,
+    *,
+    as_json: bool,
+) -> None:
+    if app_id is not None:  # so that a mistyped app is an error, and not an empty list
         client.get(f"/apps/{segment(app_id)}")
     parameters = {"app_id": app_id, "organization_id": organization_id, "key_id": key_id, "days": days}
-    page = client.get("/usage/daily", parameters)
-    print_list(Listing(page["data"], page["total"]), COLUMNS, as_json=as_json)
+    page = client.get(path, parameters)
+    print_list(Listing(page["data"], page["total"]), columns, as_json=as_json)

@@ -87,7 +87,9 @@ class Gateway:
         self._ids = RequestIds()
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
-        self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
+        self._recorder = Recorder(
+            metrics=metrics, spool=spool, unrouted=self._unrouted, quota_events=limiter.quota_events
+        )
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
         self._accepting: Accepting | None = None

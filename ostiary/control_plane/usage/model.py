@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated
 
 from pydantic import Field
@@ -35,6 +35,37 @@ class UsageSummary(Answer):
     calls: int
     errors: int
     avg_latency_ms: float | None
+
+
+class ShadowLimit(Answer):
+    """A limit in shadow that would have refused calls: of all calls of the route in these days, so many. `limit` as in
+    `minute-by-ip` of the route, `standard:minute` of a plan, `key:minute` of a key without one."""
+
+    route: str | None
+    limit: str
+    calls: int
+    would_refuse: int
+
+
+class ShadowLimits(Page[ShadowLimit]):
+    """Those that would have refused most first. A limit in shadow that would have refused nothing is not among them."""
+
+
+class QuotaEvent(Answer):
+    """A subject reached this share (50, 80, 90 or 100 %) of a quota of `calls_max` calls, once in each period. `subject`:
+    `k:` and the id of a key, `a:` an app, `o:` an organization, `r:` a route, `i:` an address, `h:` a hash of a header's
+    value. `quota` as in `standard:day` of a plan, `clients/day-quota-by-ip` of a route."""
+
+    subject: str
+    quota: str
+    threshold: int
+    calls_max: int
+    reached_at: datetime
+    period_ends: datetime
+
+
+class QuotaEvents(Page[QuotaEvent]):
+    """The latest first, at most 1000."""
 
 
 class DaysQuery(Parameters):

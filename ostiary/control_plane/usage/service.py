@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from ostiary.control_plane.accounts import Accounts
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.usage import store
-from ostiary.control_plane.usage.model import DaysQuery, UsageDay, UsageDays, UsageQuery, UsageSummary
+from ostiary.control_plane.usage.model import (
+    DaysQuery,
+    QuotaEvents,
+    ShadowLimits,
+    UsageDay,
+    UsageDays,
+    UsageQuery,
+    UsageSummary,
+)
 from ostiary.control_plane.usage.store import DayTotals
 
 
@@ -36,6 +44,14 @@ class Usage:
             errors=sum(day.errors for day in totals),
             avg_latency_ms=_average_ms(sum(day.latency_us for day in totals), calls),
         )
+
+    async def shadow(self, connection: Connection, query: UsageQuery) -> ShadowLimits:
+        limits = tuple(await store.shadow_limits(connection, last_day=datetime.now(UTC).date(), query=query))
+        return ShadowLimits(data=limits, next_cursor=None, total=len(limits))
+
+    async def quotas(self, connection: Connection, query: UsageQuery) -> QuotaEvents:
+        events = tuple(await store.quota_events(connection, last_day=datetime.now(UTC).date(), query=query))
+        return QuotaEvents(data=events, next_cursor=None, total=len(events))
 
     async def _totals(self, connection: Connection, query: UsageQuery) -> Sequence[DayTotals]:
         return await store.day_totals(connection, last_day=datetime.now(UTC).date(), query=query)

@@ -72,7 +72,7 @@ def _limit(values: Values) -> RouteLimit | Refused:
     given = [field for field in (_WINDOW_REQUESTS, _AS_RATE, _AS_QUOTA, _AS_CONCURRENCY) if values.given(field)]
     if not given and not values.given(_WINDOW_PER):
         return values.reading.problem(values.place, "limits nothing", f"give one of {_KINDS}")
-    if len(given) > 1 or (given != [_WINDOW_REQUESTS] and values.given(_WINDOW_PER)):
+    if len(given) > 1 or (given not in ([], [_WINDOW_REQUESTS]) and values.given(_WINDOW_PER)):
         return values.reading.problem(
             values.place, "is several limits in one", f"give one of {_KINDS}, and another limit"
         )

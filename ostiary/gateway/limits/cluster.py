@@ -20,8 +20,11 @@ from ostiary.gateway.limits.connection import Address, Command, ConnectionLost, 
 from ostiary.gateway.limits.crossing import Crossing, LastStep, Step, groups, single_slot
 from ostiary.gateway.limits.decision import Decision, LimiterObserver
 from ostiary.gateway.limits.masters import MasterLink, Masters
+from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.quota_events import QuotaEvents
 from ostiary.gateway.limits.returning import commands
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.limits.slices import Returned, SliceRequest
 from ostiary.gateway.limits.slots import Redirection, redirection, slot_of
 
@@ -70,8 +73,8 @@ class SlotBatch(Batch):
 
 class Cluster:
     """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
-    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements), `no_slices`
-    (which were asked for in vain)."""
+    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements), `lease` (what a
+    question holds in Redis) and `release`, `no_slices` (which were asked for in vain)."""
 
     def __init__(
         self,
@@ -88,6 +91,10 @@ class Cluster:
         alone: Callable[[Question], Decision],
         lost: Callable[[int], None],
         no_slices: Callable[[Sequence[SliceRequest]], None],
+        lease: Callable[[LimitPolicy, list[str], str, int, Sequence[int]], object | None],
+        release: Callable[[object], None],
+        shadows: Shadows,
+        quota_events: QuotaEvents,
     ) -> None:
         self._masters = Masters(addresses, deadline_seconds=deadline_seconds, worker=worker, observe=observe)
         self._deadline_seconds = deadline_seconds
@@ -100,6 +107,10 @@ class Cluster:
         self._alone = alone
         self._lost = lost
         self._no_slices = no_slices
+        self._lease = lease
+        self._release = release
+        self._shadows = shadows
+        self._quota_events = quota_events
         self._charges: dict[int, list[Charge]] = {}
         self._questions: dict[int, list[Question]] = {}
         self._steps: dict[int, list[Step]] = {}
@@ -128,7 +139,7 @@ class Cluster:
         """Decided at once where the masters of all its slots, or the one it has, are away."""
         slot = single_slot(question)
         if slot >= 0:
-            self._ask_last(slot, question)
+            self.ask_last(slot, question)
             return
         grouped = groups(question)
         away = sum(self._connection(slot) is None for slot in grouped.slots)
@@ -139,20 +150,31 @@ class Cluster:
             question,
             grouped,
             deadline_seconds=self._deadline_seconds,
-            ask=self._ask_step,
-            ask_last=self._ask_last,
-            alone=self._alone,
-            tell=self._hand_out,
+            way=self,
         ).go_on()
 
-    def _ask_last(self, slot: int, question: Question) -> None:
+    # --- for crossings (see crossing.Way) -----------------------------------------------------------------------------
+
+    def decide_alone(self, question: Question) -> Decision:
+        return self._alone(question)
+
+    def tell_decision(self, question: Question, decision: Decision) -> None:
+        self._hand_out(question, decision)
+
+    def release(self, lease: object) -> None:
+        self._release(lease)
+
+    def would_refuse(self, policy: LimitPolicy, places: Sequence[int]) -> tuple[str, ...]:
+        return self._shadows.would_refuse(policy, places)
+
+    def ask_last(self, slot: int, question: Question) -> None:
         if self._connection(slot) is None:
             self._hand_out(question, self._alone(question))
             return
         self._questions.setdefault(slot, []).append(question)
         self._flush_soon()
 
-    def _ask_step(self, step: Step) -> bool:
+    def ask_step(self, step: Step) -> bool:
         if self._connection(step.slot) is None:
             return False
         self._steps.setdefault(step.slot, []).append(step)
@@ -217,7 +239,7 @@ class Cluster:
             return
         self.batches += 1
         name = f"{self._worker}:{self.batches}"
-        arguments = script.arguments(steps, "") if steps else script.arguments([*questions, *slices], name)
+        arguments = script.arguments(steps or [*questions, *slices], name)
         batch = SlotBatch(slot, link, questions, steps, name, arguments, slices)
         self._in_flight.add(batch)
         self._send(batch, link, link.connection)
@@ -229,15 +251,19 @@ class Cluster:
             self._lost(len(charges))
             return
         command: Command = (b"EVALSHA", script.DECIDE_SHA, *script.arguments([], "", b"", charges))
-        link.connection.send(command, partial(self._settled, link, command, len(charges)))
+        link.connection.send(command, partial(self._settled, link, command, charges))
 
-    def _settled(self, link: MasterLink, command: Command, charges_n: int, reply: object) -> None:
+    def _settled(self, link: MasterLink, command: Command, charges: list[Charge], reply: object) -> None:
         if isinstance(reply, bytes):
+            for whose, what, place, percent, ends_us in script.notes(reply, 0):
+                if what == script.QUOTA_REACHED:
+                    charge = charges[whose]
+                    self._quota_events.reached(charge.policy, charge.names, place, percent, ends_us)
             return
         elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
         target = self._follow(elsewhere, link) if elsewhere is not None else None
         if target is None or target.connection is None:
-            self._lost(charges_n)
+            self._lost(len(charges))
         else:
             target.connection.send(command, _nothing)
 
@@ -258,19 +284,49 @@ class Cluster:
         if batch.settled:
             if not batch.steps:
                 self._came_too_late(batch, reply)
+            else:
+                self._steps_came_too_late(batch, reply)
             return
         link.succeeded()
         if batch.steps:
             self._in_flight.settle(batch)
             clock_us = script.clock_us(reply)
-            for step, answer in zip(batch.steps, script.answers(reply, batch.size), strict=True):
-                step.crossing.answered(step, connection, clock_us, answer)
+            skipped = self._noted(batch, reply)
+            answers = script.answers(reply, batch.size)
+            for number, (step, answer) in enumerate(zip(batch.steps, answers, strict=True), start=1):
+                mine: Sequence[int] = skipped.get(number, ())
+                lease = self._lease_of(batch, number, answer[0], mine)
+                step.crossing.answered(step, connection, clock_us, answer, lease, mine)
             return
         # Slices stand behind the questions.
         for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=False):
             if isinstance(question, LastStep):
                 question.remaining = answer[2]
         self._settle(batch, reply)
+
+    def _noted(self, batch: SlotBatch, reply: bytes) -> dict[int, list[int]]:
+        """The places of limits in shadow that would have refused, by the number of the step (from 1)."""
+        skipped: dict[int, list[int]] = {}
+        for whose, what, place, percent, ends_us in script.notes(reply, batch.size):
+            if what == script.WOULD_REFUSE:
+                skipped.setdefault(whose + 1, []).append(place)
+            else:
+                step = batch.steps[whose]
+                self._quota_events.reached(step.policy, step.names, place, percent, ends_us)
+        return skipped
+
+    def _lease_of(self, batch: SlotBatch, number: int, code: int, skipped: Sequence[int]) -> object | None:
+        """What a step that was let in holds in Redis."""
+        step = batch.steps[number - 1]
+        if not step.policy.leased or code not in (script.ALLOWED, script.OVERAGE):
+            return None
+        return self._lease(step.policy, step.names, batch.name, number, skipped)
+
+    def _steps_came_too_late(self, batch: SlotBatch, reply: bytes) -> None:
+        """What they counted stays counted; the leases that they took are held by nobody."""
+        for number, answer in enumerate(script.answers(reply, batch.size), start=1):
+            if (lease := self._lease_of(batch, number, answer[0], ())) is not None:
+                self._release(lease)
 
     # --- failing ------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nodes import Heartbeat
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.quota_events import QuotaEvents
 from ostiary.gateway.limits.returning import give_back
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
@@ -70,6 +71,7 @@ class Limiter:
         # What is known to be used is refused without asking, also after Redis has lost its memory.
         self._nonces = NodeNonces(self._node)
         self._shadows = Shadows(observe)
+        self.quota_events = QuotaEvents()
         self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces, shadows=self._shadows)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
@@ -97,6 +99,10 @@ class Limiter:
                 alone=self._decide_alone,
                 lost=self._lose,
                 no_slices=self._miss_slices,
+                lease=self._grant,
+                release=self.release,
+                shadows=self._shadows,
+                quota_events=self.quota_events,
             )
         store = self._cluster if self._link is None else self._link
         if store is not None:
@@ -234,6 +240,9 @@ class Limiter:
             lease.release()
         elif isinstance(lease, RedisLease) and self._leases is not None:
             self._leases.release(lease)
+        elif isinstance(lease, list):  # of several slots of a cluster
+            for each in lease:
+                self.release(each)
 
     def settle(self, charge: Charge, cost: int | None) -> None:
         """A call that was charged turned out to cost this; None if what its upstream said is no cost. Never refuses, and
@@ -349,8 +358,8 @@ class Limiter:
                 if all_skipped is not None:
                     skipped = all_skipped.get(number, ())
                 lease: RedisLease | None = None
-                if policy.leased and self._leases is not None:
-                    lease = self._lease(self._leases, batch, number, skipped)
+                if policy.leased:
+                    lease = self._grant(policy, question.names, batch.name, number, skipped)
                 if question.nonce is not None and not self._nonces.accepted(
                     question.nonce, now, question.nonce_seconds
                 ):
@@ -371,6 +380,8 @@ class Limiter:
             else:
                 label = policy.labels[index]
                 headers = label.headers(remaining, reset)
+                if code == script.QUOTA_EXCEEDED and remaining == 0:
+                    self.quota_events.used_up(policy, question.names, index, self.store_time_us)
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
         if batch.slices:
             self._take_slices(batch, answers)
@@ -395,25 +406,38 @@ class Limiter:
         if self._slices is not None:
             self._slices.sweep(time.monotonic())
 
-    def _lease(self, leases: Leases, batch: Batch, number: int, skipped: Sequence[int]) -> RedisLease | None:
+    def _grant(
+        self, policy: LimitPolicy, names: list[str], batch_name: str, number: int, skipped: Sequence[int]
+    ) -> RedisLease | None:
         """What a question that was let in holds in Redis: a place in each set of calls under way, but where a bound in shadow
         would have refused it."""
-        question = batch.questions[number - 1]
-        policy = question.policy
-        names = policy.lease_names(question.names)
+        leases = policy.lease_names(names)
         if skipped:
-            names = [name for at, name in enumerate(names) if policy.limits_n + at not in skipped]
-        return leases.grant(names, script.lease_id(batch.name, number)) if names else None
+            leases = [name for at, name in enumerate(leases) if policy.limits_n + at not in skipped]
+        if not leases or self._leases is None:
+            return None
+        return self._leases.grant(leases, script.lease_id(batch_name, number))
 
     def _noted(self, batch: Batch, reply: bytes) -> dict[int, list[int]] | None:
-        """The places of limits in shadow that would have refused, by the number of the question (from 1)."""
+        """The places of limits in shadow that would have refused, by the number of the question (from 1). What was told of
+        quotas is kept for the next record."""
         notes = script.notes(reply, batch.asked_n)
         if not notes:
             return None
         skipped: dict[int, list[int]] = {}
-        for whose, what, place, _, _ in notes:
+        for whose, what, place, percent, ends_us in notes:
+            number = whose - len(batch.settlements) - batch.returned_n
             if what == script.WOULD_REFUSE:
-                skipped.setdefault(whose - len(batch.settlements) - batch.returned_n + 1, []).append(place)
+                skipped.setdefault(number + 1, []).append(place)
+                continue
+            told: Charge | Question | SliceRequest
+            if number < 0:
+                told = batch.settlements[whose]
+            elif number < len(batch.questions):
+                told = batch.questions[number]
+            else:
+                told = batch.slices[number - len(batch.questions)]
+            self.quota_events.reached(told.policy, told.names, place, percent, ends_us)
         return skipped
 
     def _hand_out(self, question: Question, decision: Decision) -> None:
@@ -427,13 +451,12 @@ class Limiter:
     def _came_too_late(self, batch: Batch, reply: bytes) -> None:
         """The requests went on without this answer. What it counted stays counted, which errs on the safe side; the leases
         that it gave are held by nobody."""
+        self._noted(batch, reply)
         answers = script.answers(reply, batch.asked_n)
         for number, question in enumerate(batch.questions, start=1):
             code = next(answers)[0]
-            if question.policy.leased and self._leases is not None and code in (script.ALLOWED, script.OVERAGE):
-                lease = self._lease(self._leases, batch, number, ())
-                if lease is not None:
-                    self._leases.release(lease)
+            if question.policy.leased and code in (script.ALLOWED, script.OVERAGE):
+                self.release(self._grant(question.policy, question.names, batch.name, number, ()))
         if batch.slices:  # a slice waits for nobody: its end goes by when it was asked for
             self.store_time_us = script.clock_us(reply)
             self._take_slices(batch, answers)

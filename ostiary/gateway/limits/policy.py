@@ -151,12 +151,29 @@ class LimitPolicy:
             )
         return known
 
-    def specification_without(self, skipped: Collection[int]) -> bytes:
-        """For what the call turned out to cost, where these limits, in shadow, never counted it."""
-        of_limits = [place for place in skipped if place < self.limits_n]
-        return script.specification(
-            ((part.limits, part.concurrency) for part in self.parts), 0, self.cost, alone=of_limits
-        )
+    def specification_without(self, places: Collection[int], *, crossing: bool = False) -> bytes:
+        """For settlements that these limits have no part in; `crossing` for those of a call that was refused elsewhere."""
+        of_limits = [place for place in places if place < self.limits_n]
+        parts = ((part.limits, part.concurrency) for part in self.parts)
+        return script.specification(parts, 0, self.cost, without=of_limits, crossing=crossing)
+
+    def charged(self) -> list[int]:
+        """The places of limits that refused calls are charged to."""
+        limits = [limit for part in self.parts for limit in part.limits]
+        return [place for place, limit in enumerate(limits) if limit.refused is RefusedCalls.CHARGED]
+
+    def quota_at(self, place: int) -> tuple[str, int, Period]:
+        """Of the quota at this place: its name among all quotas, its limit and its period. Raises IndexError, ValueError
+        for no quota."""
+        first = 0
+        for part in self.parts:
+            if place < first + len(part.limits):
+                break
+            first += len(part.limits)
+        limit, name = part.limits[place - first], self.labels[place].name
+        if not isinstance(limit, CalendarQuota):
+            raise ValueError(f"{name} is no quota")
+        return name if part.plan is not None else f"{self.route}/{name}", limit.limit, limit.period
 
     def shares(self, workers: int) -> tuple[tuple[Limit, ...], ...]:
         """The limits of each part, as one of `workers` holds to them by itself."""
@@ -231,6 +248,14 @@ class LimitPolicy:
                 leases = keyspace.route_leases(self.route, part.measure, who)
                 names.append(leases if plan is None else keyspace.shared_leases(who, plan))
         return names
+
+    def names_by_part(self, names: Sequence[str]) -> list[Sequence[str]]:
+        """`names` of a request, those of each part together."""
+        of_parts, at = [], 0
+        for part in self.parts:
+            of_parts.append(names[at : at + part.names_n])
+            at += part.names_n
+        return of_parts
 
     def lease_names(self, names: Sequence[str]) -> list[str]:
         """Those of `names` that calls under way stand in, in the order of their labels."""

@@ -41,7 +41,7 @@ ALWAYS_US = 1 << 53
 WOULD_REFUSE, QUOTA_REACHED = 1, 2
 
 # The terms of a limit, in a specification.
-_SHADOW, _CHARGED, _ALONE, _CERTAIN = 1, 2, 4, 8
+_SHADOW, _CHARGED, _WITHOUT, _CROSSING = 1, 2, 4, 8
 
 
 class Request(Protocol):
@@ -134,12 +134,12 @@ def specification(
     nonce_seconds: int,
     cost: int,
     *,
-    alone: Collection[int] = (),
-    certain: bool = False,
+    without: Collection[int] = (),
+    crossing: bool = False,
 ) -> bytes:
     """`parts` are the limits of one subject each, and how many of its calls may be under way. `nonce_seconds` is 0 for a
-    request without a nonce; `cost` is what it takes of every limit. In settlements, the limits in `alone` (from 0 over all
-    parts) are left as they are, and with `certain` a bucket gets back no more than is certain to be missing.
+    request without a nonce; `cost` is what it takes of every limit. In settlements, the limits in `without` (from 0 over
+    all parts) are left as they are; those of a `crossing` are of a call that was refused.
 
     Raises LimitOutOfRange when there are more limits than the format holds."""
     rendered: list[bytes] = []
@@ -152,10 +152,10 @@ def specification(
             of_leases.append(_SHADOW if concurrency.mode is LimitMode.SHADOW else 0)
     if len(terms) + len(of_leases) >= NO_LIMIT:
         raise LimitOutOfRange(f"{len(terms)} limits on one request; at most {NO_LIMIT - 1} can be told apart")
-    for place in alone:
-        terms[place] |= _ALONE
-    if certain:
-        terms = [each | _CERTAIN for each in terms]
+    for place in without:
+        terms[place] |= _WITHOUT
+    if crossing:
+        terms = [each | _CROSSING for each in terms]
     head = _text(str(nonce_seconds * 1000) if nonce_seconds else "") + struct.pack("<dB", cost, len(rendered))
     terms += of_leases
     return head + b"".join(rendered) + (bytes(terms) if any(terms) else b"")

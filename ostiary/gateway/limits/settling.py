@@ -13,9 +13,9 @@ class Charge:
 
     `names` are those of `policy.names`; `taken_us` is when it was charged, by the clock of whoever decided it: Redis, or this
     worker if `alone`. `skipped` are the places of limits, in shadow, that did not count it. `others`: the same call, in other
-    slots of a Redis Cluster."""
+    slots of a Redis Cluster; `crossing`: it was refused there."""
 
-    __slots__ = ("alone", "difference", "names", "others", "policy", "skipped", "taken_us")
+    __slots__ = ("alone", "crossing", "difference", "names", "others", "policy", "skipped", "taken_us")
 
     def __init__(
         self, policy: LimitPolicy, names: list[str], taken_us: int, *, alone: bool, skipped: Sequence[int] = ()
@@ -25,6 +25,7 @@ class Charge:
         self.taken_us = taken_us
         self.alone = alone
         self.skipped = skipped
+        self.crossing = False
         self.difference = 0
         self.others: list[Charge] = []
 
@@ -34,4 +35,6 @@ class Charge:
 
     @property
     def specification(self) -> bytes:
-        return self.policy.specification_without(self.skipped) if self.skipped else self.policy.specification(0)
+        if self.skipped or self.crossing:
+            return self.policy.specification_without(self.skipped, crossing=self.crossing)
+        return self.policy.specification(0)

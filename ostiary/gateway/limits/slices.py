@@ -99,12 +99,13 @@ class Slice:
 
 
 class SliceRequest:
-    """A `script.Request`: for `calls` calls of cost 1 at once."""
+    """A `script.Request`: for `calls` calls of cost 1 at once. `policy` is that of the call that it is asked for with."""
 
-    __slots__ = ("calls", "names", "nonce", "slice", "specification")
+    __slots__ = ("calls", "names", "nonce", "policy", "slice", "specification")
 
-    def __init__(self, held: Slice, calls: int) -> None:
+    def __init__(self, held: Slice, calls: int, policy: LimitPolicy) -> None:
         self.slice = held
+        self.policy = policy
         self.calls = calls
         self.names = held.names
         self.nonce: str | None = None
@@ -189,12 +190,12 @@ class Slices:
         if left < cost or left == 0 or now >= held.ends_at:
             if now >= held.ends_at and left:
                 self._give_back(held, left)
-            self._ask_for_more(held, now)
+            self._ask_for_more(held, policy, now)
             return None
         left -= cost
         held.left = left
         if left < held.low and not held.is_asked:
-            self._ask_for_more(held, now)
+            self._ask_for_more(held, policy, now)
         self.spent += 1
         headers = policy.labels[held.index].headers(held.remaining + left, held.reset)
         decision = Decision(Outcome.ALLOWED, headers, 0, False, None, "none")
@@ -203,7 +204,8 @@ class Slices:
         return decision
 
     def told(self, slicing: Slicing, names: list[str], index: int, remaining: int, reset: int) -> None:
-        """Redis decided a call by itself. So much is left beside what is held here, of which limit, and when there is more."""
+        """Redis decided a call by itself. So much is left beside what is held here, of which limit, and when there will be
+        more."""
         held = self._held.get((slicing.specification, *names))
         if held is not None:
             held.room = held.remaining = remaining
@@ -228,7 +230,7 @@ class Slices:
 
     # --- taking -------------------------------------------------------------------------------------------------------
 
-    def _ask_for_more(self, held: Slice, now: float) -> None:
+    def _ask_for_more(self, held: Slice, policy: LimitPolicy, now: float) -> None:
         if held.is_asked or now < held.retry_at or held.place < 0:
             return
         seconds = min(AIM_SECONDS, held.slicing.slot_seconds)
@@ -238,7 +240,7 @@ class Slices:
         calls = min(int(held.rate * seconds) - held.left, held.room // (HELD_PART * self._sharers()))
         if calls >= CALLS_MIN:
             held.is_asked = True
-            self.wanted.append(SliceRequest(held, calls))
+            self.wanted.append(SliceRequest(held, calls, policy))
             self._flush_soon()
 
     def answered(

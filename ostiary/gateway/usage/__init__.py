@@ -4,11 +4,13 @@ A worker encodes each call (`record`) and appends it to its segment of the spool
 the worker's own count. The `shipper` takes segments to Postgres through the `ledger`. `reconcile` proves that it all adds
 up. `directory` is what the files are called."""
 
-from ostiary.gateway.usage.record import caller_part, encode, route_part
+from ostiary.gateway.usage.record import ENTRIES_MAX, NOTHING_TOLD, caller_part, encode, route_part, told_part
 from ostiary.gateway.usage.shipper import ShipperObserver, run_shipper
 from ostiary.gateway.usage.spool import SEGMENT_BYTES, Spool, SpoolError
 
 __all__ = [
+    "ENTRIES_MAX",
+    "NOTHING_TOLD",
     "SEGMENT_BYTES",
     "ShipperObserver",
     "Spool",
@@ -17,4 +19,5 @@ __all__ = [
     "encode",
     "route_part",
     "run_shipper",
+    "told_part",
 ]

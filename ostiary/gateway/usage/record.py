@@ -7,8 +7,10 @@ formatting. Binary, because Postgres takes it for half of what parsing text cost
 from __future__ import annotations
 
 import ipaddress
+import json
 import struct
 import uuid
+from collections.abc import Mapping, Sequence
 from struct import Struct
 
 # The columns of a record, in order: the list of every COPY. A change here is a new RECORD_VERSION.
@@ -31,14 +33,22 @@ COLUMNS = (
     "user_agent",
     "overage",
     "complete",
+    "would_refuse",
+    "quota_reached",
 )
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+
+# What segments of each version hold: those of an older one wait in the spool when a gateway is upgraded.
+COLUMNS_OF = {1: COLUMNS[:-2], RECORD_VERSION: COLUMNS}
 
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_END = struct.pack("!h", -1)
 
 REQUEST_ID_BYTES_MAX = 128  # what the contract takes from a client
 USER_AGENT_BYTES_MAX = 512  # browsers send up to about 300; the rest is noise or mischief
+ENTRIES_MAX = 16  # of limits in shadow, and of quotas, in one record
+ENTRY_CHARACTERS_MAX = 140  # two names of the configuration and what is counted
+
 NAME_CHARACTERS_MAX = 512  # routes, templates and key ids: the roll-up's index takes no entry above 2.7 kB
 
 # How many methods, addresses and user agents are remembered: beyond it everything is forgotten and learnt again, which an
@@ -47,6 +57,9 @@ REMEMBERED_MAX = 4096
 
 _EPOCH_US = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
 _NULL = struct.pack("!i", -1)
+
+# What most calls tell of limits in shadow and of quotas.
+NOTHING_TOLD = _NULL + _NULL
 
 _HEAD = struct.pack("!hi", len(COLUMNS), 8)
 _pack_numbers = Struct("!6sqiqiqiqiqi").pack
@@ -79,6 +92,15 @@ def route_part(route: str | None, path_template: str | None) -> bytes:
     return _text(route) + _text(path_template)
 
 
+def told_part(would_refuse: Sequence[str], quotas: Sequence[Mapping[str, str | int]]) -> bytes:
+    """The columns that say which limits in shadow would have refused the call, and what is to be told of quotas, for
+    `encode`. Of neither more than ENTRIES_MAX."""
+    names = ",".join(name[:ENTRY_CHARACTERS_MAX] for name in would_refuse[:ENTRIES_MAX])
+    text = json.dumps([dict(quota) for quota in quotas[:ENTRIES_MAX]])
+    # jsonb as it goes over the wire: a version, then text. json.dumps escapes all but ASCII.
+    return _text_of(names) + (_field(b"\x01" + text.encode()) if quotas else _NULL)
+
+
 def encode(
     caller: bytes,
     route: bytes,
@@ -94,12 +116,13 @@ def encode(
     user_agent: bytes | None,
     overage: bool,
     complete: bool,
+    told: bytes = NOTHING_TOLD,
 ) -> bytes:
     """The record of one call. About 0.8 us; never fails on bytes that a client may send.
 
-    `caller` and `route` come from `caller_part` and `route_part`; `occurred_at` is Unix seconds; `status` is 0-999;
-    `upstream_us` -1 says that no upstream was asked; `ip` is the address as text (NULL if it is none); text is cut and
-    cleaned of what a column can't hold. Numbers must fit 64 bits."""
+    `caller` and `route` come from `caller_part` and `route_part`, `told` from `told_part`; `occurred_at` is Unix seconds;
+    `status` is 0-999; `upstream_us` -1 says that no upstream was asked; `ip` is the address as text (NULL if it is none);
+    text is cut and cleaned of what a column can't hold. Numbers must fit 64 bits."""
     try:
         method_field = _methods[method]
         address_field = _addresses[ip]
@@ -118,7 +141,7 @@ def encode(
         numbers = _pack_numbers(
             _HEAD, occurred_us, 8, latency_us, 8, upstream_us, 8, bytes_in, 8, bytes_out, len(request_id)
         )
-    return b"%b%b%b%b%b%b%b%b%b" % (
+    return b"%b%b%b%b%b%b%b%b%b%b" % (
         numbers,
         request_id,
         method_field,
@@ -128,6 +151,7 @@ def encode(
         address_field,
         agent_field,
         _FLAGS[overage][complete],
+        told,
     )
 
 
@@ -166,6 +190,10 @@ def _text(value: str | None) -> bytes:
     if value is None:
         return _NULL
     return _field(value[:NAME_CHARACTERS_MAX].translate(_CONTROLS).encode("utf-8", "replace"))
+
+
+def _text_of(names: str) -> bytes:
+    return _field(names.translate(_CONTROLS).encode("utf-8", "replace")) if names else _NULL
 
 
 def _uuid(value: str | None) -> bytes:

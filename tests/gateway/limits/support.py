@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,6 +50,7 @@ def ask(
     write: bool = False,
     on_failure: StoreFailure = StoreFailure.LOCAL,
     nonce_seconds: int = NONCE_SECONDS,
+    headers: Mapping[bytes, bytes] | None = None,
 ) -> Signal[Decision]:
     return limiter.decide(
         limits,
@@ -61,6 +62,7 @@ def ask(
         nonce=nonce,
         nonce_ttl_seconds=nonce_seconds,
         signed_write=write,
+        headers=headers,
     )
 
 

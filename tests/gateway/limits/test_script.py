@@ -252,7 +252,7 @@ def test_the_script_decides_as_the_reference(
         ]
         answers = script.decide(batch, now_us, settlements=settlements)
         assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=60 * SECOND_US)
-        assert script.notes == model.notes
+        assert sorted(script.notes) == sorted(model.notes)
 
 
 TINY = Plan(

@@ -15,7 +15,9 @@ import ostiary.control_plane
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
-MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
+# All that usage needs; the other tables are the control plane's.
+MIGRATION = "".join((_MIGRATIONS / name).read_text(encoding="utf-8") for name in ("0002_usage.sql", "0005_limits.sql"))
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 

@@ -177,7 +177,7 @@ async def test_a_backend_ended_in_the_middle_of_a_copy_leaves_nothing_half_done(
 
 async def _prepared(own_postgres: EmbeddedPostgres) -> str:
     connection = await asyncpg.connect(own_postgres.url())
-    await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+    await connection.execute(MIGRATION)
     await connection.close()
     return own_postgres.url()
 
@@ -276,7 +276,7 @@ async def test_a_schema_that_is_not_there_yet_is_waited_for(
 
         await until(failed, "the shipper finds no tables")
         connection = await asyncpg.connect(empty_database)
-        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+        await connection.execute(MIGRATION)
         await connection.close()
 
         async def written() -> bool:
