@@ -18,6 +18,7 @@ from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
 from tests.gateway.limits.decision_log import merged
 from tests.gateway.limits.leasing import Leased, Load, hammer, leased_quota, leased_rate, leased_window
 from tests.gateway.limits.support import Observed, Proxy, ask, decided, policy, running, settled, until_state
+from tests.gateway.limits.test_failures import stopped
 from tests.gateway.limits.verifier import Subject, Verdict, verify
 from tests.support.waiting import until
 
@@ -223,6 +224,23 @@ async def test_a_slice_is_spent_while_redis_is_away_and_then_the_route_has_its_w
             allowed = outcomes.count(Outcome.ALLOWED)
             assert 0 < allowed <= held
             assert outcomes == [Outcome.ALLOWED] * allowed + [Outcome.UNAVAILABLE] * (held + 5 - allowed)
+
+
+async def test_slices_are_taken_again_after_a_redis_that_did_not_answer(
+    valkey_server: EmbeddedValkey, database: str
+) -> None:
+    """Row 75: each busy caller would ask for every call from then on."""
+    key = next(_keys)
+    observed = Observed()
+    async with running(database, observe=observed) as limiter:
+        await until_sliced(limiter, DAY, key)
+        with stopped(valkey_server.pid):
+            async with asyncio.timeout(10):
+                while "unanswered" not in observed.slices:
+                    await decided(limiter, DAY, key=key)
+                    await asyncio.sleep(0.002)
+        await until_state(limiter, "connected")
+        await until_sliced(limiter, DAY, key)
 
 
 async def test_a_slice_that_redis_does_not_grant_makes_no_call_wait_or_fail(database: str) -> None:
