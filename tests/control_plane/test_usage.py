@@ -22,8 +22,8 @@ async def _record(connection: Connection, *calls: dict[str, Any]) -> None:
         await connection.execute(
             """
             INSERT INTO usage_events (occurred_at, request_id, key_id, app_id, organization_id, environment, route,
-                path_template, method, status, latency_us, bytes_in, bytes_out, overage, complete)
-            VALUES ($1, $2, $3, $4, $5, 'live', 'clients', '/clients', 'GET', $6, $7, 0, 0, false, true)
+                path_template, method, status, latency_us, bytes_in, bytes_out, overage, complete, would_refuse)
+            VALUES ($1, $2, $3, $4, $5, 'live', 'clients', '/clients', 'GET', $6, $7, 0, 0, false, true, $8)
             """,
             moment,
             uuid4().hex,
@@ -32,6 +32,7 @@ async def _record(connection: Connection, *calls: dict[str, Any]) -> None:
             call.get("organization_id"),
             call.get("status", 200),
             call.get("latency_us", 1000),
+            call.get("would_refuse"),
         )
 
 
@@ -103,3 +104,34 @@ async def test_a_wrong_question_is_refused_by_field(refusing_api: Api, query: st
     """Row 128: it would be answered as if it had been another."""
     reply = await refusing_api.get(f"/usage/daily?{query}")
     assert (reply.status, list(reply.fields)) == (422, [query.partition("=")[0]])
+
+
+async def test_the_report_on_shadows_has_what_they_would_have_refused(api: Api, connection: Connection) -> None:
+    """An operator would put a limit in force that refuses half of the calls."""
+    app_id = await api.app()
+    calls = [{"app_id": app_id}] * 3 + [{"app_id": app_id, "would_refuse": "standard:minute,minute-by-ip"}]
+    await _record(connection, *calls, {"app_id": app_id, "would_refuse": "standard:minute"}, {})
+    await _record(connection, {"app_id": app_id, "would_refuse": "standard:minute", "at": TODAY - timedelta(days=9)})
+    reply = await api.get(f"/usage/shadow?app_id={app_id}&days=3")
+    assert reply.document["data"] == [
+        {"route": "clients", "limit": "standard:minute", "calls": 5, "would_refuse": 2},
+        {"route": "clients", "limit": "minute-by-ip", "calls": 5, "would_refuse": 1},
+    ]
+    assert (await api.get(f"/usage/shadow?app_id={uuid4()}")).document["data"] == []
+
+
+async def test_quota_events_are_those_of_whom_was_asked_for(api: Api, connection: Connection) -> None:
+    """One customer would see how much another uses."""
+    app_id = await api.app()
+    for subject, threshold in (("k:ak_1", 50), ("k:ak_1", 80), (f"a:{app_id}", 100)):
+        await connection.execute(
+            "INSERT INTO quota_events VALUES ($1, 'standard:day', $2, $3, 1000, $4)",
+            subject,
+            TODAY + timedelta(days=1),
+            threshold,
+            TODAY + timedelta(seconds=threshold),
+        )
+    (event,) = (await api.get(f"/usage/quotas?app_id={app_id}")).document["data"]
+    assert (event["subject"], event["threshold"], event["calls_max"]) == (f"a:{app_id}", 100, 1000)
+    assert [event["threshold"] for event in (await api.get("/usage/quotas?key_id=ak_1")).document["data"]] == [80, 50]
+    assert (await api.get("/usage/quotas")).document["total"] == 3

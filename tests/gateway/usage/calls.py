@@ -12,7 +12,7 @@ from typing import TypeAlias
 import asyncpg
 
 import ostiary.control_plane
-from ostiary.gateway.usage import Spool, caller_part, encode, route_part
+from ostiary.gateway.usage import NOTHING_TOLD, Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
 _MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
@@ -44,6 +44,7 @@ def call(
     user_agent: bytes | None = b"curl/8.5.0",
     overage: bool = False,
     complete: bool = True,
+    told: bytes = NOTHING_TOLD,
 ) -> bytes:
     """The record of a call; a plain one unless told otherwise."""
     return encode(
@@ -61,6 +62,7 @@ def call(
         user_agent,
         overage,
         complete,
+        told,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostiary.gateway.usage import caller_part, record, route_part
+from ostiary.gateway.usage import caller_part, record, route_part, told_part
 from ostiary.gateway.usage.record import occurred_day, request_id_of
 from ostiary.gateway.usage.segment import RECORD_BYTES_MAX
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import APP, ORGANIZATION, Rows, call, open_spool
+
+QUOTA = {"subject": "k:é", "quota": "p:day", "period_ends_us": 1_782_950_400_000_000, "percent": 50, "calls_max": 9}
 
 
 async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipper: Shipper, rows: Rows) -> None:
@@ -37,6 +40,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
             user_agent="Zoë/1".encode(),
             overage=True,
             complete=False,
+            told=told_part(["standard:minute", "café-by-ip"], [QUOTA]),
         )
     )
     spool.append(
@@ -72,7 +76,10 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
         "user_agent": "Zoë/1",
         "overage": True,
         "complete": False,
+        "would_refuse": "standard:minute,café-by-ip",
+        "quota_reached": full["quota_reached"],
     }
+    assert json.loads(full["quota_reached"]) == [QUOTA]
     bare = dict(await rows.fetchrow("SELECT * FROM usage_events WHERE request_id = 'b'") or {})
     empty = {name for name, value in bare.items() if value is None}
     assert empty == {

@@ -7,9 +7,12 @@ import os
 import random
 import shutil
 import signal
+import struct
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +20,11 @@ import asyncpg
 import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
-from ostiary.gateway.usage import route_part
+from ostiary.gateway.usage import NOTHING_TOLD, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
-from ostiary.gateway.usage.segment import HEADER_BYTES
+from ostiary.gateway.usage.record import COLUMNS_OF
+from ostiary.gateway.usage.segment import FRAME, FRAME_BYTES, HEADER_BYTES, read_header, scan
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
 from tests.gateway.usage.calls import MIGRATION, Observed, Rows, call, open_spool, segment_files, spool_calls, until
 
@@ -603,3 +607,23 @@ async def test_an_app_reads_its_calls_by_index(spool_directory: Path, shipper: S
             )
         )
         assert "Index" in plan, plan
+
+
+async def test_a_segment_of_the_version_before_is_delivered(
+    spool_directory: Path, shipper: Shipper, rows: Rows, observed: Observed
+) -> None:
+    """Row 89: what waited in the spool during an upgrade would be set aside, and its calls be missing until a person has
+    looked."""
+    spool_calls(spool_directory, ["old"])
+    (path,) = segment_files(spool_directory, "sealed")
+    data = bytearray(path.read_bytes())
+    header = replace(read_header(bytes(data)), version=1).pack()
+    data[: len(header)] = header
+    (record,) = scan(bytes(data))[0]
+    older = struct.pack("!h", len(COLUMNS_OF[1])) + record[2 : -len(NOTHING_TOLD)]
+    frame = FRAME.pack(zlib.crc32(older), FRAME_BYTES + len(older)) + older
+    data[HEADER_BYTES:] = frame + bytes(len(data) - HEADER_BYTES - len(frame))
+    path.write_bytes(data)
+    await shipper.ship()
+    assert [row["request_id"] for row in await rows.fetch("SELECT request_id FROM usage_events")] == ["old"]
+    assert observed.quarantines == 0
