@@ -24,9 +24,9 @@ PLAN = "{limits: [{requests: 100, per: minute}]}"
             "(count per minute or longer, or remove counting; a leased rate may be per second)",
         ),
         (
-            "{rate: {requests: 1000, per: second, burst: 399, counting: leased}}",
-            "is leased, and its burst of 399 is refilled too fast to take slices of "
-            "(raise burst to at least 400, or remove counting)",
+            "{rate: {requests: 1000, per: second, burst: 499, counting: leased}}",
+            "is leased, and its burst of 499 is refilled too fast to take slices of "
+            "(raise burst to at least 500, or remove counting)",
         ),
         (
             "{limits: [{requests: 5000, per: hour, counting: leased, mode: shadow}]}",
@@ -77,7 +77,7 @@ def test_limits_of_routes_are_held_to_the_same(limits: str, message: str) -> Non
     "plan",
     [
         "{limits: [{requests: 121, per: minute, counting: leased}]}",
-        "{rate: {requests: 1000, per: second, burst: 400, counting: leased}}",
+        "{rate: {requests: 1000, per: second, burst: 500, counting: leased}}",
         "{quotas: [{requests: 5, per: month, counting: leased}]}",
         "{rate: {requests: 100, per: minute, burst: 600, counting: leased},"
         " limits: [{requests: 10000, per: hour, counting: leased}]}",

@@ -60,7 +60,7 @@ def hammer(world: World, phases: list[tuple[int, list[int]]]) -> None:
 
 
 @given(st.sampled_from(PLANS), loads, st.integers(0, 2**32), st.sampled_from([(100, 900), (100, 60_000)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_limit_is_passed_whatever_the_load_and_however_slow_the_network(
     plan: Plan, phases: list[tuple[int, list[int]]], seed: int, delays_us: tuple[int, int]
 ) -> None:
@@ -133,11 +133,11 @@ def test_what_is_given_back_goes_to_the_slot_that_it_was_taken_in() -> None:
 def test_what_workers_hold_while_a_bucket_fills_up_is_no_second_burst(seed: int) -> None:
     """The bucket would be full again, and its callers have the slices besides."""
     plan = Plan("p", rate=leased_rate(4000, 1, 2000))
-    world = hammered(plan, [(300, [900, 900, 900])], seed, (100, 900))
+    world = hammered(plan, [(330, [900, 900, 900])], seed, (100, 900))
     for number in range(3):
-        hammer(world, [(2000, [900, 900, 900])])
+        hammer(world, [(2050, [900, 900, 900])])
         assert world.held() > 50
-        slot_us = 62_000
+        slot_us = 100_000
         burst_at(world, world.now_us - world.now_us % slot_us + slot_us - 2000 + 200 * number, 1000)
     (verdict,) = verify(sorted(world.log), [Subject("one", plan)])
     assert verdict.findings == []
