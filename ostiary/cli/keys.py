@@ -221,8 +221,9 @@ def _print_limits(found: Document, *, as_json: bool) -> None:
         return
     plan = f"plan {found['plan']}" if found["plan"] else "no plan"
     click.echo(f"{found['key_id']}  {plan}")
-    for name in ("rate", "limits", "quotas", "concurrency", "concurrency_mode", "overage"):
-        click.echo(f"{name:<16} {_shown(found[name])}")
+    for name in ("rate", "limits", "quotas", "concurrency", "overage"):
+        in_shadow = ",shadow" if name == "concurrency" and found["concurrency_mode"] == "shadow" else ""
+        click.echo(f"{name:<12} {_shown(found[name])}{in_shadow}")
     if found["changed_at"] is not None:
         click.echo(f"changed {found['changed_at']} by {found['changed_by']}: {found['reason']}")
 

@@ -50,14 +50,18 @@ def test_limits_of_a_key_are_set_shown_and_removed(run: Run) -> None:
     app_id = run("apps", "create", "Own", "--org", run("orgs", "create", "Own").stdout.strip()).stdout.strip()
     key_id = json.loads(run("keys", "create", "--app", app_id, "--name", "x", "--json").stdout)["key_id"]
     limits = ("keys", "limits")
-    shown = run(*limits, "set", key_id, "--rate", "100/minute+600", "--limit", "5000/hour", "--limit", "9/second",
-                "--no-quotas", "--concurrency", "7", "--reason", "launch").stdout  # fmt: skip
-    for line in ("rate         100/minute+600", "limits       5000/hour, 9/second", "quotas       none", "concurrency  7",
-                 "overage      as in the plan"):  # fmt: skip
+    terms = ("--rate", "100/minute+600", "--limit", "5000/hour", "--limit", "9/second,shadow,charged", "--no-quotas")
+    bound = ("--concurrency", "7", "--concurrency-mode", "shadow")
+    shown = run(*limits, "set", key_id, *terms, *bound, "--reason", "launch").stdout
+    lines = (
+        *("rate         100/minute+600", "limits       5000/hour, 9/second,shadow,charged", "quotas       none"),
+        *("concurrency  7,shadow", "overage      as in the plan"),
+    )
+    for line in lines:
         assert line in shown
     assert "by operator: launch" in run(*limits, "show", key_id).stdout
     document = json.loads(run(*limits, "show", key_id, "--json").stdout)
-    assert document["rate"] == {"requests": 100, "per": "minute", "burst": 600}
+    assert document["rate"] == {"requests": 100, "per": "minute", "burst": 600, "mode": "enforce", "refused": "free"}
     assert "rate         as in the plan" in run(*limits, "remove", key_id, "--reason", "over").stdout
     for wrong in (("--rate", "fast"), ("--limit", "5/hour+6"), ("--rate", "5/hour+x")):
         assert "is not like" in run(*limits, "set", key_id, *wrong, "--reason", "x", exit_code=2).stderr

@@ -18,7 +18,13 @@ from ostiary.gateway.usage.segment import RECORD_BYTES_MAX
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import APP, ORGANIZATION, Rows, call, open_spool
 
-QUOTA = {"subject": "k:é", "quota": "p:day", "period_ends_us": 1_782_950_400_000_000, "percent": 50, "calls_max": 9}
+QUOTA: dict[str, str | int] = {
+    "subject": "k:é",
+    "quota": "p:day",
+    "period_ends_us": 1_782_950_400_000_000,
+    "percent": 50,
+    "calls_max": 9,
+}
 
 
 async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipper: Shipper, rows: Rows) -> None:
@@ -84,7 +90,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
     empty = {name for name, value in bare.items() if value is None}
     assert empty == {
         *("key_id", "app_id", "organization_id", "environment", "route", "path_template"),
-        *("upstream_us", "ip", "country", "user_agent"),
+        *("upstream_us", "ip", "country", "user_agent", "would_refuse", "quota_reached"),
     }
 
 
