@@ -352,7 +352,7 @@ class Limiter:
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
-            if policy.slicing is not None and self._slices is not None:
+            if policy.slicing is not None and self._slices is not None and index != script.NO_LIMIT:
                 self._slices.told(policy.slicing, question.names, index, remaining, reset)
             if code == script.ALLOWED or code == script.OVERAGE:
                 if all_skipped is not None:

@@ -187,6 +187,11 @@ async def test_signed_calls_are_counted_in_redis_one_by_one(database: str) -> No
         replayed = await decided(limiter, DAY, key=key, nonce=f"nonce-{1:012}", write=True)
         assert replayed.outcome is Outcome.NONCE_REPLAYED
         assert spent(limiter) == before
+        async with running(database) as other:  # so that Redis says it, and no worker's memory
+            assert (await decided(other, DAY, key=key, nonce=f"nonce-{2:012}")).outcome is Outcome.NONCE_REPLAYED
+            await until_sliced(other, DAY, key)
+            assert (await decided(other, DAY, key=key, nonce=f"nonce-{3:012}")).outcome is Outcome.NONCE_REPLAYED
+            await until_sliced(other, DAY, key)
 
 
 @pytest.mark.parametrize(("cost", "difference"), [(1, -1), (0, -2), (7, 5), (100_000, 99_998)])
