@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from ostiary.core.limiting import Limit
-from ostiary.core.model import LimitBy
+from ostiary.core.model import Environment, LimitBy
 
 # A lease outlives its last renewal by this long; so long do the calls of a killed worker count as under way.
 LEASE_SECONDS = 60
@@ -68,6 +68,7 @@ def route_leases(route: str, by: str, subject: str) -> str:
 def subject(
     by: LimitBy,
     *,
+    environment: Environment = Environment.LIVE,
     route: str,
     key_id: str | None,
     app_id: str | None,
@@ -76,14 +77,23 @@ def subject(
     header: str = "",
     value: bytes = b"",
 ) -> str:
-    """Whose calls are counted together. A caller that lacks what the limit goes by is counted by the narrowest thing
-    known of it (its key, else its address): a limit by app must hold for a key without an app too, and one by a header for
-    calls without it, or with more in it than HEADER_VALUE_BYTES_MAX.
+    """Whose calls are counted together. Test calls are counted apart from live ones, whatever they go by: nobody's tests use
+    up what their customers have. A caller that lacks what the limit goes by is counted by the narrowest thing known of it
+    (its key, else its address): a limit by app must hold for a key without an app too, and one by a header for calls without
+    it, or with more in it than HEADER_VALUE_BYTES_MAX.
 
     The value of a header is the client's, may be a secret, and is of any length: what stands in the name is a hash."""
+    if by is LimitBy.HEADER and 0 < len(value) <= HEADER_VALUE_BYTES_MAX:
+        who = f"h:{sha256(header.encode() + b':' + value).hexdigest()[:32]}"
+    else:
+        who = _who(by, route=route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip)
+    return f"test:{who}" if environment is Environment.TEST else who
+
+
+def _who(
+    by: LimitBy, *, route: str, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str
+) -> str:
     match by:
-        case LimitBy.HEADER if 0 < len(value) <= HEADER_VALUE_BYTES_MAX:
-            return f"h:{sha256(header.encode() + b':' + value).hexdigest()[:32]}"
         case LimitBy.ROUTE:
             return f"r:{route}"
         case LimitBy.APP if app_id is not None:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
+from ostiary.gateway.clock import ClockWatch
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
-from ostiary.gateway.node import NodeMemory
+from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import Spool, SpoolError
+from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
 # half a second, and an idle worker makes no segments because an empty one is not sealed.
@@ -32,40 +35,56 @@ async def build(context: ChildContext) -> Service:
             spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
         except SpoolError as error:
             raise CannotStartService(str(error)) from error
+    node = NodeMemory.create(buckets=BUCKETS_ALONE) if context.node is None else NodeMemory(context.node)
+    gate = Gate(
+        node.attempts(),
+        settings=configuration.gateway.failed_attempts,
+        trusted=configuration.gateway.trusted_proxies,
+        metrics=context.metrics,
+    )
+    try:
+        envelope = None if stores.key_encryption is None else Envelope(key_wrappers(stores.key_encryption))
+    except CannotUseKeyEncryption as error:
+        raise CannotStartService(str(error)) from error
     keys = KeyRing(
         file_keys=configuration.keys,
         postgres_url=stores.postgres,
-        envelope=Envelope(stores.key_encryption_key) if stores.key_encryption_key is not None else None,
+        envelope=envelope,
         stale_seconds=configuration.gateway.key_stale_seconds,
+        gate=gate,
     )
     limiter = Limiter(
         url=stores.redis,
         deadline_seconds=stores.redis_deadline_seconds,
         workers=configuration.gateway.listen.workers,
         observe=LimiterMetrics(context.metrics),
-        node=NodeMemory(context.node) if context.node is not None else None,
+        node=node,
     )
     try:
-        gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
+        gateway = Gateway(
+            configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter, gate=gate
+        )
     except CertificateRefused as error:
         raise CannotStartService(str(error)) from error
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()
-    return Worker(gateway=gateway, keys=keys, limiter=limiter, spool=spool, metrics=context.metrics)
+    return Worker(gateway=gateway, keys=keys, limiter=limiter, gate=gate, spool=spool, metrics=context.metrics)
 
 
 class Worker:
     """The `Service` of a worker."""
 
     def __init__(
-        self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, spool: Spool | None, metrics: Metrics
+        self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, gate: Gate, spool: Spool | None, metrics: Metrics
     ) -> None:
         self._gateway = gateway
         self._keys = keys
         self._limiter = limiter
+        self._gate = gate
         self._spool = spool
         self._values = metrics.values
+        self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew_seconds)
         self._active_keys = metrics.gauge("active_api_keys")
         self._away = metrics.gauge("rate_limit_store_away")
         self._nodes = metrics.gauge("gateway_nodes")
@@ -74,16 +93,19 @@ class Worker:
     async def start(self, sock: socket.socket | None) -> None:
         assert sock is not None  # noqa: S101  the supervisor gives every worker one
         await self._gateway.start(sock)
+        self._clock.start()
         self._keeping = asyncio.create_task(self._keep())
 
     def reload(self, configuration: Configuration) -> None:
         """One step of the event loop: no request sees the routes of one configuration with the keys of another."""
         self._gateway.reload(configuration)  # the only one that can refuse, so it comes first
+        self._clock.skew_seconds = configuration.gateway.signature_skew_seconds
         self._keys.replace_file_keys(configuration.keys)
         self._keys.forget_prepared()
 
     async def drain(self, deadline_seconds: float) -> None:
         await self._gateway.drain(deadline_seconds)
+        self._clock.close()
         if self._keeping is not None:
             self._keeping.cancel()
         if self._spool is not None:
@@ -98,6 +120,7 @@ class Worker:
             "gateway": self._gateway.status(),
             "keys": self._keys.status(),
             "limiter": self._limiter.status(),
+            "clock": self._clock.status(),
             "spool": {"accepted": spool.accepted, "dropped": spool.dropped, "bytes": spool.bytes} if spool else None,
         }
 
@@ -105,6 +128,7 @@ class Worker:
         """What is due every so often: hands usage to the shipper, counts the keys, tells how limits are decided."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
+            self._gate.refresh()
             if self._spool is not None:
                 self._spool.seal()
             keys = self._keys.status()

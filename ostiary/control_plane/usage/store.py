@@ -51,7 +51,7 @@ async def shadow_limits(connection: Connection, *, last_day: date, query: UsageQ
 
 async def quota_events(connection: Connection, *, last_day: date, query: UsageQuery) -> Sequence[QuotaEvent]:
     asked = {"k": query.key_id, "a": query.app_id, "o": query.organization_id}
-    subjects = [f"{kind}:{value}" for kind, value in asked.items() if value is not None]
+    subjects = [f"{test}{kind}:{value}" for kind, value in asked.items() if value is not None for test in ("", "test:")]
     rows = await connection.fetch(
         f"""
         -- Guarantees the latest events of these subjects, or of all.

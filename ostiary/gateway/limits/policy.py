@@ -18,6 +18,7 @@ from ostiary.core.limiting import (
 from ostiary.core.model import (
     Concurrency,
     Counting,
+    Environment,
     LimitBy,
     LimitMode,
     Overage,
@@ -106,6 +107,7 @@ class LimitPolicy:
         "by_method",
         "cost",
         "empty",
+        "environment",
         "headers",
         "labels",
         "leased",
@@ -118,8 +120,11 @@ class LimitPolicy:
         "slicing",
     )
 
-    def __init__(self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int) -> None:
+    def __init__(
+        self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int, environment: Environment
+    ) -> None:
         self.parts = parts
+        self.environment = environment
         self.route = route.name
         self.overage = overage
         self.cost = cost
@@ -191,7 +196,7 @@ class LimitPolicy:
         piece = self.pieces.get(parts)
         if piece is None:
             some = tuple(self.parts[place] for place in parts)
-            piece = LimitPolicy(some, self._of_route, self.overage, cost=self.cost)
+            piece = LimitPolicy(some, self._of_route, self.overage, cost=self.cost, environment=self.environment)
             piece.labels = tuple(label for place in parts for label in self._labels_of(place, leases=False)) + tuple(
                 label for place in parts for label in self._labels_of(place, leases=True)
             )
@@ -233,6 +238,7 @@ class LimitPolicy:
                 value = headers.get(header.encode(), b"")
             who = keyspace.subject(
                 part.by,
+                environment=self.environment,
                 route=self.route,
                 key_id=key_id,
                 app_id=app_id,
@@ -277,8 +283,8 @@ class LimitPolicy:
         return names[at]
 
 
-def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
-    """Everything a request with this plan on this route is held to.
+def compile_policy(plan: Plan | None, route: Route, environment: Environment = Environment.LIVE) -> LimitPolicy:
+    """Everything a request of this environment with this plan on this route is held to.
 
     Raises LimitOutOfRange for a limit that can't be counted exactly. Of limits that count the same thing over the same
     time, both in force or both in shadow, the smaller holds; the other could never refuse anything."""
@@ -298,9 +304,12 @@ def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
         bounds = sorted((limit for limit in mine if isinstance(limit, Concurrency)), key=lambda bound: bound.at_most)
         concurrency = bounds[0] if bounds else None
         parts.append(Part(by, None, tuple(kept), compile_limits(kept, Overage.BLOCK), concurrency, header))
-    policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default)
+    policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default, environment=environment)
     if parts and route.cost.methods:
-        policies = {cost: LimitPolicy(policy.parts, route, overage, cost=cost) for cost in route.cost.methods.values()}
+        policies = {
+            cost: LimitPolicy(policy.parts, route, overage, cost=cost, environment=environment)
+            for cost in route.cost.methods.values()
+        }
         policy.by_method = {method.encode(): policies[cost] for method, cost in route.cost.methods.items()}
     return policy
 

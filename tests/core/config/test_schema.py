@@ -92,7 +92,7 @@ def test_what_the_loader_accepts_the_schema_accepts(before: str, after: str) -> 
         ("requests: 100", "requests: 0"),
         ("requests: 100", 'requests: "100"'),
         ("per: minute", "per: fortnight"),
-        ("[bearer]", "[jwt]"),
+        ("[bearer]", "[oauth]"),
         ('{targets: [{url: "http://127.0.0.1:9000"}]}', "{targets: []}"),
         ('"http://127.0.0.1:9000"', "ftp://x"),
         ("version: 1\n", ""),

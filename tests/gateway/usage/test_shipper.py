@@ -28,6 +28,8 @@ from ostiary.gateway.usage.segment import FRAME, FRAME_BYTES, HEADER_BYTES, read
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
 from tests.gateway.usage.calls import MIGRATION, Observed, Rows, call, open_spool, segment_files, spool_calls, until
 
+pytestmark = pytest.mark.long
+
 SEGMENTS = int(os.environ.get("OSTIARY_SEGMENTS", "300"))  # 10 000 in the full proof
 
 
