@@ -52,9 +52,10 @@ class ShadowLimits(Page[ShadowLimit]):
 
 
 class QuotaEvent(Answer):
-    """A subject reached this share (50, 80, 90 or 100 %) of a quota of `calls_max` calls, once in each period. `subject`:
-    `k:` and the id of a key, `a:` an app, `o:` an organization, `r:` a route, `i:` an address, `h:` a hash of a header's
-    value. `quota` as in `standard:day` of a plan, `clients/day-quota-by-ip` of a route."""
+    """A subject (of test calls, with `test:` before it) reached this share (50, 80, 90 or 100 %) of a quota of `calls_max`
+    calls, once in each period. `subject`: `k:` and the id of a key, `a:` an app, `o:` an organization, `r:` a route, `i:`
+    an address, `h:` a hash of a header's value. `quota` as in `standard:day` of a plan, `clients/day-quota-by-ip` of a
+    route."""
 
     subject: str
     quota: str
