@@ -110,7 +110,7 @@ for i = 5, #ARGV do
       end
       if bits >= 8 then specification.crossing = true end
     end
-    specification.shadow, specification.free = shadow, free
+    specification.shadow, specification.free, specification.terms = shadow, free, true
   end
   specifications[i - 5] = specification
 end
@@ -470,11 +470,12 @@ local answers, notes = {pack('<I8', now)}, nil
 for i = settled_n + 1, requests_n do
   local specification = specifications[byte(refs, i)]
   local parts, parts_n, cost = specification.parts, specification.parts_n, specification.cost
-  local shadow, skipped = specification.shadow, nil  -- `skipped`: places of limits in shadow that would have refused
+  local terms, skipped = specification.terms, nil  -- `skipped`: places of limits in shadow that would have refused
+  local shadow = terms and specification.shadow
   local held = {false}
   local outcome, index, longest, remaining, overage = 0, 255, -1, 0, 0
   local fewest, nearest, nearest_part, nearest_state
-  local leases_n, crowded, before = 0, nil, k
+  local leases_n, crowded, before, lease_at, lease_part = 0, nil, k, nil, nil
 
   for p = 1, parts_n do
     local part = parts[p]
@@ -515,7 +516,7 @@ for i = settled_n + 1, requests_n do
     end
     if part.concurrency >= 0 then
       k = k + 1
-      leases_n = leases_n + 1
+      leases_n, lease_at, lease_part = leases_n + 1, k, part
       if outcome == 0 and not crowded and call('ZCARD', KEYS[k]) >= part.concurrency then
         -- Only now, so that the common case is one call: leases that ended with the worker that held them.
         call('ZREMRANGEBYSCORE', KEYS[k], '-inf', now)
@@ -537,7 +538,7 @@ for i = settled_n + 1, requests_n do
     nonce_key = KEYS[k]
   end
 
-  if specification.charged and (outcome > 0 or crowded) and cost > 0 then
+  if terms and specification.charged and (outcome > 0 or crowded) and cost > 0 then
     local refused = outcome > 0
     outcome, index, longest, remaining = 0, 255, -1, 0
     for p = 1, parts_n do
@@ -577,7 +578,10 @@ for i = settled_n + 1, requests_n do
   elseif nonce_key and not call('SET', nonce_key, '', 'NX', 'PX', specification.nonce_ttl) then
     answers[i - settled_n + 1] = pack('<BBI8I4', 4, 255, 0, 0)
   else
-    if leases_n > 0 then
+    if leases_n == 1 and not skipped then  -- the usual case, without a look for the others
+      call('ZADD', KEYS[lease_at], now + lease_part.lease_us, ARGV[3] .. ':' .. (i - settled_n))
+      call('PEXPIRE', KEYS[lease_at], floor(lease_part.lease_us / 1000))
+    elseif leases_n > 0 then
       local at = before
       for p = 1, parts_n do
         local part = parts[p]

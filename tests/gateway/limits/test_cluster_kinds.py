@@ -125,8 +125,12 @@ async def test_refused_calls_are_charged_in_the_slots_that_say_so_asked_or_not(
         Plan("p", quotas=(Quota(1000, Period.MONTH, refused=CHARGED), Quota(1000, Period.DAY))),
         RouteLimit(Window(200, 60, refused=CHARGED), LimitBy.IP),
         RouteLimit(Window(2, 60), LimitBy.APP),
+        RouteLimit(Window(300, 60, refused=CHARGED), LimitBy.ORGANIZATION),
     )
-    assert let_in(await calls(limiter, limits, 10, caller)) == 2
+    assert let_in(await calls(limiter, limits, 10, caller, organization=caller.app)) == 2
+    behind = policy(None, RouteLimit(Window(300, 60), LimitBy.ORGANIZATION))
+    (asked,) = await calls(limiter, behind, 1, caller, organization=caller.app)
+    assert b"r=289" in asked.headers, "all ten, though it was asked for two"
     by_ip = policy(None, RouteLimit(Window(200, 60), LimitBy.IP))
     (asked,) = await calls(limiter, by_ip, 1, caller)
     assert b"r=189" in asked.headers, "all ten, and this one"

@@ -244,6 +244,10 @@ async def test_a_limit_in_shadow_counts_what_it_would_have_let_in(limiter: Limit
         "a refused call would not get so far"
     )
     assert b'"hour";q=3;w=3600\r\n' in decisions[0].headers
+    tried = policy(Plan("q", windows=(Window(2, 3600, SHADOW),)))
+    assert let_in(await calls(limiter, tried, 6, key="ak_b")) == 6
+    enforced = policy(Plan("q", windows=(Window(3, 3600),)))
+    assert let_in(await calls(limiter, enforced, 2, key="ak_b")) == 1, "two of six count"
 
 
 async def test_a_limit_that_comes_out_of_shadow_keeps_its_count(limiter: Limiter) -> None:
