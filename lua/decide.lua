@@ -14,8 +14,8 @@
 --       2  '' in production: the clock is Redis's own. Tests, and only they, send microseconds here, because a month's end
 --          or a leap day can't be waited for. Whoever may send EVALSHA may write these keys anyway, so it opens nothing
 --       3  the name of this batch, with the number of a request the id of its lease; '' when nothing is leased
---       4  settlements, of calls that were taken before and turned out to cost something else: for each two doubles, how much
---          more (or less, if negative) and when it was taken (µs)
+--       4  settlements, of calls that were taken before and turned out to cost something else: for each three doubles, how much
+--          more (or less, if negative), when it was taken (µs), and from when on a bucket takes nothing of it back (µs)
 --       5… specifications, each (little-endian; text is preceded by its length in a byte):
 --          text: life of the nonce in ms, '' without a nonce. double: what the call costs, in calls that cost 1.
 --          byte: number of parts. For each part:
@@ -382,7 +382,7 @@ if wanted_n > 0 then
 end
 
 k = 0
-local settled_n = #ARGV[4] / 16
+local settled_n = #ARGV[4] / 24
 if settled_n > 0 then
   local min, max = math.min, math.max
 
@@ -424,8 +424,9 @@ if settled_n > 0 then
 
   -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `crossing`: of a
   -- bucket no more than what refill can't have made up for since. It may have been full without the call, and every unit
-  -- that would have run over was gained since then.
-  local function give_back(state, part, calls, taken_at, except, crossing)
+  -- that would have run over was gained since then. And nothing from `ends_at` on: what a bucket's slice has left is worth
+  -- nothing after its slot, because room for it is kept free no longer (core/slicing.py).
+  local function give_back(state, part, calls, taken_at, ends_at, except, crossing)
     local numbers, limits = state.numbers, part.limits
     for l = 1, part.limits_n * STRIDE, STRIDE do
       local kind, o = limits[l], limits[l + 4]
@@ -434,7 +435,7 @@ if settled_n > 0 then
       elseif kind == BUCKET then
         local units = calls * limits[l + 2]
         if crossing then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
-        numbers[o] = min(limits[l + 1], numbers[o] + units)
+        if now < ends_at then numbers[o] = min(limits[l + 1], numbers[o] + units) end
       elseif kind == QUOTA then
         if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
       else
@@ -445,7 +446,8 @@ if settled_n > 0 then
   end
 
   for i = 1, settled_n do
-    local specification, difference, taken_at = specifications[byte(refs, i)], unpack_from('<dd', ARGV[4], i * 16 - 15)
+    local specification = specifications[byte(refs, i)]
+    local difference, taken_at, ends_at = unpack_from('<ddd', ARGV[4], i * 24 - 23)
     for p = 1, specification.parts_n do
       local part = specification.parts[p]
       if part.limits_n > 0 then
@@ -455,7 +457,7 @@ if settled_n > 0 then
         if difference > 0 then
           take(state, part, difference, specification.crossing and 2 or 1, specification.without, i)
         else
-          give_back(state, part, -difference, taken_at, specification.without, specification.crossing)
+          give_back(state, part, -difference, taken_at, ends_at, specification.without, specification.crossing)
         end
         state.changed = true
       end

@@ -106,6 +106,14 @@ class LimitMode(StrEnum):
     SHADOW = "shadow"
 
 
+class Counting(StrEnum):
+    """Where calls of a limit are counted. LEASED: a worker takes a slice of what is left and counts by itself
+    (`core.slicing`)."""
+
+    EXACT = "exact"
+    LEASED = "leased"
+
+
 class RefusedCalls(StrEnum):
     """What a refused call, whichever limit refuses it, takes of a limit: nothing, or what an admitted one takes."""
 
@@ -125,6 +133,7 @@ class Rate:
     burst: int
     mode: LimitMode = LimitMode.ENFORCE
     refused: RefusedCalls = RefusedCalls.FREE
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,7 @@ class Window:
     window_seconds: int
     mode: LimitMode = LimitMode.ENFORCE
     refused: RefusedCalls = RefusedCalls.FREE
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,7 @@ class Quota:
     mode: LimitMode = LimitMode.ENFORCE
     refused: RefusedCalls = RefusedCalls.FREE
     overage: Overage | None = None
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)

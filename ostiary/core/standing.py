@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ostiary.core.limiting import Counter, QuotaCounter, seconds_up, share_reached
+from ostiary.core.limiting import INTEGER_MAX, BucketCounter, Counter, QuotaCounter, seconds_up, share_reached
 from ostiary.core.model import LimitMode, RefusedCalls
 
 
@@ -96,16 +96,18 @@ def amend(
     *,
     alone: Collection[int] = (),
     reached: Reached | None = None,
+    ends_us: int = INTEGER_MAX,
 ) -> None:
     """A call that was taken at `taken_us` has cost so much more, or less, than it was taken for. What is more counts from
-    now on, room or no room; what is less is taken back where it still counts. Limits in `alone` never counted the call."""
+    now on, room or no room; what is less is taken back where it still counts, in a bucket before `ends_us` only. Limits in
+    `alone` never counted the call."""
     for counter in counters:
         counter.settle(now_us)
     if difference > 0:
         _count(counters, now_us, difference, "charge", alone, reached)
     elif difference < 0:
         for index, counter in enumerate(counters):
-            if index not in alone:
+            if index not in alone and (now_us < ends_us or not isinstance(counter, BucketCounter)):
                 counter.give_back(now_us, -difference, taken_us)
 
 

@@ -10,7 +10,7 @@ from ostiary.core.config.header_edits import RESERVED_IN_ANSWERS, HeaderName
 from ostiary.core.config.kinds import Integer
 from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.model import Cost, LimitMode, Overage, Plan, Quota, Rate, Route, RouteLimit, Scheme, Window
+from ostiary.core.model import Cost, Counting, LimitMode, Overage, Plan, Quota, Rate, Route, RouteLimit, Scheme, Window
 
 # Sums of it stay far below 2^53, up to which Redis's Lua counts exactly.
 _COST_MAX: Final = 1_000_000
@@ -90,6 +90,25 @@ def check_costs(reading: Reading, routes: tuple[At[Route], ...], plans: Mapping[
                 f"has calls that cost {dearest}, and {smallest[1]} never has more than {smallest[0]}: they could never pass",
                 "lower the cost, or raise the limit",
             )
+
+
+def check_leasing(reading: Reading, routes: tuple[At[Route], ...], plans: Mapping[str, Plan]) -> None:
+    """Where a route has limits that are not leased, those of a plan are leased for nothing."""
+    leased = sorted(name for name, plan in plans.items() if _is_leased(plan))
+    for route, place in routes:
+        exact = [each for each in route.limits if getattr(each.limit, "counting", None) is not Counting.LEASED]
+        if leased and exact and Scheme.ANONYMOUS not in route.authentication.schemes:
+            reading.warn(
+                place,
+                f"has limits that are not leased: its calls ask Redis also where those of the plan {leased[0]!r} are",
+            )
+
+
+def _is_leased(plan: Plan) -> bool:
+    limits: list[Rate | Window | Quota] = [*plan.windows, *plan.quotas]
+    if plan.rate is not None:
+        limits.append(plan.rate)
+    return any(limit.counting is Counting.LEASED for limit in limits)
 
 
 def _most(plan: Plan) -> list[tuple[int, str]]:

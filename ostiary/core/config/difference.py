@@ -234,6 +234,8 @@ def _plan_meaning(field: str, old: Plan | None, new: Plan | None) -> str | None:
         return None
     tighter = any(count < before.get(name, math.inf) for name, count in after.items())
     looser = any(count < after.get(name, math.inf) for name, count in before.items())
+    if before == after:
+        return "the same calls are let in, counted in another way"
     if tighter and looser:
         return "callers are refused sooner by one part, and later by another"
     return "callers are refused sooner" if tighter else "callers are refused later"

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ostiary.core.config.fields import Field, ListOf, MapOf, Record, Values, defaulted, optional, required
 from ostiary.core.config.kinds import Choice, Integer, TextKind
 from ostiary.core.config.reading import Refused
-from ostiary.core.model import LimitBy, LimitMode, Overage, Period, Plan, Quota, Rate, RefusedCalls, Window
+from ostiary.core.model import (
+    Counting,
+    LimitBy,
+    LimitMode,
+    Overage,
+    Period,
+    Plan,
+    Quota,
+    Rate,
+    RefusedCalls,
+    Window,
+)
+from ostiary.core.slicing import why_not_leased
 
 
 class Span(StrEnum):
@@ -43,32 +55,61 @@ REFUSED_CALLS = defaulted(
     "Whether calls that are refused, by this limit or another, take nothing of it or what an admitted one takes.",
     "free",
 )
+COUNTING = defaulted(
+    "counting",
+    Choice(Counting),
+    "`exact`: each call is counted in Redis. `leased`: a worker takes a slice of what is left and counts by itself; the "
+    "limit holds all the same.",
+    "exact",
+)
+
+
+def check_leased(values: Values, limit: Rate | Window | Quota) -> None:
+    """Notes a limit that is leased and can't be."""
+    if limit.counting is Counting.LEASED and (why := why_not_leased(limit)) is not None:
+        values.problem(COUNTING, *why)
+
+
+def _rate(values: Values) -> Rate:
+    requests, burst = values[REQUESTS], values[BURST] or values[REQUESTS]
+    rate = Rate(requests, values[PER].seconds, burst, values[MODE], values[REFUSED_CALLS], values[COUNTING])
+    check_leased(values, rate)
+    return rate
+
+
+def _window(values: Values) -> Window:
+    window = Window(
+        values[REQUESTS], values[PER].seconds, values[MODE], values[REFUSED_CALLS], counting=values[COUNTING]
+    )
+    check_leased(values, window)
+    return window
+
+
+def _quota(values: Values) -> Quota:
+    quota = Quota(values[REQUESTS], values[PERIOD], values[MODE], values[REFUSED_CALLS], counting=values[COUNTING])
+    check_leased(values, quota)
+    return quota
+
 
 RATE: Record[Rate] = Record(
     "Rate",
     "A token bucket: `burst` calls at once, refilled with `requests` in every span.",
-    (REQUESTS, PER, BURST, MODE, REFUSED_CALLS),
-    lambda values: Rate(
-        requests=values[REQUESTS],
-        per_seconds=values[PER].seconds,
-        burst=values[BURST] or values[REQUESTS],
-        mode=values[MODE],
-        refused=values[REFUSED_CALLS],
-    ),
+    (REQUESTS, PER, BURST, MODE, REFUSED_CALLS, COUNTING),
+    _rate,
 )
 WINDOW: Record[Window] = Record(
     "Limit",
     "A sliding window: no span of this length ever holds more than `requests` calls.",
-    (REQUESTS, PER, MODE, REFUSED_CALLS),
-    lambda values: Window(values[REQUESTS], values[PER].seconds, values[MODE], values[REFUSED_CALLS]),
+    (REQUESTS, PER, MODE, REFUSED_CALLS, COUNTING),
+    _window,
 )
 
 PERIOD = required("per", Choice(Period), "The calendar period, in UTC.")
 QUOTA: Record[Quota] = Record(
     "Quota",
     "At most `requests` calls in a calendar period, UTC.",
-    (REQUESTS, PERIOD, MODE, REFUSED_CALLS),
-    lambda values: Quota(values[REQUESTS], values[PERIOD], values[MODE], values[REFUSED_CALLS]),
+    (REQUESTS, PERIOD, MODE, REFUSED_CALLS, COUNTING),
+    _quota,
 )
 
 # One for each span or period, and one more in shadow.
@@ -116,6 +157,28 @@ def problems_of_twins(
         values.problem(quotas, "two quotas have the same period", "leave the smaller one: both would have to hold")
 
 
+def _check_leased_together(values: Values) -> None:
+    """A call asks Redis for one exact limit as for all of them, so one among leased ones makes leasing those useless."""
+    rate, concurrency = values[_RATE], values[_CONCURRENCY]
+    parts: list[tuple[Field[Any], Rate | Window | Quota]] = [] if rate is None else [(_RATE, rate)]
+    parts += [(_LIMITS, window) for window in values[_LIMITS]]
+    parts += [(_QUOTAS, each) for each in values[_QUOTAS]]
+    leased = [field for field, limit in parts if limit.counting is Counting.LEASED]
+    exact = [field.name for field, limit in parts if limit.counting is Counting.EXACT]
+    if leased and exact:
+        values.problem(
+            leased[0],
+            f"is leased beside `{exact[0]}` that is not: each call would ask Redis all the same",
+            "lease all limits of the plan, or none",
+        )
+    elif leased and concurrency is not None:
+        values.problem(
+            leased[0],
+            "is leased beside concurrency, for which each call asks Redis all the same",
+            "remove counting, or concurrency",
+        )
+
+
 def _plan(values: Values) -> Plan | Refused:
     windows, quotas = values[_LIMITS], values[_QUOTAS]
     problems_of_twins(values, _LIMITS, _QUOTAS)
@@ -129,6 +192,7 @@ def _plan(values: Values) -> Plan | Refused:
         )
     if values.given(_CONCURRENCY_MODE) and not values.given(_CONCURRENCY):
         values.problem(_CONCURRENCY_MODE, "says how `concurrency` holds, and there is none", "add it, or remove this")
+    _check_leased_together(values)
     return Plan(
         name=values.place.name,
         rate=values[_RATE],

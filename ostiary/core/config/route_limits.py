@@ -12,6 +12,7 @@ from ostiary.core.config.plans import (
     BURST,
     CONCURRENCY_MAX,
     COUNT_MAX,
+    COUNTING,
     MODE,
     OVERAGE_SAYS,
     PER,
@@ -19,10 +20,11 @@ from ostiary.core.config.plans import (
     REFUSED_CALLS,
     REQUESTS,
     Span,
+    check_leased,
 )
 from ostiary.core.config.reading import Refused
 from ostiary.core.limiting import CalendarQuota, LimitOutOfRange, SlidingWindow, TokenBucket
-from ostiary.core.model import Concurrency, LimitBy, LimitMode, Overage, Quota, Rate, RouteLimit, Window
+from ostiary.core.model import Concurrency, Counting, LimitBy, LimitMode, Overage, Quota, Rate, RouteLimit, Window
 
 # Headers that name a caller, or differ from call to call: a limit by them would be one by key, or none at all; and what is
 # not taken from clients. The name of a header that is a credential would also invite to put others beside it.
@@ -82,6 +84,7 @@ def _limit(values: Values) -> RouteLimit | Refused:
     if values.given(_OVERAGE) and not values.given(_AS_QUOTA):
         values.problem(_OVERAGE, "says what happens past a quota, and this is none", "remove it")
     overage, mode, refused = values[_OVERAGE] or Overage.BLOCK, values[MODE], values[REFUSED_CALLS]
+    counting = values[COUNTING]
     if mode is LimitMode.SHADOW and overage is not Overage.BLOCK:
         values.problem(
             MODE, f"tells what would have been refused, and overage: {overage} refuses nothing", "remove one"
@@ -90,15 +93,17 @@ def _limit(values: Values) -> RouteLimit | Refused:
     rate, quota, concurrency = values[_AS_RATE], values[_AS_QUOTA], values[_AS_CONCURRENCY]
     requests, per = values[_WINDOW_REQUESTS], values[_WINDOW_PER]
     if rate is not None:
-        limit = Rate(rate.requests, rate.per_seconds, rate.burst, mode, refused)
+        limit = Rate(rate.requests, rate.per_seconds, rate.burst, mode, refused, counting)
     elif quota is not None:
-        limit = Quota(quota.requests, quota.period, mode, refused, overage)
+        limit = Quota(quota.requests, quota.period, mode, refused, overage, counting)
     elif concurrency is not None:
         if values.given(REFUSED_CALLS):
             values.problem(REFUSED_CALLS, "means nothing here: a refused call is not under way", "remove it")
+        if counting is Counting.LEASED:
+            values.problem(COUNTING, "means nothing here: calls under way are counted in Redis one by one", "remove it")
         limit = Concurrency(concurrency, mode)
     elif requests is not None and per is not None:
-        limit = Window(requests, per.seconds, mode, refused)
+        limit = Window(requests, per.seconds, mode, refused, counting)
     elif values.given(_WINDOW_PER) == values.given(_WINDOW_REQUESTS):
         return values.reading.problem(values.place, "has a mistake in its numbers", "mend them")
     else:
@@ -108,6 +113,8 @@ def _limit(values: Values) -> RouteLimit | Refused:
         _check_exact(limit)
     except LimitOutOfRange as error:
         return values.reading.problem(values.place, str(error), "make the numbers smaller or rounder")
+    if not isinstance(limit, Concurrency):
+        check_leased(values, limit)
     return RouteLimit(limit, by, header.lower() if header is not None else None)
 
 
@@ -142,12 +149,18 @@ def problem_of_twins(limits: Sequence[RouteLimit]) -> str | None:
     return None
 
 
+def are_leased_in_vain(limits: Sequence[RouteLimit]) -> bool:
+    """Some are and some are not: each call asks Redis for those that are not, and is counted there for all."""
+    leased = [not isinstance(each.limit, Concurrency) and each.limit.counting is Counting.LEASED for each in limits]
+    return any(leased) and not all(leased)
+
+
 ROUTE_LIMIT: Record[RouteLimit] = Record(
     "Route limit",
     "A limit of this route, besides the plan of the key: a sliding window, or `rate`, `quota` or `concurrency`.",
     (
         *(_WINDOW_REQUESTS, _WINDOW_PER, _AS_RATE, _AS_QUOTA, _AS_CONCURRENCY),
-        *(_BY, _HEADER, _OVERAGE, MODE, REFUSED_CALLS),
+        *(_BY, _HEADER, _OVERAGE, MODE, REFUSED_CALLS, COUNTING),
     ),
     _limit,
 )

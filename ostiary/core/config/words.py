@@ -17,6 +17,7 @@ from ostiary.core.model import (
     ClientAuthorities,
     Concurrency,
     Cost,
+    Counting,
     Environment,
     FailedAttempts,
     Gzip,
@@ -63,25 +64,30 @@ def size(count: int) -> str:
 def rate(value: Rate | None) -> str:
     if value is None:
         return "none"
-    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once{_terms(value.mode, value.refused)}"
+    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once{_terms(value)}"
 
 
 def window(value: Window) -> str:
-    return f"{value.requests} in any {span(value.window_seconds)}{_terms(value.mode, value.refused)}"
+    return f"{value.requests} in any {span(value.window_seconds)}{_terms(value)}"
 
 
 def quota(value: Quota) -> str:
-    return f"{value.requests} per {value.period} (UTC){_terms(value.mode, value.refused)}"
+    return f"{value.requests} per {value.period} (UTC){_terms(value)}"
 
 
 def concurrency(value: Concurrency) -> str:
-    return f"{value.at_most} under way at once{_terms(value.mode, RefusedCalls.FREE)}"
+    return f"{value.at_most} under way at once{_in_shadow(value.mode)}"
 
 
-def _terms(mode: LimitMode, refused: RefusedCalls) -> str:
+def _terms(value: Rate | Window | Quota) -> str:
     """Nothing for what is usual."""
-    text = ", refused calls charged" if refused is RefusedCalls.CHARGED else ""
-    return text + (", in shadow" if mode is LimitMode.SHADOW else "")
+    text = ", leased" if value.counting is Counting.LEASED else ""
+    text += ", refused calls charged" if value.refused is RefusedCalls.CHARGED else ""
+    return text + _in_shadow(value.mode)
+
+
+def _in_shadow(mode: LimitMode) -> str:
+    return ", in shadow" if mode is LimitMode.SHADOW else ""
 
 
 def route_limit(value: RouteLimit) -> str:

@@ -22,8 +22,10 @@ from ostiary.gateway.limits.decision import Decision, LimiterObserver
 from ostiary.gateway.limits.masters import MasterLink, Masters
 from ostiary.gateway.limits.policy import LimitPolicy
 from ostiary.gateway.limits.quota_events import QuotaEvents
+from ostiary.gateway.limits.returning import commands
 from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.shadows import Shadows
+from ostiary.gateway.limits.slices import Returned, SliceRequest
 from ostiary.gateway.limits.slots import Redirection, redirection, slot_of
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -48,9 +50,16 @@ class SlotBatch(Batch):
     __slots__ = ("is_between", "link", "redirections", "slot", "steps")
 
     def __init__(
-        self, slot: int, link: MasterLink, questions: list[Question], steps: list[Step], name: str, arguments: Command
+        self,
+        slot: int,
+        link: MasterLink,
+        questions: list[Question],
+        steps: list[Step],
+        name: str,
+        arguments: Command,
+        slices: Sequence[SliceRequest],
     ) -> None:
-        super().__init__(questions, name, arguments)
+        super().__init__(questions, name, arguments, (), slices)
         self.slot = slot
         self.link = link
         self.steps = steps
@@ -59,13 +68,13 @@ class SlotBatch(Batch):
 
     @property
     def size(self) -> int:
-        return len(self.questions) + len(self.steps)
+        return len(self.questions) + len(self.steps) + len(self.slices)
 
 
 class Cluster:
     """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
     `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements), `lease` (what a
-    question holds in Redis) and `release`."""
+    question holds in Redis) and `release`, `no_slices` (which were asked for in vain)."""
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class Cluster:
         hand_out: Callable[[Question, Decision], None],
         alone: Callable[[Question], Decision],
         lost: Callable[[int], None],
+        no_slices: Callable[[Sequence[SliceRequest]], None],
         lease: Callable[[LimitPolicy, list[str], str, int, Sequence[int]], object | None],
         release: Callable[[object], None],
         shadows: Shadows,
@@ -96,6 +106,7 @@ class Cluster:
         self._hand_out = hand_out
         self._alone = alone
         self._lost = lost
+        self._no_slices = no_slices
         self._lease = lease
         self._release = release
         self._shadows = shadows
@@ -103,6 +114,7 @@ class Cluster:
         self._charges: dict[int, list[Charge]] = {}
         self._questions: dict[int, list[Question]] = {}
         self._steps: dict[int, list[Step]] = {}
+        self._slices: dict[int, list[SliceRequest]] = {}
         self._is_flushing = False
         self.batches = 0
 
@@ -174,6 +186,13 @@ class Cluster:
         self._charges.setdefault(slot_of(charge.names[0]), []).append(charge)
         self._flush_soon()
 
+    def exchange_slices(self, wanted: Sequence[SliceRequest], returned: Sequence[Returned]) -> None:
+        for request in wanted:
+            self._slices.setdefault(request.slice.place, []).append(request)
+        for connection, command in commands(returned):
+            connection.send(command, _nothing)
+        self._flush_soon()
+
     def _connection(self, slot: int) -> RedisConnection | None:
         link = self._masters.at[slot]
         return None if link is None else link.connection
@@ -191,6 +210,14 @@ class Cluster:
                 for first in range(0, len(settled), BATCH_MAX):
                     self._send_charges(slot, settled[first : first + BATCH_MAX])
         questions, self._questions = self._questions, {}
+        if self._slices:
+            wanted, self._slices = self._slices, {}
+            for slot, slices in wanted.items():
+                with_them = questions.pop(slot, [])
+                if len(with_them) + len(slices) > BATCH_MAX:
+                    questions[slot], with_them = with_them, []
+                for first in range(0, len(slices), BATCH_MAX):
+                    self._send_batch(slot, with_them, [], slices[first : first + BATCH_MAX])
         for slot, asked in questions.items():
             for first in range(0, len(asked), BATCH_MAX):
                 self._send_batch(slot, asked[first : first + BATCH_MAX], [])
@@ -199,18 +226,21 @@ class Cluster:
             for first in range(0, len(begun), BATCH_MAX):
                 self._send_batch(slot, [], begun[first : first + BATCH_MAX])
 
-    def _send_batch(self, slot: int, questions: list[Question], steps: list[Step]) -> None:
+    def _send_batch(
+        self, slot: int, questions: list[Question], steps: list[Step], slices: Sequence[SliceRequest] = ()
+    ) -> None:
         link = self._masters.at[slot]
         if link is None or link.connection is None:
             for question in questions:
                 self._hand_out(question, self._alone(question))
             for step in steps:
                 step.crossing.unanswered(step)
+            self._no_slices(slices)
             return
         self.batches += 1
         name = f"{self._worker}:{self.batches}"
-        arguments = script.arguments(steps or questions, name)
-        batch = SlotBatch(slot, link, questions, steps, name, arguments)
+        arguments = script.arguments(steps or [*questions, *slices], name)
+        batch = SlotBatch(slot, link, questions, steps, name, arguments, slices)
         self._in_flight.add(batch)
         self._send(batch, link, link.connection)
 
@@ -239,6 +269,7 @@ class Cluster:
 
     def _send(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection) -> None:
         batch.link = link
+        batch.connection = connection
         connection.send(
             (b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch, link, connection)
         )
@@ -251,7 +282,7 @@ class Cluster:
                 self._refused(batch, link, connection, reply)
             return
         if batch.settled:
-            if batch.questions:
+            if not batch.steps:
                 self._came_too_late(batch, reply)
             else:
                 self._steps_came_too_late(batch, reply)
@@ -267,7 +298,8 @@ class Cluster:
                 lease = self._lease_of(batch, number, answer[0], mine)
                 step.crossing.answered(step, connection, clock_us, answer, lease, mine)
             return
-        for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=True):
+        # Slices stand behind the questions.
+        for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=False):
             if isinstance(question, LastStep):
                 question.remaining = answer[2]
         self._settle(batch, reply)

@@ -63,6 +63,9 @@ class LimiterObserver(Protocol):
         """The cost of a call was settled: same, more, less; invalid: what the upstream said is no cost, so what was charged
         stays; lost: Redis was away, or gave no answer."""
 
+    def slice_asked(self, result: str) -> None:
+        """A slice of a leased limit was asked for: taken, refused, unanswered."""
+
 
 class UnobservedLimiter:
     """A LimiterObserver that watches nothing."""
@@ -77,4 +80,7 @@ class UnobservedLimiter:
         pass
 
     def settled(self, result: str) -> None:
+        pass
+
+    def slice_asked(self, result: str) -> None:
         pass

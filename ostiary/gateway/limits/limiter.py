@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ostiary.core import keyspace
@@ -28,9 +28,12 @@ from ostiary.gateway.limits.nodes import Heartbeat
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
 from ostiary.gateway.limits.quota_events import QuotaEvents
+from ostiary.gateway.limits.returning import give_back
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.shadows import Shadows
+from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
+from ostiary.gateway.limits.slots import one_slot
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -75,6 +78,8 @@ class Limiter:
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
         self._heartbeat: Heartbeat | None = None
+        self._slices: Slices | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         if isinstance(url, str):
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
@@ -93,6 +98,7 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                no_slices=self._miss_slices,
                 lease=self._grant,
                 release=self.release,
                 shadows=self._shadows,
@@ -102,6 +108,13 @@ class Limiter:
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._slices = Slices(
+                sharers=self._alone.sharers,
+                place_of=_one_place if self._cluster is None else one_slot,
+                flush_soon=self._flush_soon,
+                wake=self._sweep_later,
+                observe=observe,
+            )
         self._questions: list[Question] = []
         self._settlements: list[Charge] = []
         self._batches = 0
@@ -126,7 +139,12 @@ class Limiter:
             self._heartbeat.start()
 
     async def close(self) -> None:
-        """Whoever still waits is answered as if Redis were away."""
+        """Whoever still waits is answered as if Redis were away. What is left of slices is given back: at most a deadline."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._slices is not None:
+            self._slices.give_back_all()
+            await give_back(self._slices.take_returned(), within_seconds=self._in_flight.deadline_seconds)
         if self._heartbeat is not None:
             self._heartbeat.close()
         if self._link is not None:
@@ -150,7 +168,8 @@ class Limiter:
             store = self._link.status()
         elif self._cluster is not None:
             store, batches = self._cluster.status(), self._cluster.batches
-        counts = {"batches": batches, "decided_without_store": self._alone.decided}
+        sliced = 0 if self._slices is None else self._slices.spent
+        counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
         shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
         return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
 
@@ -203,6 +222,13 @@ class Limiter:
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
         names = policy.names(key_id, app_id, organization_id, ip, headers)
+        if policy.slicing is not None and nonce is None and self._slices is not None:
+            decision = self._slices.spend(policy, policy.slicing, names, time.monotonic())
+            if decision is not None:
+                self._observe.decided("none", "allowed")
+                decided: Signal[Decision] = Signal()
+                decided.set(decision)
+                return decided
         question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
         if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
@@ -239,6 +265,12 @@ class Limiter:
             each.difference = difference
             if each.alone:
                 self._alone.settle(each)
+            elif (
+                isinstance(each, SliceCharge)
+                and self._slices is not None
+                and self._slices.settle(each, time.monotonic())
+            ):
+                continue
             elif self._cluster is not None:
                 self._cluster.settle(each)
             else:
@@ -246,17 +278,36 @@ class Limiter:
                 if not self._questions and len(self._settlements) == 1:
                     self._loop.call_soon(self._flush)
 
+    def _flush_soon(self) -> None:
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         questions, self._questions = self._questions, []
         settlements: list[Charge] = []
         if self._settlements:
             settlements, self._settlements = self._settlements, []
         connection = None if self._link is None else self._link.connection
+        slices: list[SliceRequest] = []
+        returned: list[Returned] = []
+        if self._slices is not None and (self._slices.wanted or self._slices.returned):
+            slices, returned = self._slices.take_wanted(), self._slices.take_returned()
+            if self._cluster is not None:
+                self._cluster.exchange_slices(slices, returned)
+                return
+            returned = [each for each in returned if each.connection is connection]
         if connection is None:
+            self._miss_slices(slices)
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
             self._lose(len(settlements))
             return
+        if slices or returned:
+            if len(questions) + len(settlements) + len(slices) + len(returned) <= BATCH_MAX:
+                self._send_batch(connection, questions, settlements, slices, returned)
+                return
+            for first in range(0, max(len(slices), len(returned)), BATCH_MAX // 2):
+                last = first + BATCH_MAX // 2
+                self._send_batch(connection, [], [], slices[first:last], returned[first:last])
         if len(questions) + len(settlements) > BATCH_MAX:
             for first in range(0, len(settlements), BATCH_MAX):
                 self._send_batch(connection, [], settlements[first : first + BATCH_MAX])
@@ -264,20 +315,32 @@ class Limiter:
         for first in range(0, len(questions) or len(settlements), BATCH_MAX):
             self._send_batch(connection, questions[first : first + BATCH_MAX], settlements)
 
-    def _send_batch(self, connection: RedisConnection, questions: list[Question], settlements: list[Charge]) -> None:
+    def _send_batch(
+        self,
+        connection: RedisConnection,
+        questions: list[Question],
+        settlements: list[Charge],
+        slices: Sequence[SliceRequest] = (),
+        returned: Sequence[Returned] = (),
+    ) -> None:
         self._batches += 1
         name = f"{self._worker}:{self._batches}"
-        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), settlements)
+        if slices or returned:
+            arguments = script.arguments([*questions, *slices], name, b"", [*settlements, *returned])
+        else:
+            arguments = script.arguments(questions, name, b"", settlements)
+        batch = Batch(questions, name, arguments, settlements, slices, len(returned))
         self._in_flight.add(batch)
         self._send(connection, batch)
 
     def _send(self, connection: RedisConnection, batch: Batch) -> None:
+        batch.connection = connection
         connection.send((b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch))
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def _replied(self, batch: Batch, reply: object) -> None:
-        if not isinstance(reply, bytes) or not script.is_reply(reply, len(batch.questions)):
+        if not isinstance(reply, bytes) or not script.is_reply(reply, batch.asked_n):
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -291,13 +354,15 @@ class Limiter:
         now = time.monotonic()
         self._observe.round_trip(now - batch.sent_at)
         self.store_time_us = script.clock_us(reply)
-        answers = script.answers(reply, len(batch.questions))
+        answers = script.answers(reply, batch.asked_n)
         # `skipped` are the places of limits in shadow that would have refused; nearly always there are none in a batch.
         all_skipped = self._noted(batch, reply)
         skipped: Sequence[int] = ()
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
+            if policy.slicing is not None and self._slices is not None and index != script.NO_LIMIT:
+                self._slices.told(policy.slicing, question.names, index, remaining, reset)
             if code == script.ALLOWED or code == script.OVERAGE:
                 if all_skipped is not None:
                     skipped = all_skipped.get(number, ())
@@ -327,6 +392,28 @@ class Limiter:
                 if code == script.QUOTA_EXCEEDED and remaining == 0:
                     self.quota_events.used_up(policy, question.names, index, self.store_time_us)
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
+        if batch.slices:
+            self._take_slices(batch, answers)
+
+    def _take_slices(self, batch: Batch, answers: Iterator[tuple[int, int, int, int]]) -> None:
+        if self._slices is not None:
+            now = time.monotonic()
+            for request in batch.slices:
+                self._slices.answered(
+                    request,
+                    next(answers),
+                    taken_us=self.store_time_us,
+                    sent_at=batch.sent_at,
+                    now=now,
+                    connection=batch.connection,
+                )
+
+    def _sweep_later(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._slices is not None:
+            self._slices.sweep(time.monotonic())
 
     def _grant(
         self, policy: LimitPolicy, names: list[str], batch_name: str, number: int, skipped: Sequence[int]
@@ -343,16 +430,22 @@ class Limiter:
     def _noted(self, batch: Batch, reply: bytes) -> dict[int, list[int]] | None:
         """The places of limits in shadow that would have refused, by the number of the question (from 1). What was told of
         quotas is kept for the next record."""
-        notes = script.notes(reply, len(batch.questions))
+        notes = script.notes(reply, batch.asked_n)
         if not notes:
             return None
         skipped: dict[int, list[int]] = {}
         for whose, what, place, percent, ends_us in notes:
-            number = whose - len(batch.settlements)
+            number = whose - len(batch.settlements) - batch.returned_n
             if what == script.WOULD_REFUSE:
                 skipped.setdefault(number + 1, []).append(place)
                 continue
-            told: Charge | Question = batch.settlements[whose] if number < 0 else batch.questions[number]
+            told: Charge | Question | SliceRequest
+            if number < 0:
+                told = batch.settlements[whose]
+            elif number < len(batch.questions):
+                told = batch.questions[number]
+            else:
+                told = batch.slices[number - len(batch.questions)]
             self.quota_events.reached(told.policy, told.names, place, percent, ends_us)
         return skipped
 
@@ -368,11 +461,14 @@ class Limiter:
         """The requests went on without this answer. What it counted stays counted, which errs on the safe side; the leases
         that it gave are held by nobody."""
         self._noted(batch, reply)
-        answers = script.answers(reply, len(batch.questions))
+        answers = script.answers(reply, batch.asked_n)
         for number, question in enumerate(batch.questions, start=1):
             code = next(answers)[0]
             if question.policy.leased and code in (script.ALLOWED, script.OVERAGE):
                 self.release(self._grant(question.policy, question.names, batch.name, number, ()))
+        if batch.slices:  # a slice waits for nobody: its end goes by when it was asked for
+            self.store_time_us = script.clock_us(reply)
+            self._take_slices(batch, answers)
 
     # --- failing ------------------------------------------------------------------------------------------------------
 
@@ -411,7 +507,12 @@ class Limiter:
         self._in_flight.settle(batch)
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
+        self._miss_slices(batch.slices)
         self._lose(len(batch.settlements))
+
+    def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
+        if requests and self._slices is not None:
+            self._slices.unanswered(requests, time.monotonic())
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):
@@ -420,3 +521,8 @@ class Limiter:
     def _decide_alone(self, question: Question) -> Decision:
         without_store = self._link is None and self._cluster is None
         return self._alone.decide(question, StoreFailure.LOCAL if without_store else question.on_failure)
+
+
+def _one_place(names: Sequence[str]) -> int:
+    """One Redis holds all names."""
+    return 0

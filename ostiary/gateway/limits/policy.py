@@ -17,6 +17,7 @@ from ostiary.core.limiting import (
 )
 from ostiary.core.model import (
     Concurrency,
+    Counting,
     Environment,
     LimitBy,
     LimitMode,
@@ -30,6 +31,7 @@ from ostiary.core.model import (
     Window,
 )
 from ostiary.gateway.limits import script
+from ostiary.gateway.limits.slicing import Slicing
 
 _WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
@@ -67,6 +69,15 @@ class Part:
         """How many names in Redis it has: of its state, of its calls under way."""
         return (1 if self.limits else 0) + (1 if self.concurrency is not None else 0)
 
+    @property
+    def leased(self) -> bool:
+        return self.concurrency is None and all(
+            source.counting is Counting.LEASED
+            and source.mode is LimitMode.ENFORCE
+            and source.refused is RefusedCalls.FREE
+            for source in self.sources
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -85,7 +96,8 @@ class LimitPolicy:
     """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made.
 
     `cost` is what a call takes of every limit. `by_method` has the policies of methods with a cost of their own; empty on
-    most routes. `settles`: the upstream says afterwards what a call cost."""
+    most routes. `settles`: the upstream says afterwards what a call cost. `slicing`, where all limits are leased, is how a
+    worker takes slices of them."""
 
     __slots__ = (
         "_dearest",
@@ -105,6 +117,7 @@ class LimitPolicy:
         "pieces",
         "route",
         "settles",
+        "slicing",
     )
 
     def __init__(
@@ -127,6 +140,9 @@ class LimitPolicy:
         self._specifications: dict[int, bytes] = {}
         self._shares: dict[int, tuple[tuple[Limit, ...], ...]] = {}
         self.pieces: dict[tuple[int, ...], LimitPolicy] = {}  # see `piece`; at most one for each set of parts
+        self.slicing: Slicing | None = None
+        if parts and all(part.leased for part in parts):
+            self.slicing = Slicing([part.limits for part in parts])
         self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:

@@ -31,7 +31,11 @@ NO_LIMIT = 255
 _CLOCK = struct.Struct("<Q")
 _ANSWER = struct.Struct("<BBQI")
 _NOTE = struct.Struct("<HBBBQ")
-_SETTLEMENT = struct.Struct("<dd")
+_SETTLEMENT = struct.Struct("<ddd")
+_COST = struct.Struct("<d")
+
+# When what is settled for less comes back to a bucket whenever that is: all but slices.
+ALWAYS_US = 1 << 53
 
 # What a note says; see the head of the script.
 WOULD_REFUSE, QUOTA_REACHED = 1, 2
@@ -54,7 +58,8 @@ class Request(Protocol):
 
 
 class Settlement(Protocol):
-    """What a call that was taken at `taken_us` (Redis's clock) turned out to cost more, or less."""
+    """What a call that was taken at `taken_us` (Redis's clock) turned out to cost more, or less. From `ends_us` on (usually
+    ALWAYS_US) nothing of it comes back to a bucket."""
 
     @property
     def specification(self) -> bytes: ...
@@ -68,6 +73,9 @@ class Settlement(Protocol):
     @property
     def taken_us(self) -> int: ...
 
+    @property
+    def ends_us(self) -> int: ...
+
 
 def arguments(
     requests: Iterable[Request], batch_name: str, clock_us: bytes = b"", settlements: Sequence[Settlement] = ()
@@ -80,7 +88,7 @@ def arguments(
     for settlement in settlements:
         references.append(indexes.setdefault(settlement.specification, len(indexes)))
         names += settlement.names
-        settled += _SETTLEMENT.pack(settlement.difference, settlement.taken_us)
+        settled += _SETTLEMENT.pack(settlement.difference, settlement.taken_us, settlement.ends_us)
     for request in requests:
         specification = request.specification
         index = indexes.get(specification)
@@ -151,6 +159,11 @@ def specification(
     head = _text(str(nonce_seconds * 1000) if nonce_seconds else "") + struct.pack("<dB", cost, len(rendered))
     terms += of_leases
     return head + b"".join(rendered) + (bytes(terms) if any(terms) else b"")
+
+
+def with_cost(specification: bytes, cost: int) -> bytes:
+    """The same `specification`, of a request without a nonce, for a call of another cost."""
+    return specification[:1] + _COST.pack(cost) + specification[1 + _COST.size :]
 
 
 def _terms(limit: Limit) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.script import ALWAYS_US
 
 
 class Charge:
@@ -27,6 +28,10 @@ class Charge:
         self.crossing = False
         self.difference = 0
         self.others: list[Charge] = []
+
+    @property
+    def ends_us(self) -> int:
+        return ALWAYS_US
 
     @property
     def specification(self) -> bytes:

@@ -88,6 +88,7 @@ class Observed:
         self.round_trips: list[float] = []
         self.failures: list[str] = []
         self.settlements: list[str] = []
+        self.slices: list[str] = []
 
     def decided(self, limit: str, decision: str) -> None:
         self.decisions.append((limit, decision))
@@ -100,6 +101,9 @@ class Observed:
 
     def settled(self, result: str) -> None:
         self.settlements.append(result)
+
+    def slice_asked(self, result: str) -> None:
+        self.slices.append(result)
 
 
 @asynccontextmanager
@@ -194,6 +198,7 @@ class Settled:
     names: list[str]
     difference: int
     taken_us: int
+    ends_us: int = lua.ALWAYS_US
 
 
 class Script:
@@ -212,10 +217,10 @@ class Script:
         now_us: int | None,
         *,
         nonce_seconds: int = NONCE_SECONDS,
-        settlements: Sequence[tuple[LimitPolicy, str, int, int]] = (),
+        settlements: Sequence[tuple[LimitPolicy, str, int, int] | tuple[LimitPolicy, str, int, int, int]] = (),
     ) -> list[tuple[int, int, int, int]]:
-        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference and when it was taken.
-        The answers as the script gave them; `now_us` None is Redis's clock."""
+        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference, when it was taken, and
+        from when on a bucket takes none of it back. The answers as the script gave them; `now_us` None is Redis's clock."""
         asked = [
             Asked(
                 limits.specification(0 if nonce is None else nonce_seconds),

@@ -17,6 +17,8 @@ from ostiary.core import keyspace
 from ostiary.core.model import Cost, LimitBy, Plan, Rate, RouteLimit, StoreFailure, Window
 from ostiary.gateway.limits import Limiter, LimitPolicy, Outcome
 from ostiary.gateway.limits.slots import slot_of
+from tests.gateway.limits.leasing import leased_window
+from tests.gateway.limits.steady import counted as steady_counted
 from tests.gateway.limits.support import Observed, ask, decided, policy, running, settled
 from tests.support.redis_servers import RedisCluster, Server
 from tests.support.waiting import until
@@ -83,6 +85,46 @@ async def test_calls_of_one_tick_go_to_the_masters_of_their_keys(
     assert set(allowed.values()) == {3}
     assert (observed.failures, limiter.status()["decided_without_store"]) == ([], 0)
     assert limiter.status()["slots_served"] == 16384
+
+
+async def test_slices_are_taken_and_given_back_where_their_callers_are(
+    cluster: RedisCluster, limiter: Limiter, observed: Observed
+) -> None:
+    """A slice of another master would be no part of the limit; what is not given back, a part that nobody has."""
+    limits = policy(Plan("p", windows=(leased_window(1_000_000, 86_400),)))
+    keys = [key_at(cluster, master) for master in cluster.servers[: cluster.masters_n]]
+    made = dict.fromkeys(keys, 0)
+
+    def spent() -> int:
+        return int(str(limiter.status()["decided_from_slices"]))
+
+    async with asyncio.timeout(10):
+        while spent() < 100:
+            for key in keys:
+                assert (await decided(limiter, limits, key=key, on_failure=CLOSED)).outcome is Outcome.ALLOWED
+                made[key] += 1
+            await asyncio.sleep(0.002)
+
+    def counted() -> dict[str, int]:
+        return {key: steady_counted(cluster.owner(slot_of(keyspace.plan_state(key))), key) for key in keys}
+
+    await until(lambda: counted() == made, "all is counted where it belongs, and no more")
+    assert set(observed.slices) == {"taken"}
+    assert observed.failures == []
+
+
+async def test_calls_over_several_slots_are_counted_one_by_one(cluster: RedisCluster, limiter: Limiter) -> None:
+    """No one command could take a slice of both."""
+    limits = policy(
+        Plan("p", windows=(leased_window(1_000_000, 86_400),)),
+        RouteLimit(leased_window(1_000_000, 86_400), LimitBy.IP),
+    )
+    key, address = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[1], n=77)
+    for _ in range(200):
+        assert (await decided(limiter, limits, key=key, ip=address, on_failure=CLOSED)).outcome is Outcome.ALLOWED
+        await asyncio.sleep(0.001)
+    assert limiter.status()["decided_from_slices"] == 0
+    assert steady_counted(cluster.owner(slot_of(keyspace.plan_state(key))), key) == 200
 
 
 async def test_a_flushed_script_is_loaded_again_on_each_master(

@@ -53,7 +53,7 @@ class Model:
     def decide(
         self,
         batch: list[tuple[LimitPolicy, str, str | None]],
-        settlements: list[tuple[LimitPolicy, str, int, int]],
+        settlements: list[tuple[LimitPolicy, str, int, int, int]],
         batch_name: str,
         now_us: int,
         lease_us: int,
@@ -62,7 +62,7 @@ class Model:
         changed: set[str] = set()
         answers = []
         self.notes = []
-        for whose, (limits, key, difference, taken_us) in enumerate(settlements):
+        for whose, (limits, key, difference, taken_us, ends_us) in enumerate(settlements):
             names = iter(limits.names(key, None, None, "192.0.2.1"))
             first = 0
             for part in limits.parts:
@@ -70,7 +70,7 @@ class Model:
                     name = next(names)
                     counters = self._read(name, part.limits, read, changed, now_us)
                     reached: Reached = []
-                    amend(counters, difference, taken_us, now_us, reached=reached)
+                    amend(counters, difference, taken_us, now_us, reached=reached, ends_us=ends_us)
                     self._tell(whose, counters, reached, first)
                     changed.add(name)
                     first += len(part.limits)
@@ -240,7 +240,13 @@ def test_the_script_decides_as_the_reference(
             for which, key, nonce in asked
         ]
         settlements = [
-            (policies[which % len(policies)], f"ak_{key}", difference, moments_us[-1 - min(ago, len(moments_us) - 1)])
+            (
+                policies[which % len(policies)],
+                f"ak_{key}",
+                difference,
+                moments_us[-1 - min(ago, len(moments_us) - 1)],
+                lua.ALWAYS_US,
+            )
             for which, key, difference, ago in turned_out
             if difference
         ]
@@ -255,12 +261,20 @@ TINY = Plan(
     windows=(Window(20, 2), Window(150, 60)),
     quotas=(Quota(40, Period.HOUR), Quota(90, Period.DAY)),
 )
-# What the next call costs (None: no call), whose call of the last four is settled, and what that one really cost.
+# What the next call costs (None: no call), whose call of the last four is settled, what that one really cost, and how long
+# after it was taken a bucket takes something back.
 settled_steps = st.lists(
     st.tuples(
         st.sampled_from([0, 1, 1, 500, 300_000, SECOND_US, 2 * SECOND_US, 70 * SECOND_US, 1800 * SECOND_US]),
         st.none() | st.integers(0, 4),
-        st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 2, 5])), max_size=2),
+        st.lists(
+            st.tuples(
+                st.integers(0, 3),
+                st.sampled_from([0, 0, 0, 1, 2, 5]),
+                st.sampled_from([lua.ALWAYS_US, SECOND_US, 5 * SECOND_US]),
+            ),
+            max_size=2,
+        ),
     ),
     min_size=8,
     max_size=40,
@@ -270,7 +284,7 @@ settled_steps = st.lists(
 @given(settled_steps, st.integers(0, 3600))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settled_calls_count_as_in_the_reference(
-    script: Script, steps: list[tuple[int, int | None, list[tuple[int, int]]]], offset_seconds: int
+    script: Script, steps: list[tuple[int, int | None, list[tuple[int, int, int]]]], offset_seconds: int
 ) -> None:
     """What is given back to another slot or period than it was taken from makes a limit inexact, long after the call."""
     script.redis.flushdb()
@@ -280,11 +294,11 @@ def test_settled_calls_count_as_in_the_reference(
     for gap_us, cost, turned_out in steps:
         now_us += gap_us
         settlements = []
-        for ago, really in turned_out:
+        for ago, really, lasts_us in turned_out:
             if ago < len(taken):
                 limits, taken_us = taken.pop(-1 - ago)
                 if difference := really - limits.cost:
-                    settlements.append((limits, "ak_1", difference, taken_us))
+                    settlements.append((limits, "ak_1", difference, taken_us, min(taken_us + lasts_us, lua.ALWAYS_US)))
         batch: list[tuple[LimitPolicy, str, str | None]] = [] if cost is None else [(at_cost[cost], "ak_1", None)]
         answers = script.decide(batch, now_us, settlements=settlements)
         assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=0)
