@@ -36,8 +36,9 @@ SLOT_US_MIN: Final = 50_000
 # of a bucket that is held lower for a slice outlives the time in which it would have filled up (keyspace.STATE_MARGIN_MS).
 BUCKET_SLOT_MS_MAX: Final = 500
 
-# So much of the capacity is kept free for a slot's refill: 1/5 is 200 ms of a bucket that holds one second's refill. Each slot
-# costs each worker some four questions: 0.015 a call at 5 000 calls a second over four workers, where 1/8 was up to 0.021.
+# So much of the capacity is kept free for a slot's refill: 1/5 is 200 ms of a bucket that holds one second's refill. Each
+# slot costs each worker some four questions: 0.015 a call at 5 000 calls a second over four workers, where 1/8 was up to
+# 0.021.
 BUCKET_PART: Final = 5
 BUCKET_SLOT_MS_MIN: Final = 100
 
