@@ -409,6 +409,10 @@ class Cluster:
     def place_of(self, name: str) -> int:
         return slot_of(name)
 
+    def keepers(self) -> Sequence[MasterLink]:
+        """See keepsakes.KeepsakeStore."""
+        return self._masters.keepers()
+
     def tell(self, name: str, command: Command) -> None:
         link = self._masters.at[slot_of(name)]
         if link is not None and link.connection is not None:

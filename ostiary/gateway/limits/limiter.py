@@ -21,6 +21,7 @@ from ostiary.gateway.limits.batch import Batch, InFlight, Question
 from ostiary.gateway.limits.cluster import Cluster
 from ostiary.gateway.limits.connection import Address, ConnectionLost, RedisConnection
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome
+from ostiary.gateway.limits.keepsakes import Keepsakes
 from ostiary.gateway.limits.leases import Leases, RedisLease
 from ostiary.gateway.limits.link import Link
 from ostiary.gateway.limits.local import LocalLease
@@ -78,6 +79,7 @@ class Limiter:
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
         self._heartbeat: Heartbeat | None = None
+        self._keepsakes: Keepsakes | None = None
         self._slices: Slices | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         if isinstance(url, str):
@@ -108,6 +110,7 @@ class Limiter:
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._keepsakes = Keepsakes(store=store, node=self._node, observe=observe)
             self._slices = Slices(
                 sharers=self._alone.sharers,
                 place_of=_one_place if self._cluster is None else one_slot,
@@ -137,6 +140,8 @@ class Limiter:
             await self._cluster.start()
         if self._heartbeat is not None:
             self._heartbeat.start()
+        if self._keepsakes is not None:
+            self._keepsakes.start()
 
     async def close(self) -> None:
         """Whoever still waits is answered as if Redis were away. What is left of slices is given back: at most a deadline."""
@@ -147,6 +152,8 @@ class Limiter:
             await give_back(self._slices.take_returned(), within_seconds=self._in_flight.deadline_seconds)
         if self._heartbeat is not None:
             self._heartbeat.close()
+        if self._keepsakes is not None:
+            await self._keepsakes.close()
         if self._link is not None:
             await self._link.close()
         if self._cluster is not None:
@@ -171,7 +178,8 @@ class Limiter:
         sliced = 0 if self._slices is None else self._slices.spent
         counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
         shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
-        return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
+        memory = {} if self._keepsakes is None else {"memory": self._keepsakes.status()}
+        return {**store, **counts, **shares, **memory, "would_refuse": self._shadows.status()}
 
     @property
     def away(self) -> bool:

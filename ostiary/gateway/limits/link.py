@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 
 from ostiary.core import keyspace
 from ostiary.gateway.limits import script
@@ -90,6 +91,17 @@ class Link:
 
     def connection_at(self, name: str) -> RedisConnection | None:
         return self.connection
+
+    # --- for keepsakes (see keepsakes.KeepsakeStore) --------------------------------------------------------------------
+
+    keepsake = keyspace.keepsake(0)
+
+    @property
+    def place(self) -> str:
+        return str(self.address)
+
+    def keepers(self) -> Sequence[Link]:
+        return (self,)
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 

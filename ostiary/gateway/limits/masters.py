@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ostiary.core import keyspace
 from ostiary.gateway.limits import script
 from ostiary.gateway.limits.connection import Address, RedisConnection, ReplyRefused
 from ostiary.gateway.limits.decision import LimiterObserver
@@ -109,6 +110,7 @@ class Masters:
         self._follower: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._is_told = False
+        self._named_at: list[MasterLink | None] | None = None  # the map that keepsakes were named by
         self._failures = 0
         self._last_failure: str | None = None
 
@@ -249,6 +251,20 @@ class Masters:
         task = asyncio.get_running_loop().create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    def keepers(self) -> list[MasterLink]:
+        """The masters that hold a keepsake, each with its name: the same one at all nodes that have the same map."""
+        if self._named_at is not self.at:
+            self._named_at = self.at
+            nameless = {id(link): link for link in self._links.values() if link.slots_n}
+            for number in range(PROBES_MAX):
+                if not nameless:
+                    break
+                name = keyspace.keepsake(number)
+                link = self.at[slot_of(name)]
+                if link is not None and nameless.pop(id(link), None) is not None:
+                    link.keepsake = name
+        return [link for link in self._links.values() if link.slots_n and self.at[slot_of(link.keepsake)] is link]
 
     def served(self) -> int:
         """How many slots have a master that answers."""
