@@ -169,8 +169,22 @@ class Masters:
         link.is_referred_to = True
         return link
 
-    def _connect_to(self, host: str, port: int) -> MasterLink:
-        address = self._given.get((host, port)) or replace(self._addresses[0], host=host, port=port)
+    def _link_to(self, host: str, port: int, hostname: str) -> MasterLink:
+        """`hostname`, if it has one, is whom its certificate is for; what the configuration says comes first."""
+        link = self._links.get((host, port))
+        if link is None:
+            return self._connect_to(host, port, hostname)
+        link.address = self._address(host, port, hostname)  # a redirection, which made it, names no hostname
+        return link
+
+    def _address(self, host: str, port: int, hostname: str) -> Address:
+        if (given := self._given.get((host, port))) is not None:
+            return given
+        first = self._addresses[0]
+        return replace(first, host=host, port=port, server_name=first.server_name or hostname or None)
+
+    def _connect_to(self, host: str, port: int, hostname: str = "") -> MasterLink:
+        address = self._address(host, port, hostname)
         link = MasterLink(
             address,
             deadline_seconds=self._deadline_seconds,
@@ -233,8 +247,7 @@ class Masters:
             link.slots_n = 0
         at: list[MasterLink | None] = [None] * SLOTS
         for held in ranges:
-            place = held.host or told_by.host, held.port
-            link = self._links.get(place) or self._connect_to(*place)
+            link = self._link_to(held.host or told_by.host, held.port, held.hostname)
             link.slots_n += held.last - held.first + 1
             at[held.first : held.last + 1] = [link] * (held.last - held.first + 1)
         self.at = at
