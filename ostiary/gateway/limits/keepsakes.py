@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from ostiary.core import keyspace
 from ostiary.core.resources import lua_script
-from ostiary.gateway.limits.connection import RedisConnection, ReplyRefused
+from ostiary.gateway.limits.connection import Command, RedisConnection, ReplyRefused
 from ostiary.gateway.limits.decision import LimiterObserver
 from ostiary.gateway.node import NodeMemory
 
@@ -29,6 +29,9 @@ _KEEPSAKE: Final = lua_script("keepsake")
 LOOK_SECONDS: Final = 1.0
 # Nobody waits for a look, but the next one does.
 ANSWER_SECONDS: Final = 0.5
+
+# Whoever may not ask INFO is told so each time, in Redis's own log too (ACL LOG).
+INFO_AGAIN_SECONDS: Final = 60.0
 
 # A Redis that evicts does so all the time: it is counted each time, and told this often.
 EVICTED_TOLD_SECONDS: Final = 600.0
@@ -154,6 +157,7 @@ class Keepsakes:
         self._last: Forgot | None = None
         self._last_at = 0.0
         self._refusal: str | None = None
+        self._info_from = 0.0
         self._told_eviction_at: float | None = None
         self._told_may_evict = False
 
@@ -218,16 +222,19 @@ class Keepsakes:
         connection, place = keeper.connection, keeper.place
         if connection is None:
             return
-        leave = ("EVAL", _KEEPSAKE, 1, keeper.keepsake, secrets.token_hex(8), keyspace.KEEPSAKE_MS)
+        asked: list[Command] = [("EVAL", _KEEPSAKE, 1, keeper.keepsake, secrets.token_hex(8), keyspace.KEEPSAKE_MS)]
+        if time.monotonic() >= self._info_from:
+            asked.append(("INFO",))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                left, told = await asyncio.gather(
-                    connection.ask(leave), connection.ask(("INFO",)), return_exceptions=True
-                )
+                left, *told = await asyncio.gather(*map(connection.ask, asked), return_exceptions=True)
         except TimeoutError:
             return
-        self._refusal = str(told)[:200] if isinstance(told, ReplyRefused) else None
-        if (look := _look_of(place, left, facts(told))) is not None:
+        if told:
+            self._refusal = str(told[0])[:200] if isinstance(told[0], ReplyRefused) else None
+            if self._refusal is not None and self._refusal.startswith("NOPERM"):
+                self._info_from = time.monotonic() + INFO_AGAIN_SECONDS
+        if (look := _look_of(place, left, facts(told[0]) if told else None)) is not None:
             self._compare(keeper.keepsake, look)
 
     def _compare(self, name: str, look: Look) -> None:

@@ -35,6 +35,7 @@ from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
 from ostiary.gateway.limits.slots import one_slot
+from ostiary.gateway.limits.unsettled import Unsettled
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -100,6 +101,8 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                keep=self._keep_unsettled,
+                untold=self._end_untold_leases,
                 no_slices=self._miss_slices,
                 lease=self._grant,
                 release=self.release,
@@ -107,6 +110,7 @@ class Limiter:
                 quota_events=self.quota_events,
             )
         store = self._cluster if self._link is None else self._link
+        self._unsettled = Unsettled(send=self._settle_in_redis, away=self._is_away, lost=self._lose)
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
@@ -161,6 +165,7 @@ class Limiter:
         if self._leases is not None:
             self._leases.close()
         self._flush()
+        self._unsettled.close()
         if self._cluster is not None:
             self._cluster.end(self._in_flight.end())
         for batch in self._in_flight.end():
@@ -279,12 +284,16 @@ class Limiter:
                 and self._slices.settle(each, time.monotonic())
             ):
                 continue
-            elif self._cluster is not None:
-                self._cluster.settle(each)
             else:
-                self._settlements.append(each)
-                if not self._questions and len(self._settlements) == 1:
-                    self._loop.call_soon(self._flush)
+                self._settle_in_redis(each)
+
+    def _settle_in_redis(self, charge: Charge) -> None:
+        if self._cluster is not None:
+            self._cluster.settle(charge)
+        else:
+            self._settlements.append(charge)
+            if not self._questions and len(self._settlements) == 1:
+                self._loop.call_soon(self._flush)
 
     def _flush_soon(self) -> None:
         self._loop.call_soon(self._flush)
@@ -307,7 +316,7 @@ class Limiter:
             self._miss_slices(slices)
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
-            self._lose(len(settlements))
+            self._keep_unsettled(settlements)
             return
         if slices or returned:
             if len(questions) + len(settlements) + len(slices) + len(returned) <= BATCH_MAX:
@@ -349,6 +358,8 @@ class Limiter:
 
     def _replied(self, batch: Batch, reply: object) -> None:
         if not isinstance(reply, bytes) or not script.is_reply(reply, batch.asked_n):
+            if isinstance(reply, ConnectionLost):
+                self._end_untold_leases(batch)
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -478,6 +489,12 @@ class Limiter:
             self.store_time_us = script.clock_us(reply)
             self._take_slices(batch, answers)
 
+    def _end_untold_leases(self, batch: Batch) -> None:
+        """The answer is lost with its connection. What leases it told of, if any, nobody holds."""
+        for number, question in enumerate(batch.questions, start=1):
+            if question.policy.leased:
+                self.release(self._grant(question.policy, question.names, batch.name, number, ()))
+
     # --- failing ------------------------------------------------------------------------------------------------------
 
     def _refused(self, batch: Batch, reply: object) -> None:
@@ -494,6 +511,9 @@ class Limiter:
             return
         if self._link is not None and not isinstance(reply, ConnectionLost):
             self._link.failed("refused", str(reply)[:200])
+        if batch.settlements and str(reply).startswith(script.NOTHING_COUNTED):
+            self._keep_unsettled(batch.settlements)
+            batch.settlements = ()
         self._settle_alone(batch)
 
     def _script_loaded(self, reply: object) -> None:
@@ -521,6 +541,14 @@ class Limiter:
     def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
         if requests and self._slices is not None:
             self._slices.unanswered(requests, time.monotonic())
+
+    def _keep_unsettled(self, charges: Sequence[Charge]) -> None:
+        """Nothing of them was counted."""
+        if charges:
+            self._unsettled.keep(charges)
+
+    def _is_away(self) -> bool:
+        return self.away
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):

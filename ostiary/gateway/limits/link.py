@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ostiary.core import keyspace
 from ostiary.gateway.limits import script
@@ -81,9 +82,11 @@ class Link:
 
     # --- for leases and nodes (see leases.LeaseStore, nodes.NodesStore) -------------------------------------------------
 
-    def tell(self, name: str, command: Command) -> None:
+    def tell(self, name: str, command: Command, not_done: Callable[[], None] | None = None) -> None:
         if self.connection is not None:
-            self.connection.send(command, _nothing)
+            self.connection.send(command, _nothing if not_done is None else partial(_told, not_done))
+        elif not_done is not None:
+            not_done()
 
     def place_of(self, name: str) -> int:
         """One Redis holds all names."""
@@ -195,6 +198,11 @@ class Link:
 
     def _probe(self) -> str:
         return keyspace.probe(self._worker)
+
+
+def _told(not_done: Callable[[], None], reply: object) -> None:
+    if isinstance(reply, Exception):
+        not_done()
 
 
 def _nothing(reply: object) -> None:

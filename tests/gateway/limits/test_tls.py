@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -180,9 +181,11 @@ def sentinel(tmp_path_factory: pytest.TempPathFactory, tls: ServerTls, master: S
     one = Server(directory, port, options)
     one.tls_port = int(options[options.index("--tls-port") + 1])
     one.start()
-    wait_until(
-        lambda: one.client.sentinel_master("mymaster")["flags"] == "master", "the Sentinel reaches the master over TLS"
-    )
+
+    def reaches_the_master() -> bool:
+        return cast("dict[str, str]", one.client.sentinel_master("mymaster"))["flags"] == "master"
+
+    wait_until(reaches_the_master, "the Sentinel reaches the master over TLS")
     yield one
     one.close()
 
