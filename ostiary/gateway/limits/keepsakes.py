@@ -25,7 +25,7 @@ log = logging.getLogger("ostiary.gateway.limits")
 
 _KEEPSAKE: Final = lua_script("keepsake")
 
-# A look takes Redis some 0.1 ms (INFO), a worker about as long to read.
+# A look takes Redis some 30 µs, half of it for INFO, and the worker 0.2 ms (docs/decisions/0025-forgetful-redis.md).
 LOOK_SECONDS: Final = 1.0
 # Nobody waits for a look, but the next one does.
 ANSWER_SECONDS: Final = 0.5

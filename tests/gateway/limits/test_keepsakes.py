@@ -9,16 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
 
 from ostiary.core import keyspace
+from ostiary.core.model import RedisSentinels
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Limiter
 from ostiary.gateway.limits.keepsakes import Facts, Forgot, Look, facts, forgot
+from ostiary.gateway.limits.slots import slot_of
 from ostiary.gateway.node import NodeMemory
 from tests.gateway.limits.support import Observed, running
+from tests.support.ports import free_port
+from tests.support.redis_servers import RedisCluster, Server, server, wait_until
 from tests.support.waiting import until
 
 FILLER_BYTES = 4096
@@ -167,8 +172,10 @@ async def test_without_the_right_to_info_a_flush_is_told_of_all_the_same(
 
 ANOTHER_WORKER = """
 import sys
+from ostiary.gateway.limits.slots import slot_of
 from ostiary.gateway.node import NodeMemory
-print(NodeMemory(int(sys.argv[1])).claim_watch(), flush=True)
+node = NodeMemory(int(sys.argv[1]))  # its end would be that of the lock
+print(node.claim_watch(), flush=True)
 sys.stdin.read()
 """
 
@@ -203,3 +210,52 @@ async def test_one_worker_of_a_node_watches_and_another_when_it_has_ended(
         another_worker.kill()
         await looked(limiter)
         assert memory(limiter)["watched_here"] is True
+
+
+# --- of several -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+async def test_a_master_of_a_cluster_that_forgot_is_told_of_and_a_slot_that_moved_is_not(tmp_path: Path) -> None:
+    """Row 76: a third of all limits would begin anew unseen; or the alarm ring at each reshard."""
+    observed = Observed()
+    with RedisCluster(tmp_path, replicas=False) as cluster:
+        async with running(cluster.urls()[:1], deadline_seconds=0.5, observe=observed) as limiter:
+            await until(lambda: str(memory(limiter)).count("maxmemory_policy") == 3, "it has looked at all three")
+            first, second, third = cluster.servers
+            kept = next(name for name in map(keyspace.keepsake, range(99)) if cluster.owner(slot_of(name)) is first)
+            assert first.ask("EXISTS", kept) == 1
+            cluster.move_slot(slot_of(kept), first, second)
+            await until(lambda: first.ask("DBSIZE") == 1, "the first has another one")  # slower than a look
+            await asyncio.to_thread(third.ask, "FLUSHALL")
+            await until(lambda: observed.forgot, "it tells")
+            last = memory(limiter)["last"]
+            assert isinstance(last, dict)
+            assert (last["address"], last["reason"]) == (third.place, "flushed")
+            await asyncio.sleep(1.1)  # another look
+    assert observed.forgot == ["flushed"]
+
+
+@pytest.mark.full
+async def test_a_master_in_place_of_another_that_has_not_what_that_one_had_is_told_of(tmp_path: Path) -> None:
+    """Rows 76, 79: a failover that loses writes is taken for one that does not."""
+    observed = Observed()
+    old, new = server(tmp_path / "old"), server(tmp_path / "new")
+    (tmp_path / "sentinel.conf").write_text(f"sentinel monitor mymaster 127.0.0.1 {old.port} 1\n")
+    sentinel = Server(tmp_path, free_port(), [str(tmp_path / "sentinel.conf"), "--sentinel", "--bind", "127.0.0.1"])
+    sentinel.start()
+    try:
+        for one in (old, new):
+            wait_until(one.client.ping, "it answers")
+        wait_until(lambda: sentinel.client.sentinel_master("mymaster"), "the Sentinel answers")
+        location = RedisSentinels((f"redis://{sentinel.place}",), "mymaster", "redis://mymaster/0")
+        async with running(location, observe=observed) as limiter:
+            await looked(limiter)
+            sentinel.ask("SENTINEL", "REMOVE", "mymaster")
+            sentinel.ask("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", new.port, 1)
+            await until(lambda: observed.forgot, "it tells")
+            assert limiter.status()["address"] == new.place
+        assert observed.forgot == ["replaced"]
+    finally:
+        for one in (old, new, sentinel):
+            one.close()

@@ -256,8 +256,8 @@ async def test_a_master_of_a_cluster(cluster: Site, reply: str) -> None:
 
 @pytest.mark.parametrize("where", ["alone", "cluster"])
 async def test_calls_whose_answer_was_lost_are_not_under_way_for_long(alone: Site, cluster: Site, where: str) -> None:
-    """Row 75: Redis lets in what it finds when it wakes, and nobody is there to end it: a caller with few calls at once would be
-    refused for a minute after each time that Redis hangs."""
+    """Row 75: Redis lets in what it finds when it wakes, and nobody is there to end it: a caller with few calls at once would
+    be refused for a minute after each time that Redis hangs."""
     site = alone if where == "alone" else cluster
     key = site.key()
     async with running(site.location, deadline_seconds=0.05) as limiter:
