@@ -60,7 +60,8 @@ def test_an_old_secret_ends_with_its_grace_in_every_worker_and_a_new_one_works_a
         new_calls = callers.stop()
         present, before = used(control_plane, key["key_id"])
         assert (present["last_used_ip"], before["last_used_ip"]) == ("127.0.0.1", "127.0.0.1")
-        assert monotonic_ns(before["last_used_at"]) <= ends_ns < monotonic_ns(present["last_used_at"])
+        # A use is told by when its call ended, which may be some time after it was let in.
+        assert monotonic_ns(before["last_used_at"]) < ends_ns + SLACK_NS < monotonic_ns(present["last_used_at"])
 
     assert broken(old_calls) == broken(new_calls) == []
     assert statuses(new_calls) == {200}
