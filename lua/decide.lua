@@ -7,6 +7,7 @@
 --   In order: each request of the batch sees what those before it took.
 --   No span of a window's length ever holds more calls than its limit; a calendar period neither (unless overage is let in).
 --   Every key that is written gets its time to live here, in the same step.
+--   A request that names one state twice is refused (TWICE), and its batch with it, before anything is counted.
 --
 -- KEYS  for each settlement and then each request, in order: for each part of its specification the state key (if the part has
 --       limits) and the lease key (if it bounds concurrency); then the nonce key (if it has a nonce).
@@ -365,10 +366,16 @@ for i = 1, requests_n do
       local key = KEYS[k]
       local state = states[key]
       if not state then
-        state = {key = key, part = false, numbers = false, rings = false, changed = false, raw = false}
+        state = {key = key, part = false, numbers = false, rings = false, changed = false, raw = false, request = false}
         states[key] = state
         wanted_n = wanted_n + 1
         wanted[wanted_n] = key
+      end
+      if specification.parts_n > 1 then
+        -- Its parts would read each other's numbers as their own: times as counts, and slots without an end. Policies are
+        -- made so that it can't be (gateway/limits/policy.py); this is before anything is written.
+        if state.request == i then return redis.error_reply('TWICE a request names a state twice; nothing was counted') end
+        state.request = i
       end
       state_at[k] = state
     end

@@ -24,6 +24,9 @@ STATE_MARGIN_MS = 1000
 
 PROBE_NONCE_MS = 1000
 
+# A keepsake is looked at each second. One that ends because all gateways were stopped for longer is missed by none of them.
+KEEPSAKE_MS: Final = 7 * 86_400_000
+
 # What tells callers apart by a header: names of tenants and users are far shorter. Beyond it the header counts as not sent.
 HEADER_VALUE_BYTES_MAX: Final = 256
 
@@ -116,6 +119,12 @@ def nodes() -> str:
 def probe(worker: str) -> str:
     """String: written by a worker to see whether Redis takes writes. Lives PROBE_NONCE_MS."""
     return f"ost:{{probe:{worker}}}"
+
+
+def keepsake(number: int) -> str:
+    """String: what a Redis that has forgotten everything does not have any more (lua/keepsake.lua). In a cluster each master
+    has the one of the lowest number that lies in its slots; one Redis has number 0. Lives KEEPSAKE_MS."""
+    return f"ost:{{keepsake:{number}}}"
 
 
 def state_ttl_ms(limits: Sequence[Limit]) -> int:

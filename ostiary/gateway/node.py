@@ -65,6 +65,7 @@ RINGS: Final = 128
 MARKS_ACCEPTED: Final = 65_536
 _RING_MARKS_MIN: Final = 512
 _RING_LOCKS_AT: Final = 2048  # one byte a ring, locked by its writer
+_WATCH_LOCK_AT: Final = _RING_LOCKS_AT + RINGS  # locked by the process that watches Redis for all of them
 
 
 class NodeMemoryError(Exception):
@@ -119,6 +120,14 @@ class NodeMemory:
         if now - self._doubles[_BEAT_AT] < BEAT_SECONDS:
             return False
         self._doubles[_BEAT_AT] = now
+        return True
+
+    def claim_watch(self) -> bool:
+        """Whether this process is the one of the node that watches whether Redis forgets: until it ends, however it does."""
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _WATCH_LOCK_AT)
+        except OSError:
+            return False
         return True
 
     def heard_of(self, nodes: int, now: float) -> None:

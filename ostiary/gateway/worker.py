@@ -162,3 +162,6 @@ class LimiterMetrics:
 
     def slice_asked(self, result: str) -> None:
         self._values[self._metrics.counter("rate_limit_slices_total", result=result)] += 1
+
+    def store_forgot(self, reason: str) -> None:
+        self._values[self._metrics.counter("rate_limit_store_forgot_total", reason=reason)] += 1

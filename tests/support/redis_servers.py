@@ -19,6 +19,7 @@ from typing import cast
 import redis
 from redis.exceptions import RedisError
 
+from tests.support.certificates import Issued
 from tests.support.ports import free_port
 
 PROGRAM = "redis-server"
@@ -50,6 +51,7 @@ class Server:
     options: list[str]
     program: str = PROGRAM
     password: str | None = None
+    tls_port: int = 0
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
@@ -100,18 +102,42 @@ class Server:
         self.process.wait()
 
 
+@dataclass(frozen=True)
+class ServerTls:
+    """What servers show, and the authority that they and their clients trust."""
+
+    issued: Issued
+    authority: Issued
+
+    def options(self, port: int) -> list[str]:
+        """Also what speaks to other servers does so by TLS; tests come by the port without."""
+        files = (self.issued.cert, self.issued.key, self.authority.cert)
+        named = zip(("--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file"), files, strict=True)
+        shown = [text for option, file in named for text in (option, str(file))]
+        return ["--tls-port", str(port), *shown, "--tls-auth-clients", "no", "--tls-replication", "yes"]
+
+
 def server(
-    directory: Path, *options: str, program: str = PROGRAM, password: str | None = None, port: int | None = None
+    directory: Path,
+    *options: str,
+    program: str = PROGRAM,
+    password: str | None = None,
+    port: int | None = None,
+    tls: ServerTls | None = None,
 ) -> Server:
     common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
     port = port or free_port()
-    made = Server(directory / str(port), port, [*common, *options], program, password)
+    tls_port = free_port(with_bus=True) if tls is not None else 0
+    if tls is not None:
+        common += tls.options(tls_port)
+    made = Server(directory / str(port), port, [*common, *options], program, password, tls_port)
     made.start()
     return made
 
 
 class RedisCluster:
-    """`masters_n` masters, and a replica of each. The first half of `servers` began as masters."""
+    """`masters_n` masters, and a replica of each, if there are `replicas`. The first of `servers` began as masters. With
+    `tls` they speak it to each other, and name ports that do."""
 
     def __init__(
         self,
@@ -121,8 +147,12 @@ class RedisCluster:
         program: str = PROGRAM,
         options: tuple[str, ...] = (),
         node_timeout_ms: int = NODE_TIMEOUT_MS,
+        replicas: bool = True,
+        tls: ServerTls | None = None,
     ) -> None:
         self.masters_n = masters_n
+        self._servers_n = 2 * masters_n if replicas else masters_n
+        self._tls = tls
         self._node_timeout_ms = node_timeout_ms
         self.servers: list[Server] = []
         self._directory = directory
@@ -150,16 +180,18 @@ class RedisCluster:
             shutil.rmtree(one.directory, ignore_errors=True)
 
     def _start(self) -> None:
-        for _ in range(2 * self.masters_n):
+        by_tls = ("--tls-cluster", "yes") if self._tls is not None else ()
+        for _ in range(self._servers_n):
             self.servers.append(
                 server(
                     self._directory,
                     *("--cluster-enabled", "yes", "--cluster-node-timeout", str(self._node_timeout_ms)),
                     *("--cluster-require-full-coverage", "no"),
                     *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
-                    *self._options,
+                    *(*by_tls, *self._options),
                     program=self._program,
                     port=free_port(with_bus=True),
+                    tls=self._tls,
                 )
             )
         for one in self.servers:
@@ -170,13 +202,13 @@ class RedisCluster:
             one.ask("CLUSTER", "ADDSLOTS", *range(first, last + 1))  # Redis 6.2 knows no ranges
             one.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for one in self.servers[1:]:
-            one.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
+            one.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].tls_port or self.servers[0].port)
         everyone = len(self.servers)
         wait_until(
             lambda: all(one.client.cluster("info")["cluster_known_nodes"] == str(everyone) for one in self.servers),
             "all nodes know each other",
         )
-        for master, replica in zip(masters, replicas, strict=True):
+        for master, replica in zip(masters, replicas, strict=False):
             replica.ask("CLUSTER", "REPLICATE", self.id_of(master))
         wait_until(
             lambda: (
@@ -212,8 +244,11 @@ class RedisCluster:
                 return one
         raise AssertionError(f"{master.place} has no replica")
 
-    def move_slot(self, slot: int, source: Server, target: Server, *, pause_seconds: float = 0.0) -> int:
-        """As `redis-cli --cluster reshard` does it; the keys that were moved. `pause_seconds` is between two of them."""
+    def move_slot(
+        self, slot: int, source: Server, target: Server, *, pause_seconds: float = 0.0, port: int | None = None
+    ) -> int:
+        """As `redis-cli --cluster reshard` does it; the keys that were moved. `pause_seconds` is between two of them; `port`
+        of the target is where the source sends them to, if that is not its own."""
         source_id, target_id = self.id_of(source), self.id_of(target)
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
@@ -221,7 +256,7 @@ class RedisCluster:
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             assert isinstance(keys, list)
             for key in keys:
-                source.client.migrate("127.0.0.1", target.port, key, 0, 5000)
+                source.client.migrate("127.0.0.1", port or target.port, key, 0, 5000)
                 moved += 1
             time.sleep(pause_seconds)
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)

@@ -73,8 +73,9 @@ class SlotBatch(Batch):
 
 class Cluster:
     """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
-    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements), `lease` (what a
-    question holds in Redis) and `release`, `no_slices` (which were asked for in vain)."""
+    `came_too_late` and `untold` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` and `keep`
+    (settlements that may have been counted, and that were not), `lease` (what a question holds in Redis) and `release`,
+    `no_slices` (which were asked for in vain)."""
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class Cluster:
         hand_out: Callable[[Question, Decision], None],
         alone: Callable[[Question], Decision],
         lost: Callable[[int], None],
+        keep: Callable[[Sequence[Charge]], None],
+        untold: Callable[[Batch], None],
         no_slices: Callable[[Sequence[SliceRequest]], None],
         lease: Callable[[LimitPolicy, list[str], str, int, Sequence[int]], object | None],
         release: Callable[[object], None],
@@ -106,6 +109,8 @@ class Cluster:
         self._hand_out = hand_out
         self._alone = alone
         self._lost = lost
+        self._keep = keep
+        self._untold = untold
         self._no_slices = no_slices
         self._lease = lease
         self._release = release
@@ -245,10 +250,11 @@ class Cluster:
         self._send(batch, link, link.connection)
 
     def _send_charges(self, slot: int, charges: list[Charge]) -> None:
-        """Nobody waits for these: what is not taken is lost, but for a slot that has moved, where nothing was counted."""
+        """Nobody waits for these. Where nothing was counted they follow a slot that has moved, or are kept for later; what
+        may have been counted is lost."""
         link = self._masters.at[slot]
         if link is None or link.connection is None:
-            self._lost(len(charges))
+            self._keep(charges)
             return
         command: Command = (b"EVALSHA", script.DECIDE_SHA, *script.arguments([], "", b"", charges))
         link.connection.send(command, partial(self._settled, link, command, charges))
@@ -262,10 +268,12 @@ class Cluster:
             return
         elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
         target = self._follow(elsewhere, link) if elsewhere is not None else None
-        if target is None or target.connection is None:
-            self._lost(len(charges))
-        else:
+        if target is not None and target.connection is not None:
             target.connection.send(command, _nothing)
+        elif target is not None or str(reply).startswith(script.NOTHING_COUNTED):
+            self._keep(charges)
+        else:
+            self._lost(len(charges))
 
     def _send(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection) -> None:
         batch.link = link
@@ -278,6 +286,8 @@ class Cluster:
 
     def _replied(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection, reply: object) -> None:
         if not isinstance(reply, bytes) or not script.is_reply(reply, batch.size):
+            if isinstance(reply, ConnectionLost):
+                self._end_untold_leases(batch)
             if not batch.settled:
                 self._refused(batch, link, connection, reply)
             return
@@ -326,6 +336,13 @@ class Cluster:
         """What they counted stays counted; the leases that they took are held by nobody."""
         for number, answer in enumerate(script.answers(reply, batch.size), start=1):
             if (lease := self._lease_of(batch, number, answer[0], ())) is not None:
+                self._release(lease)
+
+    def _end_untold_leases(self, batch: SlotBatch) -> None:
+        """The answer is lost with its connection. What leases it told of, if any, nobody holds."""
+        self._untold(batch)
+        for number in range(1, len(batch.steps) + 1):
+            if (lease := self._lease_of(batch, number, script.ALLOWED, ())) is not None:
                 self._release(lease)
 
     # --- failing ------------------------------------------------------------------------------------------------------
@@ -409,20 +426,30 @@ class Cluster:
     def place_of(self, name: str) -> int:
         return slot_of(name)
 
-    def tell(self, name: str, command: Command) -> None:
+    def keepers(self) -> Sequence[MasterLink]:
+        """See keepsakes.KeepsakeStore."""
+        return self._masters.keepers()
+
+    def tell(self, name: str, command: Command, not_done: Callable[[], None] | None = None) -> None:
         link = self._masters.at[slot_of(name)]
         if link is not None and link.connection is not None:
-            link.connection.send(command, partial(self._told, link, command))
+            link.connection.send(command, partial(self._told, link, command, not_done))
+        elif not_done is not None:
+            not_done()
 
-    def _told(self, link: MasterLink, command: Command, reply: object) -> None:
+    def _told(self, link: MasterLink, command: Command, not_done: Callable[[], None] | None, reply: object) -> None:
         """The end of a lease (ZREM) follows its slot, once: doing it twice does no harm. A renewal does not: the next one
         comes in time, and this one could come after the end of its lease."""
-        elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
-        if elsewhere is None or not (elsewhere.moved or command[0] == "ZREM"):
+        if not isinstance(reply, Exception):
             return
-        target = self._follow(elsewhere, link)
-        if command[0] == "ZREM" and target.connection is not None:
-            target.connection.send(command, _nothing)
+        elsewhere = redirection(str(reply))
+        if elsewhere is not None and (elsewhere.moved or command[0] == "ZREM"):
+            target = self._follow(elsewhere, link)
+            if command[0] == "ZREM" and target.connection is not None:
+                target.connection.send(command, _nothing)
+                return
+        if not_done is not None:
+            not_done()
 
 
 def _nothing(reply: object) -> None:

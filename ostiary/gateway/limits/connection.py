@@ -40,7 +40,8 @@ class ReplyRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where Redis is and how to be let in. Made from a URL: redis://, rediss:// or unix://."""
+    """Where Redis is and how to be let in. Made from a URL: redis://, rediss:// or unix://. `server_name` is whom its
+    certificate must be for where that is not `host`: servers that name each other do so by IP address mostly."""
 
     host: str
     port: int
@@ -49,6 +50,7 @@ class Address:
     password: str | None = field(repr=False)
     database: int
     tls: ssl.SSLContext | None = field(repr=False)
+    server_name: str | None = None
 
     @classmethod
     def of(cls, url: str) -> Address:
@@ -62,6 +64,7 @@ class Address:
             password=options.get("password"),
             database=int(options.get("db", 0)),
             tls=_tls(options) if options.get("connection_class") is SSLConnection else None,
+            server_name=options.get("ssl_server_name"),
         )
 
     def __str__(self) -> str:
@@ -103,7 +106,7 @@ class RedisConnection(asyncio.Protocol):
                 address.host,
                 address.port,
                 ssl=address.tls,
-                server_hostname=address.host if address.tls is not None else None,
+                server_hostname=(address.server_name or address.host) if address.tls is not None else None,
             )
         try:
             if address.password is not None:

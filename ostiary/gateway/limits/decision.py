@@ -66,6 +66,9 @@ class LimiterObserver(Protocol):
     def slice_asked(self, result: str) -> None:
         """A slice of a leased limit was asked for: taken, refused, unanswered."""
 
+    def store_forgot(self, reason: str) -> None:
+        """Redis has lost what was counted there: flushed, restarted, replaced, evicted."""
+
 
 class UnobservedLimiter:
     """A LimiterObserver that watches nothing."""
@@ -83,4 +86,7 @@ class UnobservedLimiter:
         pass
 
     def slice_asked(self, result: str) -> None:
+        pass
+
+    def store_forgot(self, reason: str) -> None:
         pass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 from weakref import WeakSet
 
@@ -14,17 +16,23 @@ from ostiary.gateway.limits.connection import Command
 # Keeps one renewal under a millisecond of Redis's time.
 LEASES_PER_COMMAND = 500
 
+# Ends that Redis has not heard of are told again so often, and at most so many are kept (some 300 bytes each); others end by
+# themselves. While Redis is away a look at all of them takes a few milliseconds.
+END_AGAIN_SECONDS = 0.5
+ENDS_KEPT_MAX = 5000
+
 
 class RedisLease:
     """A call under way. `name` is the sorted set it stands in; `others` are the same call in other sets, which go with it."""
 
-    __slots__ = ("__weakref__", "member", "name", "others", "released")
+    __slots__ = ("__weakref__", "ends_by", "member", "name", "others", "released")
 
     def __init__(self, name: str, member: str) -> None:
         self.name = name
         self.member = member
         self.others: tuple[RedisLease, ...] = ()
         self.released = False
+        self.ends_by = 0.0  # of one whose end Redis has not heard of: when it has ended by itself (s, monotonic)
 
 
 class LeaseStore(Protocol):
@@ -33,10 +41,10 @@ class LeaseStore(Protocol):
     def place_of(self, name: str) -> int:
         """Names of the same place may stand in one command."""
 
-    def tell(self, name: str, command: Command) -> None:
-        """Sends `command`, whose names are all of the place of `name`, to whoever holds it; nobody waits for a reply, and
-        while Redis is away nothing is sent. What a failed command would have done happens by itself in time: leases end, or
-        are renewed the next time."""
+    def tell(self, name: str, command: Command, not_done: Callable[[], None] | None = None) -> None:
+        """Sends `command`, whose names are all of the place of `name`, to whoever holds it; nobody waits for a reply.
+        `not_done`: it could not be sent, was refused, or the connection ended before the reply. What a failed command would
+        have done happens by itself in time: leases end, or are renewed the next time."""
 
 
 class Leases:
@@ -47,6 +55,10 @@ class Leases:
         self._store = store
         self._alive: WeakSet[RedisLease] = WeakSet()
         self._timer: asyncio.TimerHandle | None = None
+        # Ends that Redis has not heard of, and until when they matter.
+        self._unended: dict[RedisLease, float] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def grant(self, names: Sequence[str], member: str) -> RedisLease:
         """A call that now stands in all of these sets, at least one."""
@@ -59,14 +71,35 @@ class Leases:
         return lease
 
     def release(self, lease: RedisLease) -> None:
-        """While Redis is away nothing is sent, and the lease ends by itself."""
+        """While Redis is away its end is kept, and told when Redis is back: a caller whose calls ended meanwhile would be
+        refused until their leases end by themselves."""
         if lease.released:
             return
         lease.released = True
         self._alive.discard(lease)
-        self._store.tell(lease.name, ("ZREM", lease.name, lease.member))
+        self._end(lease)
         for other in lease.others:
             self.release(other)
+
+    def _end(self, lease: RedisLease) -> None:
+        self._store.tell(lease.name, ("ZREM", lease.name, lease.member), partial(self._keep_end, lease))
+
+    def _keep_end(self, lease: RedisLease) -> None:
+        """Ending one twice does no harm: nobody else has its member."""
+        if self._closed or lease in self._unended or len(self._unended) >= ENDS_KEPT_MAX:
+            return
+        self._unended[lease] = lease.ends_by or time.monotonic() + keyspace.LEASE_SECONDS
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(END_AGAIN_SECONDS, self._end_again)
+
+    def _end_again(self) -> None:
+        self._retry = None
+        unended, self._unended = self._unended, {}
+        now = time.monotonic()
+        for lease, ends_by in unended.items():
+            if ends_by > now:
+                lease.ends_by = ends_by
+                self._end(lease)
 
     def renew(self) -> None:
         """All leases count for another LEASE_SECONDS from now."""
@@ -85,6 +118,10 @@ class Leases:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._closed = True
 
     def _renew_later(self) -> None:
         self._timer = None

@@ -21,6 +21,7 @@ from ostiary.gateway.limits.batch import Batch, InFlight, Question
 from ostiary.gateway.limits.cluster import Cluster
 from ostiary.gateway.limits.connection import Address, ConnectionLost, RedisConnection
 from ostiary.gateway.limits.decision import Decision, LimiterObserver, Outcome
+from ostiary.gateway.limits.keepsakes import Keepsakes
 from ostiary.gateway.limits.leases import Leases, RedisLease
 from ostiary.gateway.limits.link import Link
 from ostiary.gateway.limits.local import LocalLease
@@ -34,6 +35,7 @@ from ostiary.gateway.limits.settling import Charge
 from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
 from ostiary.gateway.limits.slots import one_slot
+from ostiary.gateway.limits.unsettled import Unsettled
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -78,6 +80,7 @@ class Limiter:
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
         self._heartbeat: Heartbeat | None = None
+        self._keepsakes: Keepsakes | None = None
         self._slices: Slices | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         if isinstance(url, str):
@@ -98,6 +101,8 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                keep=self._keep_unsettled,
+                untold=self._end_untold_leases,
                 no_slices=self._miss_slices,
                 lease=self._grant,
                 release=self.release,
@@ -105,9 +110,11 @@ class Limiter:
                 quota_events=self.quota_events,
             )
         store = self._cluster if self._link is None else self._link
+        self._unsettled = Unsettled(send=self._settle_in_redis, away=self._is_away, lost=self._lose)
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._keepsakes = Keepsakes(store=store, node=self._node, observe=observe)
             self._slices = Slices(
                 sharers=self._alone.sharers,
                 place_of=_one_place if self._cluster is None else one_slot,
@@ -137,6 +144,8 @@ class Limiter:
             await self._cluster.start()
         if self._heartbeat is not None:
             self._heartbeat.start()
+        if self._keepsakes is not None:
+            self._keepsakes.start()
 
     async def close(self) -> None:
         """Whoever still waits is answered as if Redis were away. What is left of slices is given back: at most a deadline."""
@@ -147,6 +156,8 @@ class Limiter:
             await give_back(self._slices.take_returned(), within_seconds=self._in_flight.deadline_seconds)
         if self._heartbeat is not None:
             self._heartbeat.close()
+        if self._keepsakes is not None:
+            await self._keepsakes.close()
         if self._link is not None:
             await self._link.close()
         if self._cluster is not None:
@@ -154,6 +165,7 @@ class Limiter:
         if self._leases is not None:
             self._leases.close()
         self._flush()
+        self._unsettled.close()
         if self._cluster is not None:
             self._cluster.end(self._in_flight.end())
         for batch in self._in_flight.end():
@@ -171,7 +183,8 @@ class Limiter:
         sliced = 0 if self._slices is None else self._slices.spent
         counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
         shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
-        return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
+        memory = {} if self._keepsakes is None else {"memory": self._keepsakes.status()}
+        return {**store, **counts, **shares, **memory, "would_refuse": self._shadows.status()}
 
     @property
     def away(self) -> bool:
@@ -271,12 +284,16 @@ class Limiter:
                 and self._slices.settle(each, time.monotonic())
             ):
                 continue
-            elif self._cluster is not None:
-                self._cluster.settle(each)
             else:
-                self._settlements.append(each)
-                if not self._questions and len(self._settlements) == 1:
-                    self._loop.call_soon(self._flush)
+                self._settle_in_redis(each)
+
+    def _settle_in_redis(self, charge: Charge) -> None:
+        if self._cluster is not None:
+            self._cluster.settle(charge)
+        else:
+            self._settlements.append(charge)
+            if not self._questions and len(self._settlements) == 1:
+                self._loop.call_soon(self._flush)
 
     def _flush_soon(self) -> None:
         self._loop.call_soon(self._flush)
@@ -299,7 +316,7 @@ class Limiter:
             self._miss_slices(slices)
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
-            self._lose(len(settlements))
+            self._keep_unsettled(settlements)
             return
         if slices or returned:
             if len(questions) + len(settlements) + len(slices) + len(returned) <= BATCH_MAX:
@@ -341,6 +358,8 @@ class Limiter:
 
     def _replied(self, batch: Batch, reply: object) -> None:
         if not isinstance(reply, bytes) or not script.is_reply(reply, batch.asked_n):
+            if isinstance(reply, ConnectionLost):
+                self._end_untold_leases(batch)
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -470,6 +489,12 @@ class Limiter:
             self.store_time_us = script.clock_us(reply)
             self._take_slices(batch, answers)
 
+    def _end_untold_leases(self, batch: Batch) -> None:
+        """The answer is lost with its connection. What leases it told of, if any, nobody holds."""
+        for number, question in enumerate(batch.questions, start=1):
+            if question.policy.leased:
+                self.release(self._grant(question.policy, question.names, batch.name, number, ()))
+
     # --- failing ------------------------------------------------------------------------------------------------------
 
     def _refused(self, batch: Batch, reply: object) -> None:
@@ -486,6 +511,9 @@ class Limiter:
             return
         if self._link is not None and not isinstance(reply, ConnectionLost):
             self._link.failed("refused", str(reply)[:200])
+        if batch.settlements and str(reply).startswith(script.NOTHING_COUNTED):
+            self._keep_unsettled(batch.settlements)
+            batch.settlements = ()
         self._settle_alone(batch)
 
     def _script_loaded(self, reply: object) -> None:
@@ -513,6 +541,14 @@ class Limiter:
     def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
         if requests and self._slices is not None:
             self._slices.unanswered(requests, time.monotonic())
+
+    def _keep_unsettled(self, charges: Sequence[Charge]) -> None:
+        """Nothing of them was counted."""
+        if charges:
+            self._unsettled.keep(charges)
+
+    def _is_away(self) -> bool:
+        return self.away
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):

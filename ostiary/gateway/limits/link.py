@@ -9,6 +9,8 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ostiary.core import keyspace
 from ostiary.gateway.limits import script
@@ -80,9 +82,11 @@ class Link:
 
     # --- for leases and nodes (see leases.LeaseStore, nodes.NodesStore) -------------------------------------------------
 
-    def tell(self, name: str, command: Command) -> None:
+    def tell(self, name: str, command: Command, not_done: Callable[[], None] | None = None) -> None:
         if self.connection is not None:
-            self.connection.send(command, _nothing)
+            self.connection.send(command, _nothing if not_done is None else partial(_told, not_done))
+        elif not_done is not None:
+            not_done()
 
     def place_of(self, name: str) -> int:
         """One Redis holds all names."""
@@ -90,6 +94,17 @@ class Link:
 
     def connection_at(self, name: str) -> RedisConnection | None:
         return self.connection
+
+    # --- for keepsakes (see keepsakes.KeepsakeStore) --------------------------------------------------------------------
+
+    keepsake = keyspace.keepsake(0)
+
+    @property
+    def place(self) -> str:
+        return str(self.address)
+
+    def keepers(self) -> Sequence[Link]:
+        return (self,)
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 
@@ -183,6 +198,11 @@ class Link:
 
     def _probe(self) -> str:
         return keyspace.probe(self._worker)
+
+
+def _told(not_done: Callable[[], None], reply: object) -> None:
+    if isinstance(reply, Exception):
+        not_done()
 
 
 def _nothing(reply: object) -> None:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ostiary.core import keyspace
 from ostiary.gateway.limits import script
 from ostiary.gateway.limits.connection import Address, RedisConnection, ReplyRefused
 from ostiary.gateway.limits.decision import LimiterObserver
@@ -109,6 +110,7 @@ class Masters:
         self._follower: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._is_told = False
+        self._named_at: list[MasterLink | None] | None = None  # the map that keepsakes were named by
         self._failures = 0
         self._last_failure: str | None = None
 
@@ -167,8 +169,22 @@ class Masters:
         link.is_referred_to = True
         return link
 
-    def _connect_to(self, host: str, port: int) -> MasterLink:
-        address = self._given.get((host, port)) or replace(self._addresses[0], host=host, port=port)
+    def _link_to(self, host: str, port: int, hostname: str) -> MasterLink:
+        """`hostname`, if it has one, is whom its certificate is for; what the configuration says comes first."""
+        link = self._links.get((host, port))
+        if link is None:
+            return self._connect_to(host, port, hostname)
+        link.address = self._address(host, port, hostname)  # a redirection, which made it, names no hostname
+        return link
+
+    def _address(self, host: str, port: int, hostname: str) -> Address:
+        if (given := self._given.get((host, port))) is not None:
+            return given
+        first = self._addresses[0]
+        return replace(first, host=host, port=port, server_name=first.server_name or hostname or None)
+
+    def _connect_to(self, host: str, port: int, hostname: str = "") -> MasterLink:
+        address = self._address(host, port, hostname)
         link = MasterLink(
             address,
             deadline_seconds=self._deadline_seconds,
@@ -231,8 +247,7 @@ class Masters:
             link.slots_n = 0
         at: list[MasterLink | None] = [None] * SLOTS
         for held in ranges:
-            place = held.host or told_by.host, held.port
-            link = self._links.get(place) or self._connect_to(*place)
+            link = self._link_to(held.host or told_by.host, held.port, held.hostname)
             link.slots_n += held.last - held.first + 1
             at[held.first : held.last + 1] = [link] * (held.last - held.first + 1)
         self.at = at
@@ -249,6 +264,20 @@ class Masters:
         task = asyncio.get_running_loop().create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    def keepers(self) -> list[MasterLink]:
+        """The masters that hold a keepsake, each with its name: the same one at all nodes that have the same map."""
+        if self._named_at is not self.at:
+            self._named_at = self.at
+            nameless = {id(link): link for link in self._links.values() if link.slots_n}
+            for number in range(PROBES_MAX):
+                if not nameless:
+                    break
+                name = keyspace.keepsake(number)
+                link = self.at[slot_of(name)]
+                if link is not None and nameless.pop(id(link), None) is not None:
+                    link.keepsake = name
+        return [link for link in self._links.values() if link.slots_n and self.at[slot_of(link.keepsake)] is link]
 
     def served(self) -> int:
         """How many slots have a master that answers."""

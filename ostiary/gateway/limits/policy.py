@@ -123,6 +123,7 @@ class LimitPolicy:
     def __init__(
         self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int, environment: Environment
     ) -> None:
+        _refuse_one_name_twice(parts)
         self.parts = parts
         self.environment = environment
         self.route = route.name
@@ -328,6 +329,17 @@ def compile_limits(
             case Quota():
                 limits.append(CalendarQuota.of(source, overage, workers=workers, least=least))
     return tuple(limits)
+
+
+def _refuse_one_name_twice(parts: Sequence[Part]) -> None:
+    """Each part counts in a state of its own: what follows the subject in its name is `plan`, or the measure and the route
+    (see keyspace). lua/decide.lua would take the numbers of one for those of the other.
+
+    Raises ValueError: a fault of whoever made the parts, not of a configuration."""
+    told = ["plan" if part.plan is not None else part.measure for part in parts]
+    twice = sorted({each for each in told if told.count(each) > 1})
+    if twice:
+        raise ValueError(f"two parts of one policy count in the same state: {', '.join(twice)}")
 
 
 def _kept(sources: Sequence[Source]) -> list[Source]:

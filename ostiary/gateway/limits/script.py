@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from ostiary.core import keyspace
 from ostiary.core.limiting import (
@@ -36,6 +36,9 @@ _COST = struct.Struct("<d")
 
 # When what is settled for less comes back to a bucket whenever that is: all but slices.
 ALWAYS_US = 1 << 53
+
+# Refusals that say that nothing was counted: Redis does not begin a script then, or ends it at its first write.
+NOTHING_COUNTED: Final = ("LOADING", "BUSY", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
 
 # What a note says; see the head of the script.
 WOULD_REFUSE, QUOTA_REACHED = 1, 2

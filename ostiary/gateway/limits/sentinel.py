@@ -148,6 +148,7 @@ class SentinelLink(Link):
         named = [answer for answer in answers if isinstance(answer, Named)]
         if named:
             return max(named, key=lambda one: (one.epoch, one.promoted))
+        reason = ""
         for sentinel, answer in zip(self._sentinels, answers, strict=True):
             if isinstance(
                 answer, ReplyRefused
@@ -155,7 +156,8 @@ class SentinelLink(Link):
                 raise ReplyRefused(f"{answer} (Sentinel {sentinel.address})")
             if isinstance(answer, BaseException) and not isinstance(answer, OSError):
                 raise answer
-        raise ConnectionError("no Sentinel answers")
+            reason = f"{sentinel.address}: {str(answer) or type(answer).__name__}"
+        raise ConnectionError(f"no Sentinel answers; {reason}")
 
 
 def _named(reply: object, address: object) -> Named:

@@ -15,7 +15,7 @@ class Charge:
     worker if `alone`. `skipped` are the places of limits, in shadow, that did not count it. `others`: the same call, in other
     slots of a Redis Cluster; `crossing`: it was refused there."""
 
-    __slots__ = ("alone", "crossing", "difference", "names", "others", "policy", "skipped", "taken_us")
+    __slots__ = ("alone", "crossing", "difference", "kept_until", "names", "others", "policy", "skipped", "taken_us")
 
     def __init__(
         self, policy: LimitPolicy, names: list[str], taken_us: int, *, alone: bool, skipped: Sequence[int] = ()
@@ -27,6 +27,7 @@ class Charge:
         self.skipped = skipped
         self.crossing = False
         self.difference = 0
+        self.kept_until = 0.0  # of one that Redis could not be told: then it is given up (s, monotonic)
         self.others: list[Charge] = []
 
     @property

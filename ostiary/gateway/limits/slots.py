@@ -52,12 +52,14 @@ def redirection(refusal: str) -> Redirection | None:
 
 @dataclass(frozen=True, slots=True)
 class SlotRange:
-    """`first` to `last`, both included, and the master that has them; `host` may be empty as in Redirection."""
+    """`first` to `last`, both included, and the master that has them; `host` may be empty as in Redirection. `hostname` is
+    what a node that is to be called by its address announces besides (Redis 7), empty if nothing."""
 
     first: int
     last: int
     host: str
     port: int
+    hostname: str = ""
 
 
 def slot_ranges(reply: object) -> list[SlotRange]:
@@ -79,7 +81,17 @@ def _range(entry: list[object]) -> SlotRange:
     host, port = master[0], master[1]
     if not isinstance(port, int):
         raise ValueError(f"no port: {entry!r:.100}")
-    return SlotRange(first, last, _named(host.decode() if isinstance(host, bytes) else ""), port)
+    return SlotRange(first, last, _named(host.decode() if isinstance(host, bytes) else ""), port, _hostname(master))
+
+
+def _hostname(master: list[object]) -> str:
+    """Of [host, port, id, [name, value, ...]]; the last of them from Redis 7 on."""
+    told = master[3] if len(master) > 3 else None
+    if isinstance(told, list) and b"hostname" in told[:-1:2]:
+        value = told[told.index(b"hostname") + 1]
+        if isinstance(value, bytes):
+            return _named(value.decode())
+    return ""
 
 
 def _named(host: str) -> str:

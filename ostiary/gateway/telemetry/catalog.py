@@ -185,6 +185,12 @@ _FAMILIES = (
     ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(
+        "rate_limit_store_forgot_total",
+        Kind.COUNTER,
+        "Times that Redis was found to have lost what was counted there: `flushed`, `restarted`, `replaced`, `evicted`.",
+        ("reason",),
+    ),
+    Family(
         "rate_limit_slices_total",
         Kind.COUNTER,
         "Slices of leased limits that were asked for: `taken`, `refused`, `unanswered`.",

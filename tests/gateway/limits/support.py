@@ -89,6 +89,7 @@ class Observed:
         self.failures: list[str] = []
         self.settlements: list[str] = []
         self.slices: list[str] = []
+        self.forgot: list[str] = []
 
     def decided(self, limit: str, decision: str) -> None:
         self.decisions.append((limit, decision))
@@ -104,6 +105,9 @@ class Observed:
 
     def slice_asked(self, result: str) -> None:
         self.slices.append(result)
+
+    def store_forgot(self, reason: str) -> None:
+        self.forgot.append(reason)
 
 
 @asynccontextmanager

@@ -329,7 +329,7 @@ async def test_a_single_redis_is_told_from_a_cluster(own_valkey: object, caplog:
 
 PASSWORD = "canary-91bd"
 # What docs/configuration.md says that a user needs.
-RIGHTS = "~ost:* -@all +@scripting +@read +@write +auth +select +ping +time +cluster|slots +asking"
+RIGHTS = "~ost:* -@all +@scripting +@read +@write +auth +select +ping +time +info +cluster|slots +asking"
 
 
 async def test_each_node_lets_the_user_of_its_url_in_with_no_more_rights_than_documented(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -9,7 +10,7 @@ import redis
 
 from ostiary.core.model import Cost, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
-from ostiary.gateway.limits import Decision, Limiter, LimitPolicy, Outcome
+from ostiary.gateway.limits import Charge, Decision, Limiter, LimitPolicy, Outcome
 from tests.gateway.edge.serving import served
 from tests.gateway.limits.support import Observed, Proxy, decided, policy, running, until_state
 from tests.support.origin import Answer, answer_with
@@ -112,8 +113,13 @@ async def test_what_redis_could_not_be_told_is_counted_as_lost(database: str) ->
             assert decision.charge is not None
             await redis_there.aclose()
             await until_state(limiter, "away")
-            limiter.settle(decision.charge, 7)
-            await until(lambda: observed.settlements == ["more", "lost"], "both are told")
+            limiter.settle(decision.charge, 0)
+            await until(lambda: observed.settlements == ["less", "lost"], "what costs less is lost at once")
+            another = Charge(limits, decision.charge.names, 0, alone=False)
+            limiter.settle(another, 7)
+            await asyncio.sleep(0.05)
+            assert observed.settlements == ["less", "lost", "more"], "what costs more is kept"
+    assert observed.settlements == ["less", "lost", "more", "lost"], "until the worker ends"
 
 
 async def test_settlements_of_one_tick_go_in_one_command_with_its_calls(database: str) -> None:

@@ -54,7 +54,7 @@ def test_the_map_is_read() -> None:
     ]
     assert slot_ranges(told) == [
         SlotRange(0, 5460, "10.0.0.1", 7000),
-        SlotRange(5461, 5461, "", 7001),
+        SlotRange(5461, 5461, "", 7001, "r"),
         SlotRange(5462, 16383, "", 7002),
     ]
 
