@@ -28,7 +28,7 @@ from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.__main__ import Unobserved
 from ostiary.gateway.usage.shipper import Shipper
 
-_MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*_usage*.sql"))
 _AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 
@@ -102,7 +102,8 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
     ]
     routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]
     connection = await asyncpg.connect(server.url())
-    await connection.execute(_MIGRATION.read_text(encoding="utf-8"))
+    for migration in _MIGRATIONS:
+        await connection.execute(migration.read_text(encoding="utf-8"))
     spool = Spool(directory=directory, worker="bench", bytes_max=8 << 30)
     for _ in range(rows):
         spool.append(

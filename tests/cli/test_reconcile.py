@@ -9,17 +9,15 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-import ostiary.control_plane
 from ostiary.cli.reconcile import reconcile
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
-
-_MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+from tests.gateway.usage.calls import MIGRATION
 
 
 @pytest.fixture
 async def configuration(empty_database: str, tmp_path: Path) -> Path:
     connection = await asyncpg.connect(empty_database)
-    await connection.execute(_MIGRATION.read_text(encoding="utf-8"))
+    await connection.execute(MIGRATION)
     await connection.close()
     path = tmp_path / "gateway.yaml"
     path.write_text(

@@ -15,7 +15,9 @@ import ostiary.control_plane
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
-MIGRATION = Path(ostiary.control_plane.__file__).parent / "db" / "migrations" / "0002_usage.sql"
+_MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
+# The tables of usage; they need no other.
+MIGRATION = "".join(path.read_text(encoding="utf-8") for path in sorted(_MIGRATIONS.glob("*_usage*.sql")))
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 

@@ -17,7 +17,7 @@ async def database(empty_database: str) -> str:
     """The URL of a database with the usage tables, and nothing else: they need no other."""
     connection = await asyncpg.connect(empty_database)
     try:
-        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+        await connection.execute(MIGRATION)
     finally:
         await connection.close()
     return empty_database

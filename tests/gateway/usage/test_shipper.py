@@ -78,7 +78,8 @@ async def test_a_segment_is_rows_rollup_and_ledger_at_once(
     assert ok["latency_us_sum"] + failed["latency_us_sum"] == 90 * 1000 + 10 * 100_000
     assert ok["upstream_us_sum"] + failed["upstream_us_sum"] == 50 * 900
     bounds = await rows.fetchval("SELECT usage_latency_bounds_us()")
-    histogram = [one + other for one, other in zip(ok["latency_histogram"], failed["latency_histogram"], strict=True)]
+    counts = [await rows.fetchval("SELECT usage_latency_calls($1)", row["latency_histogram"]) for row in (ok, failed)]
+    histogram = [one + other for one, other in zip(*counts, strict=True)]
     assert len(histogram) == len(bounds) + 1
     buckets = {index: calls for index, calls in enumerate(histogram) if calls}
     assert list(buckets.values()) == [90, 10]
@@ -99,8 +100,11 @@ async def test_rollups_add_up_over_many_segments(spool_directory: Path, shipper:
     totals = await rows.fetchrow("SELECT sum(calls) AS calls, count(*) AS groups FROM usage_rollups_day")
     assert totals is not None
     assert totals["calls"] == 1800 == await _rows(rows)
-    histogram = await rows.fetch("SELECT unnest(latency_histogram) AS calls FROM usage_rollups_day")
-    assert sum(row["calls"] for row in histogram) == 1800
+    for granularity in ("minute", "hour", "day"):
+        calls, histogram = await rows.fetchrow(
+            f"SELECT sum(calls), usage_latency_calls(sum(latency_histogram)) FROM usage_rollups_{granularity}"
+        ) or (0, [])
+        assert calls == sum(histogram) == 1800, granularity
 
 
 async def test_shipping_goes_on_until_stopped_and_drains(
@@ -177,7 +181,7 @@ async def test_a_backend_ended_in_the_middle_of_a_copy_leaves_nothing_half_done(
 
 async def _prepared(own_postgres: EmbeddedPostgres) -> str:
     connection = await asyncpg.connect(own_postgres.url())
-    await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+    await connection.execute(MIGRATION)
     await connection.close()
     return own_postgres.url()
 
@@ -276,7 +280,7 @@ async def test_a_schema_that_is_not_there_yet_is_waited_for(
 
         await until(failed, "the shipper finds no tables")
         connection = await asyncpg.connect(empty_database)
-        await connection.execute(MIGRATION.read_text(encoding="utf-8"))
+        await connection.execute(MIGRATION)
         await connection.close()
 
         async def written() -> bool:
