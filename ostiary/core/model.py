@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.upstream import Upstream
+from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -387,4 +388,5 @@ class Configuration:
     upstreams: Mapping[str, Upstream]
     routes: tuple[Route, ...]
     keys: Mapping[str, Key] = field(repr=False)
+    usage: UsageSettings = DEFAULT_USAGE
     warnings: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
-from ostiary.gateway.usage import Spool
+from ostiary.gateway.usage import ClientFields, Spool
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
@@ -166,6 +166,10 @@ class Gateway:
         names = (UNROUTED, *(route.name for route in configuration.routes))
         self._meters = {name: self._meters[name] for name in names}
         self._health.follow(self.snapshot.groups.values())
+
+    def record_clients(self, fields: ClientFields) -> None:
+        """What is recorded of the clients of calls that end from now on."""
+        self._recorder.client_fields = fields
 
     # --- life
 

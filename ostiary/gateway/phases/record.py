@@ -10,7 +10,7 @@ from ostiary.core.errors import ErrorCode, Fault
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.usage import Spool, encode
+from ostiary.gateway.usage import ClientFields, Spool, encode
 
 logger: Final = logging.getLogger("ostiary.gateway.request")
 
@@ -18,7 +18,8 @@ CLIENT_GONE_STATUS: Final = 499  # no status was sent; nginx's number for it, wh
 
 
 class Recorder:
-    """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines."""
+    """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines.
+    `client_fields` says what is recorded of clients."""
 
     def __init__(self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters) -> None:
         self._metrics = metrics
@@ -30,6 +31,7 @@ class Recorder:
         self._dropped = metrics.counter("usage_events_dropped_total")
         self._overhead = metrics.histogram("gateway_overhead_seconds")
         self.wall_clock_offset = 0.0
+        self.client_fields = ClientFields()
 
     def record(self, exchange: Exchange, now: float) -> None:
         """Meters the call if it is known whose it is, or its route is open to everyone. Never raises for a request's sake."""
@@ -72,6 +74,7 @@ class Recorder:
             head.values.get(b"user-agent"),
             decision is not None and decision.overage,
             exchange.complete,
+            self.client_fields,
         )
         if self._spool.append(record):
             self._values[self._accepted] += 1

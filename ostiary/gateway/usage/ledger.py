@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ostiary.gateway.usage.record import COLUMNS, COPY_END, COPY_HEAD, occurred_day
+from ostiary.gateway.usage.record import COLUMNS_OF_VERSION, COPY_END, COPY_HEAD, occurred_day
 from ostiary.gateway.usage.run import RunState
 from ostiary.gateway.usage.segment import Segment
 
@@ -123,7 +123,7 @@ class UsageLedger:
         async with self._connection.transaction():
             if not await self._connection.fetchval(_ENTER_SEGMENT, header.segment_id, header.run_id):
                 return Written(0, 0, repeated=True)
-            poisoned = await self._copy(segment.records)
+            poisoned = await self._copy(segment.records, COLUMNS_OF_VERSION[header.version])
             rows, lost = len(segment.records) - poisoned, segment.lost + poisoned
             await self._connection.execute(_SETTLE_SEGMENT, header.segment_id, rows, lost)
             stored_before = header.accepted_before
@@ -140,7 +140,7 @@ class UsageLedger:
             )
         return Written(rows, lost, repeated=False)
 
-    async def _copy(self, records: Sequence[bytes]) -> int:
+    async def _copy(self, records: Sequence[bytes], columns: Sequence[str]) -> int:
         """Copies all rows that Postgres takes; returns how many it refused. One that it refuses is found by halving, so it
         costs its segment some twenty attempts and no other row."""
         if not records:
@@ -150,7 +150,7 @@ class UsageLedger:
                 await self._connection.copy_to_table(
                     "usage_events",
                     source=io.BytesIO(b"".join((COPY_HEAD, *records, COPY_END))),
-                    columns=COLUMNS,
+                    columns=columns,
                     format="binary",
                 )
         except asyncpg.CheckViolationError:  # no partition: the caller's to mend
@@ -159,7 +159,7 @@ class UsageLedger:
             if len(records) == 1:
                 return 1
             half = len(records) // 2
-            return await self._copy(records[:half]) + await self._copy(records[half:])
+            return await self._copy(records[:half], columns) + await self._copy(records[half:], columns)
         return 0
 
     async def _ensure_days(self, days: set[int]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from ostiary.gateway.usage.record import RECORD_VERSION
+from ostiary.gateway.usage.record import COLUMNS_OF_VERSION, RECORD_VERSION
 
 HEADER_BYTES = 4096  # a page
 FRAME_BYTES = 8  # CRC-32 and length (of the frame, these 8 bytes included, so that it is never 0), native byte order
@@ -43,12 +43,13 @@ class SegmentHeader:
     created_us: int
     accepted_before: int
     dropped_before: int
+    version: int = RECORD_VERSION
 
     def pack(self) -> bytes:
         """The first bytes of the file, CRC included."""
         fields = _HEADER.pack(
             _MAGIC,
-            RECORD_VERSION,
+            self.version,
             self.segment_id.bytes,
             self.run_id.bytes,
             self.created_us,
@@ -100,8 +101,8 @@ def read_header(data: bytes) -> SegmentHeader:
     magic, version, segment_id, run_id, created_us, accepted, dropped, worker = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise DamagedFile("it does not begin as a segment does")
-    if version != RECORD_VERSION:
-        raise DamagedFile(f"it is of version {version}, and this Ostiary reads version {RECORD_VERSION}")
+    if version not in COLUMNS_OF_VERSION:
+        raise DamagedFile(f"it is of version {version}, and this Ostiary reads versions up to {RECORD_VERSION}")
     if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]):
         raise DamagedFile("the checksum of its header does not match")
     return SegmentHeader(
@@ -111,6 +112,7 @@ def read_header(data: bytes) -> SegmentHeader:
         created_us,
         accepted,
         dropped,
+        version,
     )
 
 

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import asyncpg
 
 import ostiary.control_plane
-from ostiary.gateway.usage import Spool, caller_part, encode, route_part
+from ostiary.gateway.usage import ClientFields, Spool, caller_part, encode, route_part
+from ostiary.gateway.usage.record import EVERYTHING
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
 _MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
@@ -44,6 +45,7 @@ def call(
     user_agent: bytes | None = b"curl/8.5.0",
     overage: bool = False,
     complete: bool = True,
+    client: ClientFields = EVERYTHING,
 ) -> bytes:
     """The record of a call; a plain one unless told otherwise."""
     return encode(
@@ -61,6 +63,7 @@ def call(
         user_agent,
         overage,
         complete,
+        client,
     )
 
 
