@@ -12,16 +12,19 @@ from ostiary.cli.client import Client, Listing, api_command, json_option, segmen
 COLUMNS = ("day", "calls", "errors", "avg_latency_ms")
 
 
+_LOCAL = ("reconcile", "retention")
+
+
 class _UsageGroup(click.Group):
-    """`daily` asks the API and needs nothing else; `reconcile` looks into spool and database, and is imported when used."""
+    """Most ask the API and need nothing else; those that look into spool and database are imported when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), "reconcile"]
+        return [*super().list_commands(ctx), *_LOCAL]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "reconcile":
+        if cmd_name not in _LOCAL:
             return super().get_command(ctx, cmd_name)
-        command = import_module("ostiary.cli.reconcile").reconcile
+        command = getattr(import_module(f"ostiary.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101  a programming error, not an input
         return command
 
