@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from importlib import import_module
 
 import click
 
 from ostiary.cli.accounts import print_list
-from ostiary.cli.client import Client, Listing, api_command, json_option, segment
+from ostiary.cli.client import Client, Document, Listing, api_command, json_option, limit_option
+from ostiary.cli.table import table
+from ostiary.cli.tail import LOG_COLUMNS, follow
+from ostiary.cli.usage_options import Moment, csv_option, filter_options, must_exist, span_options
 
-COLUMNS = ("day", "calls", "errors", "avg_latency_ms")
+FIGURES = (
+    *("calls", "errors", "overage", "bytes_in", "bytes_out"),
+    *("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
+)
+GROUPS_MAX = 1000  # of one answer
 
 
 _LOCAL = ("reconcile", "retention")
@@ -31,35 +40,184 @@ class _UsageGroup(click.Group):
 
 @click.group(cls=_UsageGroup)
 def usage() -> None:
-    """Usage per day, over the control-plane API; and the proof that nothing of it was lost.
+    """What was called, what failed and how long it took, over the control-plane API; and the proof that nothing was lost.
 
     \b
     Example:
-      ostiary usage daily --app ID
+      ostiary usage summary --app ID --since 24h
+      ostiary usage errors --since 1h
+      ostiary usage logs --key ID --status 5xx
+      ostiary usage tail --route clients
       ostiary usage reconcile -c gateway.yaml
     """
 
 
-@usage.command("daily")
-@click.option("--app", "app_id", metavar="ID", help="Only this app's calls.")
-@click.option("--org", "--organization", "organization_id", metavar="ID", help="Only this organization's calls.")
-@click.option("--key", "key_id", metavar="ID", help="Only this key's calls.")
-@click.option(
-    "--days", type=click.IntRange(1, 366), default=30, show_default=True, help="How many days, today included."
-)
+@usage.command("summary")
+@filter_options
+@span_options
+@click.option("--interval", type=click.Choice(["minute", "hour", "day"]), help="The same by minute, hour or day too.")
 @api_command
 @json_option
-def daily(
-    client: Client, app_id: str | None, organization_id: str | None, key_id: str | None, days: int, as_json: bool
-) -> None:
-    """Calls, errors and average latency of each day (UTC), the oldest first.
+def summary(client: Client, asked: Document, span: Document, interval: str | None, as_json: bool) -> None:
+    """Calls, errors, bytes, overage and latency of a span of time. Quantiles are off by at most 9.1 %.
+
+    \b
+    Example:
+      ostiary usage summary --app ID --days 7
+      ostiary usage summary --route clients --since 2h --interval minute
+    """
+    must_exist(client, asked)
+    found = client.get("/usage/summary", {**asked, **span, "interval": interval})
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"from {found['since']} to {found['until']}")
+    click.echo(table([found], FIGURES))
+    if found["intervals"] is not None:
+        click.echo(table(found["intervals"], ("start", *FIGURES)))
+
+
+@usage.command("daily")
+@filter_options
+@span_options
+@api_command
+@csv_option
+@json_option
+def daily(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
+    """The same of each day (UTC), the oldest first.
 
     \b
     Example:
       ostiary usage daily --app ID --days 7
+      ostiary usage daily --org ID --since 2030-01-01 --until 2030-02-01 --csv
     """
-    if app_id is not None:  # so that a mistyped app is an error, and not a month of zeros
-        client.get(f"/apps/{segment(app_id)}")
-    parameters = {"app_id": app_id, "organization_id": organization_id, "key_id": key_id, "days": days}
-    page = client.get("/usage/daily", parameters)
-    print_list(Listing(page["data"], page["total"]), COLUMNS, as_json=as_json)
+    must_exist(client, asked)
+    _print(client, "/usage/daily", {**asked, **span}, ("day", *FIGURES), as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("endpoints")
+@filter_options
+@span_options
+@api_command
+@limit_option
+@csv_option
+@json_option
+def endpoints(client: Client, asked: Document, span: Document, limit: int, as_csv: bool, as_json: bool) -> None:
+    """The same of each route and method, the most called first.
+
+    \b
+    Example:
+      ostiary usage endpoints --since 24h
+    """
+    must_exist(client, asked)
+    query = {**asked, **span, "limit": min(limit, GROUPS_MAX)}
+    _print(client, "/usage/endpoints", query, ("route", "method", *FIGURES), as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("errors")
+@filter_options
+@span_options
+@api_command
+@limit_option
+@csv_option
+@json_option
+def errors(client: Client, asked: Document, span: Document, limit: int, as_csv: bool, as_json: bool) -> None:
+    """How often which error, by route and method, the most frequent first. Its share is of all calls of the two.
+
+    \b
+    Example:
+      ostiary usage errors --since 1h --status 5xx
+    """
+    must_exist(client, asked)
+    query = {**asked, **span, "limit": min(limit, GROUPS_MAX)}
+    columns = ("route", "method", "status", "calls", "share")
+    _print(client, "/usage/errors", query, columns, as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("overage")
+@filter_options
+@span_options
+@api_command
+@limit_option
+@csv_option
+@json_option
+def overage(client: Client, asked: Document, span: Document, limit: int, as_csv: bool, as_json: bool) -> None:
+    """Keys with calls past their quota, and how many: for the bill.
+
+    \b
+    Example:
+      ostiary usage overage --since 2030-01-01 --until 2030-02-01 --csv > january.csv
+    """
+    must_exist(client, asked)
+    columns = ("key_id", "app_id", "organization_id", "environment", "calls", "overage")
+    query = {**asked, **span}
+    _print(client, "/usage/overage", query, columns, limit=limit, as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("logs")
+@filter_options
+@click.option("--since", type=Moment(), metavar="TIME", help="From when on; 24h before the end if it is not given.")
+@click.option("--until", type=Moment(), metavar="TIME", help="Up to when; now if it is not given.")
+@api_command
+@limit_option
+@csv_option
+@json_option
+def logs(
+    client: Client,
+    asked: Document,
+    since: str | None,
+    until: str | None,
+    limit: int,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Single calls, the newest first.
+
+    \b
+    Example:
+      ostiary usage logs --key ID --status 401 --since 7d
+      ostiary usage logs --app ID --since 2030-01-31 --csv > calls.csv
+    """
+    must_exist(client, asked)
+    query = {**asked, "since": since, "until": until}
+    _print(client, "/usage/logs", query, LOG_COLUMNS, limit=limit, as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("tail")
+@filter_options
+@api_command
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document a line, for scripts.")
+def tail(client: Client, asked: Document, as_json: bool) -> None:
+    """Single calls as they come, until Ctrl-C. A call shows within some two seconds of its end.
+
+    At most 1000 calls a second are shown; how many were left out is told.
+
+    \b
+    Example:
+      ostiary usage tail --app ID --status 5xx
+      ostiary usage tail --json | jq .latency_ms
+    """
+    must_exist(client, asked)
+    follow(client, asked, as_json=as_json)
+
+
+def _print(
+    client: Client,
+    path: str,
+    query: Document,
+    columns: tuple[str, ...],
+    *,
+    limit: int | None = None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """`limit` is for a list that has pages."""
+    if as_csv:
+        client.download(path, {**query, "format": "csv"}, sys.stdout.buffer)
+        return
+    if limit is None:
+        page = client.get(path, query)
+        listing = Listing(page["data"], page["total"])
+    else:
+        listing = client.items(path, query, limit=limit)
+    print_list(listing, columns, as_json=as_json)

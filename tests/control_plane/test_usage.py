@@ -251,7 +251,9 @@ async def test_the_log_is_read_in_pages_none_twice_and_none_left_out(api: Api, c
         span = f"since={_text(base)}&until={_text(base + timedelta(days=3))}"
         seen, cursor = [], ""
         while cursor is not None:
-            page = (await api.get(f"/usage/logs?{span}&limit={limit}{f'&key_id={key}' if key else ''}{cursor}")).document
+            page = (
+                await api.get(f"/usage/logs?{span}&limit={limit}{f'&key_id={key}' if key else ''}{cursor}")
+            ).document
             seen += [row["request_id"] for row in page["data"]]
             cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
             assert page["total"] == (0 if key else 65)
