@@ -6,6 +6,7 @@ roll-ups say first in which minutes there are as many calls as the page takes, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -21,6 +22,9 @@ from ostiary.control_plane.usage.store import Arguments, conditions
 # its last minutes, whatever is kept; what has few costs at most twice the whole.
 _FIRST_SPAN = timedelta(minutes=10)
 _WIDER = 8
+# How much more than its even share of time is read of the last minute or hour: calls come unevenly.
+_MARGIN = 2.0
+_MICROSECOND = timedelta(microseconds=1)
 
 
 async def page(
@@ -36,12 +40,17 @@ async def page(
     """The `limit` newest calls of the span after a position; more, if the last ones have one time and one request id, for a
     page must not end between two that its cursor can't tell apart. `minutes_from` is from when on roll-ups by minute are
     complete."""
-    end = until if after is None else min(until, after.created_at + timedelta(microseconds=1))
-    begin = await _begin(connection, asked, since=since, until=end, calls=limit + 1, minutes_from=minutes_from)
+    end = until if after is None else min(until, after.created_at + _MICROSECOND)
+    begin = await _begin(connection, asked, since=since, until=end, calls=limit, minutes_from=minutes_from)
     if begin is None:
         return ()
-    statement, arguments = page_statement(asked, since=max(since, begin), until=end, after=after, limit=limit)
-    return [_call(row) for row in await connection.fetch(statement, *arguments)]
+    rows: Sequence[Record] = ()
+    for first in (begin.likely, begin.certain):
+        statement, arguments = page_statement(asked, since=max(since, first), until=end, after=after, limit=limit)
+        rows = await connection.fetch(statement, *arguments)
+        if len(rows) >= limit or begin.likely <= begin.certain:
+            break
+    return [_call(row) for row in rows]
 
 
 def page_statement(
@@ -62,6 +71,15 @@ def page_statement(
     return statement, arguments.values
 
 
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """From when on there are enough calls: for certain; and likely, if those of its last minute or hour came evenly. A busy
+    hour is a hundred times as much to read as its last half minute."""
+
+    certain: datetime
+    likely: datetime
+
+
 async def _begin(
     connection: Connection,
     asked: CallFilter,
@@ -70,8 +88,8 @@ async def _begin(
     until: datetime,
     calls: int,
     minutes_from: datetime,
-) -> datetime | None:
-    """From when on there are `calls` calls before `until`; `since` if there are fewer, None if there is none."""
+) -> _Begin | None:
+    """From when on there are `calls` calls before `until`, or all there are; None if there is none."""
     found, span, low = 0, _FIRST_SPAN, ceil(until, Granularity.MINUTE)
     earliest: datetime | None = None
     while low > since:
@@ -95,12 +113,14 @@ async def _begin(
             earliest = row["start"]
             # The first minute of all may lie half after `until`, and an hour at the border may have been counted by the
             # minute: they are taken for nothing.
-            if not (earliest + granularity.value > until or (number == 0 and high != ceil(high, granularity))):
-                found += row["calls"]
-            if found >= calls:
-                return earliest
+            if number == 0 and (earliest + granularity.value > until or high != ceil(high, granularity)):
+                continue
+            if found + row["calls"] >= calls:
+                share = min(1.0, _MARGIN * (calls - found) / row["calls"])
+                return _Begin(earliest, earliest + granularity.value * (1 - share))
+            found += row["calls"]
         span *= _WIDER
-    return earliest
+    return None if earliest is None else _Begin(earliest, earliest)
 
 
 def _call(row: Record) -> LoggedCall:

@@ -65,7 +65,7 @@ class Usage:
         query = await _with_app(connection, query)
         coarsest = _coarsest(query)
         span = await _span(connection, query, coarsest=coarsest, by=Granularity.DAY)
-        found = await store.by_interval(connection, span.parts, query, "day")
+        found = await store.by_interval(connection, span.parts, query, Granularity.DAY)
         days = tuple(
             UsageDay(day=start.date(), **_figures(found.get(start, Totals())))
             for start in _starts(span, Granularity.DAY)
@@ -86,7 +86,7 @@ class Usage:
         totals = await store.totals(connection, span.parts, query)
         intervals = None
         if query.interval is not None:
-            found = await store.by_interval(connection, span.parts, query, query.interval)
+            found = await store.by_interval(connection, span.parts, query, granularity)
             intervals = tuple(
                 UsageInterval(start=start, **_figures(found.get(start, Totals())))
                 for start in _starts(span, granularity)
@@ -157,7 +157,7 @@ class Usage:
         total = 0
         if query.cursor is None or query.format == "json":
             parts = _divided(since, until, coarsest=_coarsest(query), kept=kept)
-            total = (await store.totals(connection, parts, query)).calls
+            total = await store.count(connection, parts, query)
         return LoggedCalls(data=data, next_cursor=next_cursor, total=total)
 
 

@@ -10,8 +10,8 @@ from decimal import Decimal
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.usage.model import CallFilter, Interval
-from ostiary.control_plane.usage.parts import Granularity, Part
+from ostiary.control_plane.usage.model import CallFilter
+from ostiary.control_plane.usage.parts import Granularity, Part, floor
 
 # Table and column of time, by granularity. A day has the class of a status, not the status.
 _TABLES = {
@@ -39,6 +39,9 @@ class Totals:
     latency_us: int = 0
     upstream_us: int = 0
     histogram: Decimal = Decimal(0)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 class Arguments:
@@ -87,7 +90,7 @@ def _part(part: Part, asked: CallFilter, arguments: Arguments) -> str:
         arguments.add(moment.date() if by_day else moment) + ("::date" if by_day else "::timestamptz")
         for moment in (part.since, part.until)
     )
-    start = "day::timestamp AT TIME ZONE 'UTC'" if by_day else column
+    start = "day::timestamptz" if by_day else column  # the session's zone is UTC
     status = "status_class * 100" if by_day else "status"
     where = f"{column} >= {since} AND {column} < {until}{conditions(asked, arguments, by_class=by_day)}"
     columns = f"""{start} AS start, organization_id, app_id, key_id, environment, route, method, {status} AS status, calls,
@@ -121,8 +124,22 @@ async def totals(connection: Connection, parts: Sequence[Part], asked: CallFilte
     return _totals(row)
 
 
+async def count(connection: Connection, parts: Sequence[Part], asked: CallFilter) -> int:
+    if not parts:
+        return 0
+    arguments = Arguments()
+    calls = await connection.fetchval(
+        f"""
+        -- Guarantees the number of calls of the parts that are asked for.
+        SELECT sum(calls)::bigint FROM ({rollups(parts, asked, arguments)}) AS parts
+        """,  # noqa: S608  as above
+        *arguments.values,
+    )
+    return calls or 0
+
+
 async def by_interval(
-    connection: Connection, parts: Sequence[Part], asked: CallFilter, interval: Interval
+    connection: Connection, parts: Sequence[Part], asked: CallFilter, granularity: Granularity
 ) -> Mapping[datetime, Totals]:
     """By beginning; intervals without calls are not in it."""
     if not parts:
@@ -130,13 +147,16 @@ async def by_interval(
     arguments = Arguments()
     rows = await connection.fetch(
         f"""
-        -- Guarantees that the intervals together are the parts: each call is in the one that it ended in.
-        SELECT date_bin('1 {interval}', start, 'epoch') AS bin, {_SUMS}
-        FROM ({rollups(parts, asked, arguments)}) AS parts GROUP BY 1
+        -- Guarantees that the groups together are the parts: each call is in the one that it ended in.
+        SELECT start, {_SUMS} FROM ({rollups(parts, asked, arguments)}) AS parts GROUP BY start
         """,  # noqa: S608  as above
         *arguments.values,
     )
-    return {row["bin"]: _totals(row) for row in rows}
+    found: dict[datetime, Totals] = {}
+    for row in rows:  # at its edges a span has finer parts than its intervals
+        start = floor(row["start"], granularity)
+        found[start] = found.get(start, Totals()) + _totals(row)
+    return found
 
 
 async def by_endpoint(
