@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from itertools import pairwise
 from math import floor, sqrt
 
@@ -18,10 +17,9 @@ _MIDDLES_MS = (
 )
 
 
-def calls_by_place(histogram: Decimal | None) -> tuple[int, ...]:
-    """81 numbers; None is a histogram without calls."""
-    rest = int(histogram or 0)
-    places = []
+def calls_by_place(histogram: int) -> tuple[int, ...]:
+    """81 numbers."""
+    rest, places = histogram, []
     for _ in range(len(BOUNDS_US) + 1):
         rest, calls = divmod(rest, _PLACE)
         places.append(calls)

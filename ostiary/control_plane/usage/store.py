@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
 
 from asyncpg import Record
 
@@ -38,7 +37,7 @@ class Totals:
     bytes_out: int = 0
     latency_us: int = 0
     upstream_us: int = 0
-    histogram: Decimal = Decimal(0)
+    histogram: int = 0
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -230,4 +229,5 @@ async def overages(
 def _totals(row: Record | None) -> Totals:
     if row is None or row["calls"] is None:  # a sum of nothing is null
         return Totals()
-    return Totals(*(row[name] for name in Totals.__slots__))
+    # Whole numbers of Python: decimals would be rounded to 28 digits as soon as two are added.
+    return Totals(*(int(row[name]) for name in Totals.__slots__))

@@ -17,12 +17,22 @@ import asyncpg
 import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
-from ostiary.gateway.usage import route_part
+from ostiary.gateway.usage import caller_part, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
 from ostiary.gateway.usage.segment import HEADER_BYTES
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
-from tests.gateway.usage.calls import MIGRATION, Observed, Rows, call, open_spool, segment_files, spool_calls, until
+from tests.gateway.usage.calls import (
+    APP,
+    MIGRATION,
+    Observed,
+    Rows,
+    call,
+    open_spool,
+    segment_files,
+    spool_calls,
+    until,
+)
 
 SEGMENTS = int(os.environ.get("OSTIARY_SEGMENTS", "300"))  # 10 000 in the full proof
 
@@ -106,6 +116,33 @@ async def test_rollups_add_up_over_many_segments(spool_directory: Path, shipper:
         )
         assert found is not None
         assert found[0] == sum(found[1]) == 1800, table
+
+
+async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
+    tmp_path: Path, database: str, rows: Rows
+) -> None:
+    """Row 93: several gateways meter the same keys at the same time, each in another order. Without it: one of them is undone
+    every few seconds, and ships its segment again and again."""
+    callers = [caller_part(f"ak_test_{key:03}", APP, None, "test") for key in range(60)]
+    observed = [Observed() for _ in range(4)]
+    shippers = []
+    for number, each in enumerate(observed):
+        spool = open_spool(tmp_path / f"gateway-{number}")
+        chance = random.Random(number)
+        for _ in range(4):
+            for caller in chance.sample(callers, len(callers)):
+                for minute in chance.sample(range(3), 3):
+                    spool.append(call(caller=caller, occurred_at=1_767_225_600.0 + 60 * minute))
+        spool.close()
+        shippers.append(Shipper(directory=tmp_path / f"gateway-{number}", postgres_url=database, observe=each))
+    await asyncio.gather(*(shipper.ship() for shipper in shippers))
+    for shipper in shippers:
+        await shipper.close()
+    assert sum(each.rows for each in observed) == await _rows(rows) == 4 * 4 * 60 * 3
+    for table, groups in (("usage_rollups_minute", 180), ("usage_rollups_hour", 60), ("usage_rollups_day", 60)):
+        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM {table}")  # noqa: S608  names from above
+        assert found is not None
+        assert tuple(found) == (groups, 2880), table
 
 
 async def test_shipping_goes_on_until_stopped_and_drains(
