@@ -1,9 +1,10 @@
 -- Roll-ups by minute and hour beside those by day, and retention.
 --
 -- Guarantees: a row of usage_events is in all three roll-ups when the statement that inserted it ends, or in none and not there
--- itself. What is there already is rolled up by minute and hour here, from the rows; nothing is changed or lost. Shippers wait
--- meanwhile (their spool grows), because a row that came in between would be rolled up twice or not at all.
-LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE;
+-- itself. What is there already is rolled up by minute and hour here, from the rows; nothing is changed or lost. Shippers and
+-- readers wait meanwhile (the spool grows): a row that came in between would be rolled up twice or not at all. The lock is taken
+-- at once and whole, so that nothing can stand half way in its place.
+LOCK TABLE usage_events IN ACCESS EXCLUSIVE MODE;
 
 -- Blocks are summarized as they fill: a question about the last minutes must not read everything since the last vacuum.
 DROP INDEX usage_events_by_time;
