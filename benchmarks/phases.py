@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -24,16 +24,19 @@ from benchmarks.path import MemoryPath
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.rendering import TEMPLATES, render
 from benchmarks.report import table
-from benchmarks.requests import KEY_ID, SECRET, signed_request, unchanging_request
+from benchmarks.requests import KEY_ID, SECRET, bearer_request, signed_request, unchanging_request
 from benchmarks.rig import SMALL_ANSWER_BYTES, common_values
 from benchmarks.routes import finding, routes_targets
 from benchmarks.statistics import Spread
 from benchmarks.timing import BATCHES, cost_us
+from benchmarks.tokens import BenchIssuer
 from ostiary.core.config import load_text
-from ostiary.core.model import Configuration
+from ostiary.core.http_signing import sign_http_request
+from ostiary.core.model import Authentication, Configuration, FailedAttempts, Scheme
 from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.phases.admit import RequestIds, admit
@@ -48,9 +51,11 @@ from ostiary.gateway.service import Gateway
 from ostiary.gateway.signal import Drive
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.usage import Spool, encode
 from ostiary.gateway.wire.client import ClientConnection
-from ostiary.gateway.wire.request_head import parse_request_head
+from ostiary.gateway.wire.request_body import RequestBody
+from ostiary.gateway.wire.request_head import Framing, parse_request_head
 from ostiary.gateway.wire.response_head import parse_response_head
 
 TARGET = "/v1/clients?limit=10"
@@ -176,12 +181,61 @@ class Subject:
         yield Line("authenticate", cost(self.authenticate))
         yield Line("of it: find the key", cost(self.find_key), counts=False)
         yield Line("of it: verify the signature", cost(self.verify), counts=False)
+        for body, what in ((b"", "without a body"), (b"x" * 200, "with 200 bytes")):
+            scheme = SignatureScheme(self.gateway.snapshot.configuration, keys=self.keys, body=body)
+            yield Line(f"so, by http-signature, {what}", cost(scheme.authenticate), counts=False)
         yield Line("authorize", cost(self.authorize))
         yield Line("prepare", cost(self.prepare))
         yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET")))
         yield Line("respond", cost(lambda: render_head(self.exchange, self.answer)))
         yield Line("record", cost(self.record))
         yield Line("of it: encode and append usage", cost(self.append_usage), counts=False)
+
+
+class SignatureScheme:
+    """The same request, signed by RFC 9421 as `http-message-signatures` does, on a route that takes that scheme."""
+
+    def __init__(self, configuration: Configuration, *, keys: KeyRing, body: bytes) -> None:
+        authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
+        routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
+        limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
+        metrics = Metrics.in_memory()
+        gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
+        gateway = Gateway(
+            configuration=replace(configuration, routes=routes),
+            metrics=metrics,
+            spool=None,
+            keys=keys,
+            limiter=limiter,
+            gate=gate,
+        )
+        method = "POST" if body else "GET"
+        url = f"http://127.0.0.1:8080{TARGET}"
+        signed = sign_http_request(
+            key_id=KEY_ID, secret=SECRET.encode(), method=method, url=url, target=TARGET, body=body
+        )
+        lines = [f"{method} {TARGET} HTTP/1.1", "Host: 127.0.0.1:8080", "User-Agent: wrk", "Accept: */*"]
+        lines += [f"{name}: {value}" for name, value in signed.headers.items()]
+        lines += [f"Content-Length: {len(body)}"] if body else []
+        self._body = body
+        self._client = ClientConnection(gateway)
+        self._client.peer = "127.0.0.1"
+        self._gateway = gateway
+        self._keys = keys
+        self._head = parse_request_head("\r\n".join(lines).encode(), gateway.limits)
+        self._lines = self._head.lines
+
+    def authenticate(self) -> None:
+        """With the making of the exchange, since a body can be read once."""
+        gateway, head = self._gateway, self._head
+        head.lines = self._lines
+        body = None
+        if self._body:
+            body = RequestBody(Framing.LENGTH, len(self._body), 1 << 62, self._client)
+            body.feed(self._body)
+        exchange = Exchange(client=self._client, snapshot=gateway.snapshot, head=head, body=body, started=0.0)
+        exchange.route = gateway.snapshot.routes[0]
+        drive(authenticate(exchange, self._keys))
 
 
 class LimitPhase:
@@ -234,27 +288,53 @@ class LimitPhase:
 async def subject_of(directory: Path) -> AsyncIterator[Subject]:
     """The parts of a worker of the whole job, without sockets; its usage goes to a spool in the directory."""
     whole_job = configuration("ostiary-whole-job.yaml", directory)
-    keys = KeyRing(file_keys=whole_job.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
-    spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
     metrics = Metrics.in_memory()
+    gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
+    keys = KeyRing(file_keys=whole_job.keys, postgres_url=None, envelope=None, stale_seconds=3600.0, gate=gate)
+    spool = Spool(directory=directory / "spool", worker="bench", bytes_max=SPOOL_BYTES_MAX)
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    gateway = Gateway(configuration=whole_job, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
+    gateway = Gateway(configuration=whole_job, metrics=metrics, spool=spool, keys=keys, limiter=limiter, gate=gate)
     try:
         yield Subject(whole_job, gateway=gateway, keys=keys, metrics=metrics, spool=spool)
     finally:
         spool.close()
 
 
-def memory_path(directory: Path) -> MemoryPath:
-    """An anonymous request under the configuration of `plain`."""
-    keys = KeyRing(file_keys={}, postgres_url=None, envelope=None, stale_seconds=3600.0)
+def memory_path(
+    directory: Path, *, template: str = "ostiary-plain.yaml", request: bytes = unchanging_request(TARGET)
+) -> MemoryPath:
+    """A request under a configuration that lets it wait for nothing: by default an anonymous one under that of `plain`."""
+    loaded = configuration(template, directory)
+    keys = KeyRing(file_keys=loaded.keys, postgres_url=None, envelope=None, stale_seconds=3600.0)
     limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
-    plain = configuration("ostiary-plain.yaml", directory)
-    gateway = Gateway(configuration=plain, metrics=Metrics.in_memory(), spool=None, keys=keys, limiter=limiter)
-    request = unchanging_request(TARGET)
+    metrics = Metrics.in_memory()
+    gate = Gate(AttemptTable.alone(), settings=FailedAttempts(), trusted=(), metrics=metrics)
+    gateway = Gateway(configuration=loaded, metrics=metrics, spool=None, keys=keys, limiter=limiter, gate=gate)
     (member,) = gateway.snapshot.groups["api"].members
     answer = ANSWER_HEAD + b"\r\n\r\n" + b"x" * SMALL_ANSWER_BYTES
     return MemoryPath(gateway, member.pool, request=request, answer=answer)
+
+
+def caller_lines(directory: Path, cost: Callable[[Callable[[], object]], Spread]) -> Iterator[Line]:
+    """What it costs to know a caller by a secret and by a token, as whole requests without sockets, in alternation: the two
+    are to be compared. Then a token that was not seen before, by itself."""
+    issuer = BenchIssuer(directory)
+    token = issuer.token()
+    whole = "an unlimited request, its whole path without sockets"
+    by_key = memory_path(directory, template="ostiary-callers.yaml", request=bearer_request(TARGET))
+    by_token = memory_path(directory, template="ostiary-callers.yaml", request=bearer_request(TARGET, token))
+    for path in (by_key, by_token):
+        path.call()
+        if not path.client_side.written.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"a caller was not let in: {path.client_side.written[:200]!r}")
+    for turn in ("", ", again"):
+        yield Line(f"bearer: {whole}{turn}", cost(by_key.call), counts=False)
+        yield Line(f"jwt, remembered: {whole}{turn}", cost(by_token.call), counts=False)
+    corp = configuration("ostiary-callers.yaml", directory).issuers["corp"]
+    ring = TokenRing(directory=None, metrics=Metrics.in_memory())
+    ring.follow({"corp": corp})
+    sent = token.encode()
+    yield Line("jwt, verified anew (RS256)", cost(lambda: drive(ring.verify(sent, {corp.url: corp}))), counts=False)
 
 
 def configuration(template: str, directory: Path) -> Configuration:
@@ -291,7 +371,7 @@ async def measure(directory: Path) -> list[Line]:
     whole = Line(
         "an anonymous request, its whole path without sockets", cost_us(memory_path(directory).call), counts=False
     )
-    return [*lines[:place], *limited, *lines[place:], whole]
+    return [*lines[:place], *limited, *lines[place:], whole, *caller_lines(directory, cost_us)]
 
 
 def text(lines: Sequence[Line]) -> str:

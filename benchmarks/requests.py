@@ -46,6 +46,11 @@ def unchanging_request(target: str) -> bytes:
     return _request(target, f"X-API-Key: {KEY_ID}:{signature}\r\n")
 
 
+def bearer_request(target: str, credential: str = SECRET) -> bytes:
+    """Six headers; the credential is a secret, or a token."""
+    return _request(target, f"Authorization: Bearer {credential}\r\n")
+
+
 def signed_request(target: str, *, timestamp: int, nonce: str, secret: str = SECRET) -> bytes:
     """Eight headers: scheme `hmac` of the contract. Good once, and as long as the timestamp is within the skew."""
     signature = _signature(f"GET\n{target}\n{timestamp}\n{nonce}\n{_EMPTY_BODY_SHA256}", secret)

@@ -12,6 +12,9 @@ import pytest
 import uvloop
 
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
+from tests.support.vault_server import VaultServer, running_vault
+
+pytest_plugins = ["tests.scheduling"]
 
 _numbers = itertools.count()
 
@@ -50,6 +53,13 @@ async def empty_database(postgres_server: EmbeddedPostgres) -> AsyncIterator[str
 def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     """A Valkey of this test's own, to be stopped, paused and killed."""
     with EmbeddedValkey(tmp_path / "valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
+    """One OpenBao for the whole run. A test that pauses it lets it go on."""
+    with running_vault(tmp_path_factory.mktemp("vault")) as server:
         yield server
 
 

@@ -19,6 +19,10 @@ REQUEST_PATH = (
     "tests/gateway/test_target_tls.py",
     "tests/gateway/wire/test_dialing.py",
     "tests/gateway/test_credentials_on_the_wire.py",
+    "tests/gateway/test_changed_requests.py",
+    "tests/gateway/test_held_bodies.py",
+    "tests/gateway/test_http_signatures.py",
+    "tests/gateway/test_signed_origins.py",
     "tests/gateway/test_upstreams.py",
     "tests/gateway/test_affinity.py",
     "tests/gateway/test_bad_targets.py",
@@ -26,7 +30,9 @@ REQUEST_PATH = (
     "tests/gateway/limits",
     "tests/gateway/test_signal.py",
     "tests/gateway/usage/test_spool.py",
+    "tests/core/test_http_signatures.py",
     "tests/core/test_signing.py",
+    "tests/core/test_structured_fields.py",
     "tests/core/test_request_paths.py",
     "tests/core/test_rewriting.py",
 )
@@ -42,6 +48,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Path, tmp_path: Path) -> None:
     """mypyc is a second implementation of Python: early binding, machine integers, native classes."""
     environment = os.environ | {"PYTHONPATH": str(compiled)}

@@ -24,9 +24,9 @@ import pytest
 from ostiary.core.config import load_text
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from ostiary.demo.upstream import LIVE_RECORDS, SampleUpstream
-from ostiary.demo.valkey import free_port
 from tests.support.gateway_process import eventually
 from tests.support.pasting import paste
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

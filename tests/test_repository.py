@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["demo", "test", "check", "lock", "failure-matrix", "prove"]
 # Links and code that documents name; not pages on the web.

@@ -77,7 +77,7 @@ def explain(file: Path, method: str, url: str, headers: tuple[str, ...], as_json
 
     URL is whole, or a path; then the host is that of --header. A credential in a header is looked up among the keys of
     FILE; it is not verified and not shown. Arguments can be seen by others on this machine: give the id of a key
-    ('X-Api-Key: ak_live_1:') rather than a secret.
+    ('X-Api-Key: ak_live_1:') rather than a secret, and of a token its first two parts and '.AA'.
 
     \b
     Example:

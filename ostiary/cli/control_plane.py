@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ostiary.cli.configuration import BadConfiguration, config_option, read_configuration
+from ostiary.cli.memory import keep_off_disk
 
 
 @click.command("control-plane")
@@ -24,6 +25,7 @@ def control_plane(config_path: str) -> None:
     from ostiary.control_plane.db import DatabaseUnavailable
     from ostiary.control_plane.log import configure_logging
 
+    keep_off_disk()
     configuration = read_configuration(config_path)
     configure_logging()
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from ostiary.cli.memory import keep_off_disk
+
 
 @click.command()
 @click.option(
@@ -44,6 +46,7 @@ def demo(data: Path | None, port: int | None, control_port: int | None, admin_po
     from ostiary.demo.run import DirectoryRefused, Options, run_demo
     from ostiary.demo.stores import MissingWheels, StoreFailed
 
+    keep_off_disk()
     options = Options(
         data=data,
         ports=RequestedPorts(gateway=port, control_plane=control_port, admin=admin_port),

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ostiary.cli.configuration import config_option, read_configuration
+from ostiary.cli.memory import keep_off_disk
 from ostiary.core.config import load_file
 from ostiary.core.model import Configuration
 from ostiary.gateway.handover import Handover, HandoverError, take_handover
@@ -37,6 +38,7 @@ def gateway(config_path: str) -> None:
     Example:
       ostiary config check gateway.yaml && ostiary gateway -c gateway.yaml
     """
+    keep_off_disk()
     try:
         handover = take_handover(os.environ)
         configuration = read_configuration(config_path)

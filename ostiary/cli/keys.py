@@ -10,6 +10,7 @@ import click
 
 from ostiary.cli.accounts import print_list
 from ostiary.cli.client import Client, Document, api_command, json_option, limit_option, segment
+from ostiary.cli.rewrap import rewrap
 
 COLUMNS = ("key_id", "name", "environment", "state", "plan", "scopes", "secret_hint", "expires_at", "created_at")
 
@@ -24,6 +25,9 @@ def keys() -> None:
       ostiary keys create --app ID --name phone --scope clients:read --plan standard
       ostiary keys list --app ID
     """
+
+
+keys.add_command(rewrap)
 
 
 @keys.command("create")

@@ -24,7 +24,8 @@ from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 from ostiary.core.encryption import Envelope
-from ostiary.core.model import Configuration, Listen
+from ostiary.core.model import Configuration, KeyEncryption, Listen
+from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 
 log = logging.getLogger("ostiary.control_plane")
 
@@ -50,7 +51,7 @@ class SettingsRefused(StartRefused):
 class _Settings:
     postgres: str = field(repr=False)
     operator_token: str = field(repr=False)
-    key_encryption_key: bytes = field(repr=False)
+    key_encryption: KeyEncryption = field(repr=False)
 
 
 async def build_app(configuration: Configuration) -> web.Application:
@@ -59,6 +60,10 @@ async def build_app(configuration: Configuration) -> web.Application:
     Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
     DatabaseUnavailable."""
     settings = _settings(configuration)
+    try:
+        envelope = Envelope(key_wrappers(settings.key_encryption))
+    except CannotUseKeyEncryption as error:
+        raise SettingsRefused(str(error)) from error
     await _require_current_schema(settings.postgres)
     pool = await open_pool(settings.postgres)
 
@@ -68,7 +73,7 @@ async def build_app(configuration: Configuration) -> web.Application:
         *keys.operations(
             keys.Keys(
                 plans=configuration.plans.keys(),
-                envelope=Envelope(settings.key_encryption_key),
+                envelope=envelope,
                 key_prefix=configuration.control_plane.key_prefix,
             )
         ),
@@ -136,7 +141,7 @@ async def serve(
 def _settings(configuration: Configuration) -> _Settings:
     token = configuration.control_plane.operator_token
     postgres = configuration.stores.postgres
-    key_encryption_key = configuration.stores.key_encryption_key
+    key_encryption = configuration.stores.key_encryption
     problems = []
     if token is None:
         problems.append(
@@ -150,14 +155,14 @@ def _settings(configuration: Configuration) -> _Settings:
         )
     if postgres is None:
         problems.append("stores.postgres is not set: keys are kept there. Set it to postgresql://user@host/database")
-    if key_encryption_key is None:
+    if key_encryption is None:
         problems.append(
             "stores.key_encryption_key is not set: secrets are stored under it. Make one with `openssl rand -base64 32`, "
             'and set it to "${OSTIARY_KEY_ENCRYPTION_KEY}" or "file:/path", the same for the gateways'
         )
-    if problems or token is None or postgres is None or key_encryption_key is None:
+    if problems or token is None or postgres is None or key_encryption is None:
         raise SettingsRefused(*problems)
-    return _Settings(postgres, token, key_encryption_key)
+    return _Settings(postgres, token, key_encryption)
 
 
 async def _require_current_schema(url: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ostiary.core.limiting import Limit
-from ostiary.core.model import LimitBy
+from ostiary.core.model import Environment, LimitBy
 
 # A lease outlives its last renewal by this long; so long do the calls of a killed worker count as under way.
 LEASE_SECONDS = 60
@@ -44,10 +44,25 @@ def route_state(route: str, by: LimitBy, subject: str) -> str:
 
 
 def subject(
+    by: LimitBy,
+    *,
+    environment: Environment = Environment.LIVE,
+    route: str,
+    key_id: str | None,
+    app_id: str | None,
+    organization_id: str | None,
+    ip: str,
+) -> str:
+    """Whose calls are counted together. Test calls are counted apart from live ones, whatever they go by: nobody's tests use
+    up what their customers have. A caller that lacks what the limit goes by is counted by the narrowest thing known of it
+    (its key, else its address): a limit by app must hold for a key without an app too."""
+    who = _who(by, route=route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip)
+    return f"test:{who}" if environment is Environment.TEST else who
+
+
+def _who(
     by: LimitBy, *, route: str, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str
 ) -> str:
-    """Whose calls are counted together. A caller that lacks what the limit goes by is counted by the narrowest thing
-    known of it (its key, else its address): a limit by app must hold for a key without an app too."""
     match by:
         case LimitBy.ROUTE:
             return f"r:{route}"

@@ -12,6 +12,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
+from ostiary.core.issuers import Issuer
+from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
 
@@ -29,7 +31,16 @@ class Scheme(StrEnum):
     BEARER = "bearer"
     HMAC = "hmac"
     HMAC_BODY = "hmac-body"
+    HTTP_SIGNATURE = "http-signature"
+    JWT = "jwt"
+    MTLS = "mtls"
     ANONYMOUS = "anonymous"
+
+
+SIGNING_SCHEMES = frozenset({Scheme.HMAC, Scheme.HMAC_BODY, Scheme.HTTP_SIGNATURE})
+"""Those whose bodies are held back until the signature has verified."""
+NONCE_SCHEMES = frozenset({Scheme.HMAC, Scheme.HTTP_SIGNATURE})
+"""Those whose requests are good once."""
 
 
 class StoreFailure(StrEnum):
@@ -199,10 +210,20 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Schemes a route takes, and the scopes each method needs (all of them; `*` stands for methods not named)."""
+    """Schemes a route takes, the issuers of its tokens, and the scopes each method needs: all of `scopes`, and one of
+    `any_scopes` where there are any. `*` stands for methods that `scopes` does not name; it names each that `any_scopes`
+    does. `components` are what an `http-signature` must cover besides what every one must."""
 
     schemes: frozenset[Scheme]
     scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    any_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    issuers: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+
+    def lacking(self, granted: frozenset[str], method: str) -> tuple[str, ...]:
+        """What a caller with these scopes lacks for a call by `method`."""
+        named = method if method in self.scopes else "*"
+        return missing(granted, self.scopes.get(named, ()), self.any_scopes.get(named, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +293,38 @@ class ClientCertificate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClientAuthorities:
-    """Whose client certificates are taken, as a file and what stood in it."""
+    """Whose client certificates are taken, as a file and what stood in it, and which of theirs are revoked: by the DER of the
+    issuer's name and the serial number."""
 
     file: str
     pem: bytes = field(repr=False)
     presence: ClientCertificate = ClientCertificate.REQUIRED
+    revocation_file: str | None = None
+    revoked: frozenset[tuple[bytes, int]] = field(default=frozenset(), repr=False)
+    revocation_until: float | None = None  # Unix seconds: when the first of the lists was to be renewed
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if self.revocation_file is None else (self.file, self.revocation_file)
+
+
+class CertificateName(StrEnum):
+    """By what a client certificate is known: itself, its public key, or a name that an authority has put in it."""
+
+    SHA256 = "sha256"
+    SPKI_SHA256 = "spki_sha256"
+    URI = "uri"
+    DNS = "dns"
+    COMMON_NAME = "common_name"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateUse:
+    """Client certificates with this name are this key (scheme `mtls`). Fingerprints are lower-case hexadecimal."""
+
+    by: CertificateName
+    value: str
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +343,7 @@ class Certificate:
     @property
     def files(self) -> tuple[str, ...]:
         """What its renewal changes."""
-        return (self.cert, self.key) if self.clients is None else (self.cert, self.key, self.clients.file)
+        return (self.cert, self.key) if self.clients is None else (self.cert, self.key, *self.clients.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +363,8 @@ class Listen:
 class ClientLimits:
     """Bounds on what a client may send, on how long it may take, and on what all clients of a worker may take.
 
-    `memory_bytes` is of one worker; None for what the machine allows."""
+    `memory_bytes` is of one worker; None for what the machine allows. `held_body_bytes` is what signed bodies may take of a
+    worker's disk until their signatures have verified."""
 
     request_line_bytes: int = 16 * 1024
     head_bytes: int = 64 * 1024
@@ -327,6 +376,16 @@ class ClientLimits:
     connections: int = 20_000
     connections_per_address: int = 1_000
     memory_bytes: int | None = None
+    held_body_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempts:
+    """How many attempts to authenticate may fail in a minute: of one address (for IPv6 a /64) before it has to wait, of one
+    key before there is an alarm."""
+
+    per_address: int = 100
+    per_key: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +400,7 @@ class GatewaySettings:
     problem_pages: str = PROBLEM_PAGES
     addresses: AddressLists | None = None
     security: SecurityHeaders | None = None
+    failed_attempts: FailedAttempts | None = FailedAttempts()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -365,16 +425,60 @@ RedisLocation = str | tuple[str, ...] | RedisSentinels
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class SecretFile:
+    """A secret that is read from its file each time it is needed, because others renew it there."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AppRole:
+    """How a process signs in at Vault by itself. `mount` is where the method is mounted."""
+
+    role_id: str | SecretFile
+    secret_id: str | SecretFile
+    mount: str = "approle"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VaultTransit:
+    """A KEK that Vault, or OpenBao, keeps: the Transit key `key` under `mount`. Either `token` or `app_role` is given.
+
+    `ca` is a PEM file of authorities, None for the system's. A data key that Vault has opened is used for `cache_seconds`."""
+
+    address: str
+    key: str
+    mount: str
+    namespace: str | None
+    ca: str | None
+    token: str | SecretFile | None
+    app_role: AppRole | None
+    timeout_seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyEncryption:
+    """The KEKs by name, each the 32 bytes themselves or where they are kept. `current` wraps what is made from now on; the
+    others only open."""
+
+    current: str
+    keys: Mapping[str, bytes | VaultTransit]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Stores:
     """Where state lives. URLs may carry passwords: never log them. `spool` is the directory of usage not yet in Postgres;
-    `key_encryption_key` wraps the data keys that encrypt signing secrets (32 bytes)."""
+    `key_encryption` has what wraps the data keys that encrypt signing secrets. `state` is the directory of what a start must
+    know while others are away; None to keep nothing."""
 
     redis: RedisLocation | None
     redis_deadline_seconds: float
     postgres: str | None
     spool: str
     spool_bytes_max: int
-    key_encryption_key: bytes | None
+    key_encryption: KeyEncryption | None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,3 +494,5 @@ class Configuration:
     keys: Mapping[str, Key] = field(repr=False)
     usage: UsageSettings = DEFAULT_USAGE
     warnings: tuple[str, ...] = ()
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    certificates: tuple[CertificateUse, ...] = ()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from binascii import hexlify
+from binascii import b2a_base64, hexlify
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final
+from typing import Final, Protocol
 
 from ostiary.core.model import Scheme
 
@@ -29,17 +29,26 @@ _TIMESTAMP_DIGITS_MAX: Final = 12
 _ALPHANUMERICS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def _table(characters: bytes) -> bytes:
+def character_table(characters: bytes) -> bytes:
     """`text.translate(table) == text` says whether `text` has these characters alone, at a third of a regular expression."""
     return bytes(octet if octet in characters else octet ^ 0x80 for octet in range(256))
 
 
-_NONCE: Final = _table(_ALPHANUMERICS + b"_-")
-_ID: Final = _table(_ALPHANUMERICS + b"_")
-_HEX: Final = _table(b"0123456789abcdef")
+NONCE_CHARACTERS: Final = _ALPHANUMERICS + b"_-"
+_NONCE: Final = character_table(NONCE_CHARACTERS)
+_ID: Final = character_table(_ALPHANUMERICS + b"_")
+_HEX: Final = character_table(b"0123456789abcdef")
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_]{4,64}")
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET: Final = re.compile(r"[!-~]+")
+
+
+class Digest(Protocol):
+    """A hash under way, as hashlib makes them."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def digest(self) -> bytes: ...
 
 
 class Signer:
@@ -67,9 +76,31 @@ class Signer:
         outer.update(inner.digest())
         return hexlify(outer.digest())
 
+    def sign_base64(self, message: bytes) -> bytes:
+        """The same in base64, 44 octets."""
+        inner = self._inner.copy()
+        inner.update(message)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return b2a_base64(outer.digest(), newline=False)
+
+    def begin(self) -> Digest:
+        """For a message that comes in pieces: `update` the result with each, and hand it to `verify_begun`."""
+        return self._inner.copy()
+
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether `signature` is exactly `sign(message)`, in time that does not depend on where they differ."""
         return compare_digest(self.sign(message), signature)
+
+    def verify_base64(self, message: bytes, signature: bytes) -> bool:
+        """Whether `signature` is exactly `sign_base64(message)`, in time that does not depend on where they differ."""
+        return compare_digest(self.sign_base64(message), signature)
+
+    def verify_begun(self, begun: Digest, signature: bytes) -> bool:
+        """Whether `signature` is what `sign` gives for the message that `begun` has seen."""
+        outer = self._outer.copy()
+        outer.update(begun.digest())
+        return compare_digest(hexlify(outer.digest()), signature)
 
 
 def hmac_message(method: bytes, target: bytes, timestamp: bytes, nonce: bytes, body_sha256_hex: bytes) -> bytes:
@@ -84,9 +115,14 @@ def parse_signed_credential(value: bytes) -> tuple[str, bytes] | None:
     key_id, _, signature = value.partition(b":")
     if len(signature) != 64 or signature.translate(_HEX) != signature:
         return None
-    if not 4 <= len(key_id) <= 64 or key_id.translate(_ID) != key_id:
+    if not key_id_is_well_formed(key_id):
         return None
     return key_id.decode("ascii"), signature
+
+
+def key_id_is_well_formed(value: bytes) -> bool:
+    """4 to 64 of `[A-Za-z0-9_]`."""
+    return 4 <= len(value) <= 64 and value.translate(_ID) == value
 
 
 def parse_timestamp(value: bytes) -> int | None:
@@ -113,6 +149,12 @@ def nonce_lifetime_seconds(skew_seconds: int) -> int:
 def nonce_is_well_formed(value: bytes) -> bool:
     """16 to 64 of `[A-Za-z0-9_-]`."""
     return 16 <= len(value) <= 64 and value.translate(_NONCE) == value
+
+
+def text_of_hmac(method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
+    """The text that `sign_request` has signed by scheme `hmac`, for who compares it with a client's own."""
+    parts = (method, target, headers["X-Timestamp"], headers["X-Nonce"], sha256(body).hexdigest())
+    return "\n".join(parts)
 
 
 def sign_request(

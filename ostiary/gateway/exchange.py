@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ostiary.gateway.snapshot import Admission, CompiledRoute, Snapshot
     from ostiary.gateway.wire.client import ClientConnection
     from ostiary.gateway.wire.deadlines import Alarm
+    from ostiary.gateway.wire.held_body import HeldBody
     from ostiary.gateway.wire.request_body import RequestBody
     from ostiary.gateway.wire.request_head import RequestHead
     from ostiary.gateway.wire.upstream import UpstreamConnection
@@ -54,10 +55,13 @@ class Exchange:
     upgrade: bool = False  # the request asks for WebSocket, and may
     parameters: Mapping[str, bytes] = _NO_PARAMETERS  # of the path; only where the route has an edge
     # authenticate
+    claimed_key_id: str | None = None  # of a key there is, by whoever signed; it need not hold
     known_key: KnownKey | None = None
     scheme: str
+    subject_line: bytes = b""  # X-Ostiary-Subject, of a token or a client certificate
     nonce: str | None = None
-    body_bytes: bytes | None = None  # gathered for the signature; None when the body streams
+    body_bytes: bytes | None = None  # held back for the signature; None when the body streams
+    held_body: HeldBody | None = None  # the same, of one that is too long for memory
     # authorize
     admission: Admission | None = None
     # limit

@@ -129,6 +129,9 @@ class InForce:
             slot = self._metrics.gauge("tls_certificate_expiry_seconds", certificate=name)
             self._expiries[name] = slot
             self._metrics.values[slot] = seconds
+        tls = self.configuration.gateway.listen.tls
+        if tls and (clients := tls[0].clients) is not None and (until := clients.revocation_until) is not None:
+            self._metrics.values[self._metrics.gauge("client_crl_expiry_seconds")] = until - now
 
     def _report(self, problems: tuple[str, ...]) -> None:
         self._last_reload = ReloadResult(self.generation, time.time(), problems)

@@ -4,7 +4,8 @@ One region of memory, made by the supervisor and inherited by its workers, so it
 program too (see `handover`). This is the layout, and what is written there once in a while; nonces are read and written by
 `limits.nonces`. Times are of the monotonic clock, which all processes of a machine share.
 
-    header (HEADER_BYTES) | a table of the nonces that were let in without Redis | RINGS rings of those that Redis accepted
+    header (HEADER_BYTES) | a table of the nonces that were let in without Redis | RINGS rings of those that Redis accepted |
+    a table of who failed to authenticate (`failed_attempts.table`)
 
 The table has three arrays: marks (8 bytes, BUCKET_SLOTS a bucket), until when each counts (4 bytes, seconds), and for each
 bucket the slot that is next to be written (4 bytes). A ring has two, of as many marks and times; each worker writes to one of
@@ -25,10 +26,11 @@ import time
 import weakref
 from typing import Final
 
+from ostiary.gateway.failed_attempts.table import TABLE_BYTES, AttemptTable
 from ostiary.gateway.nameless import nameless_memory
 
 # With the name of the hash: marks of another one mean nothing.
-MAGIC: Final = f"OSTNODE1 {sys.hash_info.algorithm}".encode()[:32].ljust(32, b"\0")
+MAGIC: Final = f"OSTNODE2 {sys.hash_info.algorithm}".encode()[:32].ljust(32, b"\0")
 HEADER_BYTES: Final = mmap.PAGESIZE
 _NAME: Final = slice(32, 48)
 # Doubles, by their number from the start of the header.
@@ -86,7 +88,7 @@ class NodeMemory:
         self._numbers: memoryview[int] = header.cast("I")
         self._longs: memoryview[int] = header.cast("Q")
         self.ring_marks = self._numbers[_RING_MARKS]
-        self.buckets = (size - HEADER_BYTES - RINGS * self.ring_marks * (8 + 4)) // BUCKET_BYTES
+        self.buckets = (size - HEADER_BYTES - TABLE_BYTES - RINGS * self.ring_marks * (8 + 4)) // BUCKET_BYTES
         if self.ring_marks < 1 or self.buckets < 1 or size != _region_bytes(self.buckets, self.ring_marks):
             raise NodeMemoryError("the memory of this node has another size than this version gives it")
 
@@ -97,6 +99,8 @@ class NodeMemory:
         ring_marks = max(_RING_MARKS_MIN, MARKS_ACCEPTED >> (workers - 1).bit_length())
         os.truncate(descriptor, _region_bytes(buckets, ring_marks))
         _commit(descriptor, 0, HEADER_BYTES + buckets * BUCKET_BYTES)
+        end = _region_bytes(buckets, ring_marks)
+        _commit(descriptor, end - TABLE_BYTES, end)
         os.pwrite(descriptor, MAGIC + secrets.token_bytes(16), 0)
         os.pwrite(descriptor, ring_marks.to_bytes(4, sys.byteorder), 4 * _RING_MARKS)
         os.pwrite(descriptor, (1 + secrets.randbelow(2**32 - 1)).to_bytes(4, sys.byteorder), 4 * _HASH_SEED)
@@ -133,6 +137,14 @@ class NodeMemory:
             "nodes": self.nodes,
             "nodes_heard_seconds_ago": round(time.monotonic() - heard_at, 1) if heard_at else None,
         }
+
+    # --- failed attempts ------------------------------------------------------------------------------------------------
+
+    def attempts(self) -> AttemptTable:
+        """Who failed to authenticate. Of this process alone, if it hashes otherwise than the others."""
+        if not self.has_same_hash():
+            return AttemptTable.alone()
+        return AttemptTable(memoryview(self.memory)[-TABLE_BYTES:])
 
     # --- nonces ---------------------------------------------------------------------------------------------------------
 
@@ -196,4 +208,4 @@ def _commit(descriptor: int, start: int, end: int) -> None:
 
 
 def _region_bytes(buckets: int, ring_marks: int) -> int:
-    return HEADER_BYTES + buckets * BUCKET_BYTES + RINGS * ring_marks * (8 + 4)
+    return HEADER_BYTES + buckets * BUCKET_BYTES + RINGS * ring_marks * (8 + 4) + TABLE_BYTES

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ostiary.core.errors import GatewayError
 from ostiary.gateway.exchange import Answered, ClientGone, Exchange
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
 from ostiary.gateway.overload.shedding import Shedder
@@ -30,7 +31,7 @@ from ostiary.gateway.wire.states import State
 
 
 class Pipeline:
-    """What the phases ask: keys, limits, the recorder, the shedder, ids and the loop's clock."""
+    """What the phases ask: keys, limits, the recorder, the shedder, the gate, ids and the loop's clock."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Pipeline:
         limiter: Limiter,
         recorder: Recorder,
         shedder: Shedder,
+        gate: Gate,
         ids: RequestIds,
         clock: Callable[[], float],
     ) -> None:
@@ -46,6 +48,7 @@ class Pipeline:
         self._limiter = limiter
         self._recorder = recorder
         self._shedder = shedder
+        self._gate = gate
         self._refusals = Refusals()
         self._ids = ids
         self._clock = clock
@@ -68,7 +71,7 @@ class Pipeline:
                 settle(exchange, exchange.charge, head, self._limiter)
             last = await respond(exchange, head, self._keys)
         except GatewayError as error:
-            last = fail(exchange, error)
+            last = fail(exchange, self._gate.answer_to(exchange, error))
         except Answered as answered:  # a preflight, or `OPTIONS *`: nothing is wrong, and no upstream is asked
             last = answer(exchange, answered)
         except ClientGone:
@@ -98,6 +101,8 @@ class Pipeline:
                 upstream.end()
             else:
                 upstream.abort()
+        if exchange.held_body is not None:
+            exchange.held_body.close()
         if exchange.alarm is not None:
             exchange.alarm.end()
         if decision is not None and decision.lease is not None:

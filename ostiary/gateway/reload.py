@@ -79,12 +79,13 @@ def _signature(path: str) -> _Signature:
 
 
 def certificate_files(configuration: Configuration) -> tuple[str, ...]:
-    """What is followed besides the configuration file: a certificate, towards clients or towards targets, is renewed
-    without touching it."""
+    """What is followed besides the configuration file: a certificate, towards clients or towards targets, a revocation list
+    or the keys of an issuer are renewed without touching it."""
     towards_clients = (file for certificate in configuration.gateway.listen.tls for file in certificate.files)
     targets = (target for upstream in configuration.upstreams.values() for target in upstream.targets)
     towards_targets = (file for target in targets if target.tls is not None for file in target.tls.files)
-    return tuple(dict.fromkeys((*towards_clients, *towards_targets)))
+    of_issuers = (file for issuer in configuration.issuers.values() for file in issuer.keys.files)
+    return tuple(dict.fromkeys((*towards_clients, *towards_targets, *of_issuers)))
 
 
 class Refused(Exception):
@@ -125,6 +126,13 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.postgres", old.stores.postgres, new.stores.postgres),
         ("stores.spool", old.stores.spool, new.stores.spool),
         ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
-        ("stores.key_encryption_key", old.stores.key_encryption_key, new.stores.key_encryption_key),
+        ("stores.key_encryption_keys", _that_open(old), _that_open(new)),
+        ("stores.state", old.stores.state, new.stores.state),
     )
     return tuple(name for name, before, after in pairs if before != after)
+
+
+def _that_open(configuration: Configuration) -> object:
+    """Which of them is the current one is the control plane's matter: a gateway wraps nothing."""
+    encryption = configuration.stores.key_encryption
+    return None if encryption is None else encryption.keys

@@ -1,6 +1,6 @@
 """The gateway of one worker: the request path, the connections, the snapshot in force.
 
-Collaborators (metrics, spool, keys, limiter) are made and closed by whoever makes this (`worker.py`)."""
+Collaborators (metrics, spool, keys, limiter, gate) are made and closed by whoever makes this (`worker.py`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
 from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter
@@ -28,6 +29,7 @@ from ostiary.gateway.target_tls import TargetContexts
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import ClientFields, Spool
@@ -35,6 +37,7 @@ from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
 from ostiary.gateway.wire.handshake import Handshake
+from ostiary.gateway.wire.held_body import HeldBodies
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.resolver import Resolver
 from ostiary.gateway.wire.room import Room
@@ -60,11 +63,13 @@ class Gateway:
         spool: Spool | None,
         keys: KeyRing,
         limiter: Limiter,
+        gate: Gate,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
         self._metrics = metrics
         self._keys = keys
+        self._gate = gate
         self._meters: dict[str, RouteMeters] = {}
         self._pools: dict[tuple[Target, float, Connections], TargetPool] = {}
         self._memory: dict[str, UpstreamMemory] = {}
@@ -88,6 +93,10 @@ class Gateway:
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
         self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
+        self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
+        self._held_body_bytes = metrics.gauge("held_body_bytes")
+        self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)
+        self._tokens.follow(configuration.issuers)
         self.snapshot = self._compile(configuration)
         self._health = HealthChecks()
         self._accepting: Accepting | None = None
@@ -96,6 +105,7 @@ class Gateway:
             limiter=limiter,
             recorder=self._recorder,
             shedder=self._overload.shedder,
+            gate=gate,
             ids=self._ids,
             clock=self.clock,
         ).handle
@@ -140,7 +150,13 @@ class Gateway:
         )
 
     def _compile(self, configuration: Configuration) -> Snapshot:
-        return Snapshot(configuration, group=self._group_of, meters=self._meters_of)
+        return Snapshot(
+            configuration,
+            group=self._group_of,
+            meters=self._meters_of,
+            held_bodies=self._held_bodies,
+            tokens=self._tokens,
+        )
 
     def reload(self, configuration: Configuration) -> None:
         """Puts a checked configuration in force: for every request that begins after this call, and every connection that is
@@ -148,10 +164,13 @@ class Gateway:
         tls = server_context(configuration.gateway.listen.tls)  # what can refuse comes first
         self._target_contexts.make(configuration.upstreams.values())
         self.snapshot = self._compile(configuration)
+        self._tokens.follow(configuration.issuers)
         self._tls = tls
         self.limits = configuration.gateway.client_limits
+        self._held_bodies.bytes_max = self.limits.held_body_bytes
         self.room.follow(self.limits, configuration.gateway.trusted_proxies)
         self._overload.follow(self.limits)
+        self._gate.follow(configuration.gateway.failed_attempts, configuration.gateway.trusted_proxies)
         self._keys.forget_prepared()
         upstreams = configuration.upstreams
         used = {_pool_key(target, upstream) for upstream in upstreams.values() for target in upstream.targets}
@@ -166,6 +185,15 @@ class Gateway:
         names = (UNROUTED, *(route.name for route in configuration.routes))
         self._meters = {name: self._meters[name] for name in names}
         self._health.follow(self.snapshot.groups.values())
+        self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        """A certificate that is revoked now was good when its connection was made: that ends with its next answer."""
+        certificates = self.snapshot.certificates
+        soon = replace(self.limits, keepalive_seconds=min(IDLE_GRACE_SECONDS, self.limits.keepalive_seconds))
+        for connection in self.connections:
+            if connection.certificate is not None and certificates.is_revoked(connection.certificate):
+                connection.end_soon(soon)
 
     def record_clients(self, fields: ClientFields) -> None:
         """What is recorded of the clients of calls that end from now on."""
@@ -177,6 +205,7 @@ class Gateway:
         """Begins to accept on `sock`, which is bound and not yet listening."""
         self.deadlines.start()
         self._health.follow(self.snapshot.groups.values())
+        self._tokens.start()
         self._accepting = Accepting(sock, factory=self._protocol, backlog=BACKLOG)
         await self._accepting.start()
         self._overload.start(self._accepting)
@@ -206,6 +235,7 @@ class Gateway:
             connection.abort()
         await asyncio.sleep(0)  # lets the aborted exchanges record themselves
         await self._health.close()
+        self._tokens.close()
         for pool in self._pools.values():
             pool.close()
         self.deadlines.stop()
@@ -227,10 +257,12 @@ class Gateway:
             "overload": self._overload.status(),
             "upstreams": upstream_status(self.snapshot.groups.values()),
             "breakers": breaker_status(self.snapshot.groups.values()),
+            "tokens": self._tokens.status(),
         }
 
     def _every_sweep(self) -> None:
         self._metrics.values[self._open_connections] = len(self.connections)
+        self._metrics.values[self._held_body_bytes] = self._held_bodies.bytes_on_disk
         self._recorder.wall_clock_offset = time.time() - self.clock()
         overload = self._overload
         overload.sweep()

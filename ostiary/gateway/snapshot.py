@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ostiary.core.edge import PLAIN_EDGE
+from ostiary.core.environments import crossings
 from ostiary.core.errors import ErrorCode
+from ostiary.core.issuers import Issuer
 from ostiary.core.model import (
     PLAIN_COST,
     Authentication,
@@ -23,6 +25,7 @@ from ostiary.core.model import (
     Scheme,
 )
 from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.core.signature_base import component_text
 from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.affinity import Affinity
 from ostiary.gateway.compression import CompiledGzip
@@ -31,10 +34,13 @@ from ostiary.gateway.edge.route import RouteEdge, compile_edge
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.overload.pressure import RANKS
+from ostiary.gateway.peer_certificate import CertificateTable
 from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
 from ostiary.gateway.wire.gzip_stream import GzipStreams
+from ostiary.gateway.wire.held_body import HeldBodies
 
 # Of one route, by plan and override; one takes some 3 KB. A route with more different overrides than this compiles one anew
 # now and then, in 50 µs.
@@ -110,6 +116,8 @@ class CompiledRoute:
         meters: RouteMeters,
         edge: RouteEdge | None,
         gzip_streams: GzipStreams,
+        tokens: TokenRing,
+        issuers: Mapping[str, Issuer],
         metered: bool = True,
     ) -> None:
         """`metered` is False where calls are counted, and are no usage of anyone."""
@@ -119,16 +127,28 @@ class CompiledRoute:
         self.name = route.name
         self.rank = RANKS[route.priority]
         self.cost_header = (route.cost.response_header or "").encode()
-        self.schemes = route.authentication.schemes
-        self.anonymous = Scheme.ANONYMOUS in self.schemes
+        # A membership in a set of an enum costs 60 ns, an attribute 5: each request asks several (phases/authenticate.py).
+        schemes = route.authentication.schemes
+        self.anonymous = Scheme.ANONYMOUS in schemes
+        self.takes_bearer = Scheme.BEARER in schemes
+        self.takes_hmac = Scheme.HMAC in schemes
+        self.takes_hmac_body = Scheme.HMAC_BODY in schemes
+        self.takes_http_signature = Scheme.HTTP_SIGNATURE in schemes
+        self.takes_jwt = Scheme.JWT in schemes
+        self.takes_mtls = Scheme.MTLS in schemes
+        self.reads_authorization = self.takes_bearer or self.takes_jwt  # else the header is the upstream's
+        self.tokens = tokens
+        self.issuers = {issuers[name].url: issuers[name] for name in route.authentication.issuers}  # by `iss`
+        self.components = frozenset(component_text(name) for name in route.authentication.components)
         self.upgrades = bool(route.upgrades)
         self.meters = meters
         self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
+        self.signed_body_bytes_max = min(route.signed_body_bytes_max, route.body_bytes_max)
         self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
-        self.challenge = _challenge(self.schemes)
+        self.challenge = _challenge(schemes)
         self._plans = plans
-        self._policies: dict[tuple[str | None, LimitOverride | None], LimitPolicy] = {}
+        self._policies: dict[tuple[str | None, LimitOverride | None, Environment], LimitPolicy] = {}
         self._groups = {environment: groups[name] for environment, name in route.upstreams.items()}
         # A route open to everyone belongs to the live environment, or to the only one it has.
         open_group = self._groups.get(Environment.LIVE) or next(iter(self._groups.values()))
@@ -158,8 +178,9 @@ class CompiledRoute:
         return admission
 
     def _policy(self, key: Key) -> LimitPolicy:
-        """What the key is held to here: keys with one plan, and with one override of it, share one policy."""
-        by = (key.plan, key.limits)
+        """What the key is held to here: keys with one plan, with one override of it and of one environment share one
+        policy."""
+        by = (key.plan, key.limits, key.environment)
         policy = self._policies.get(by)
         if policy is None:
             if len(self._policies) >= _POLICIES_MAX:
@@ -167,16 +188,15 @@ class CompiledRoute:
             plan = self._plans.get(key.plan) if key.plan is not None else None
             if key.limits is not None:
                 plan = key.limits.applied_to(plan)
-            policy = self._policies[by] = compile_policy(plan, self.route)
+            policy = self._policies[by] = compile_policy(plan, self.route, key.environment)
         return policy
 
     def scopes_hold(self, admission: Admission, method: bytes) -> bool:
-        """Whether the caller has every scope that the route wants for `method` (or for `*`)."""
+        """Whether the caller has the scopes that the route wants for `method` (or for `*`)."""
         holds = admission.methods.get(method)
         if holds is None:
-            wanted = self.route.authentication.scopes
-            needed = wanted.get(method.decode(), wanted.get("*", frozenset()))
-            holds = admission.key is None or needed <= admission.key.scopes
+            key = admission.key
+            holds = key is None or not self.route.authentication.lacking(key.scopes, method.decode())
             if len(admission.methods) < 32:  # methods are the client's choice
                 admission.methods[method] = holds
         return holds
@@ -203,10 +223,14 @@ def _preflight_twin(route: Route) -> Route:
 def _challenge(schemes: frozenset[Scheme]) -> str:
     """WWW-Authenticate (RFC 9110 §11.6.1) for the schemes a route takes."""
     challenges = []
-    if Scheme.BEARER in schemes:
+    if Scheme.BEARER in schemes or Scheme.JWT in schemes:
         challenges.append('Bearer realm="ostiary"')
     if Scheme.HMAC in schemes or Scheme.HMAC_BODY in schemes:
         challenges.append('HMAC-SHA256 realm="ostiary", headers="X-API-Key X-Timestamp X-Nonce"')
+    if Scheme.HTTP_SIGNATURE in schemes:
+        challenges.append('Signature realm="ostiary", headers="Signature-Input Signature"')
+    if Scheme.MTLS in schemes:  # no scheme of HTTP asks for a certificate; a 401 must name something (RFC 9110 §15.5.2)
+        challenges.append('ClientCertificate realm="ostiary"')
     return ", ".join(challenges)
 
 
@@ -219,8 +243,16 @@ class Snapshot:
         *,
         group: Callable[[Upstream], UpstreamGroup],
         meters: Callable[[str], RouteMeters],
+        held_bodies: HeldBodies,
+        tokens: TokenRing,
     ) -> None:
+        if crossing := next(iter(crossings(configuration.routes)), None):
+            # A configuration file with this is refused; so there is no snapshot either, wherever its configuration is from.
+            raise ValueError(
+                f"the upstream {crossing.upstream} serves {crossing.first_role}, and {crossing.second_role}"
+            )
         self.configuration = configuration
+        self.held_bodies = held_bodies
         self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
         gzip_streams = GzipStreams()
@@ -233,6 +265,8 @@ class Snapshot:
                 meters=meters(route.name),
                 edge=compile_edge(route.edge, path=route.match.path, security=configuration.gateway.security),
                 gzip_streams=gzip_streams,
+                tokens=tokens,
+                issuers=configuration.issuers,
             )
             for route in configuration.routes
         )
@@ -250,11 +284,18 @@ class Snapshot:
                     for_preflights=True,
                 ),
                 gzip_streams=gzip_streams,
+                tokens=tokens,
+                issuers=configuration.issuers,
                 metered=False,
             )
             for number, route in enumerate(configuration.routes)
             if route.edge.cross_origin is not None
         }
+        tls = configuration.gateway.listen.tls
+        clients = tls[0].clients if tls else None
+        self.certificates = CertificateTable(
+            configuration.certificates, frozenset() if clients is None else clients.revoked
+        )
         lists = configuration.gateway.addresses
         self.addresses = None if lists is None else AddressFilter(lists)
         # For answers before, or without, a route.

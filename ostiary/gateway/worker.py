@@ -10,14 +10,17 @@ from pathlib import Path
 
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration
+from ostiary.gateway.clock import ClockWatch
+from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
-from ostiary.gateway.node import NodeMemory
+from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import ClientRecording, CountryDatabaseError, Spool, SpoolError
+from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
 # half a second, and an idle worker makes no segments because an empty one is not sealed.
@@ -34,21 +37,35 @@ async def build(context: ChildContext) -> Service:
             clients = ClientRecording(configuration.usage.recording, directory=Path(stores.spool), now=time.time())
         except (SpoolError, CountryDatabaseError) as error:
             raise CannotStartService(str(error)) from error
+    node = NodeMemory.create(buckets=BUCKETS_ALONE) if context.node is None else NodeMemory(context.node)
+    gate = Gate(
+        node.attempts(),
+        settings=configuration.gateway.failed_attempts,
+        trusted=configuration.gateway.trusted_proxies,
+        metrics=context.metrics,
+    )
+    try:
+        envelope = None if stores.key_encryption is None else Envelope(key_wrappers(stores.key_encryption))
+    except CannotUseKeyEncryption as error:
+        raise CannotStartService(str(error)) from error
     keys = KeyRing(
         file_keys=configuration.keys,
         postgres_url=stores.postgres,
-        envelope=Envelope(stores.key_encryption_key) if stores.key_encryption_key is not None else None,
+        envelope=envelope,
         stale_seconds=configuration.gateway.key_stale_seconds,
+        gate=gate,
     )
     limiter = Limiter(
         url=stores.redis,
         deadline_seconds=stores.redis_deadline_seconds,
         workers=configuration.gateway.listen.workers,
         observe=LimiterMetrics(context.metrics),
-        node=NodeMemory(context.node) if context.node is not None else None,
+        node=node,
     )
     try:
-        gateway = Gateway(configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter)
+        gateway = Gateway(
+            configuration=configuration, metrics=context.metrics, spool=spool, keys=keys, limiter=limiter, gate=gate
+        )
     except CertificateRefused as error:
         raise CannotStartService(str(error)) from error
     if clients is not None:
@@ -56,7 +73,15 @@ async def build(context: ChildContext) -> Service:
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()
-    return Worker(gateway=gateway, keys=keys, limiter=limiter, spool=spool, clients=clients, metrics=context.metrics)
+    return Worker(
+        gateway=gateway,
+        keys=keys,
+        limiter=limiter,
+        gate=gate,
+        spool=spool,
+        clients=clients,
+        metrics=context.metrics,
+    )
 
 
 class Worker:
@@ -68,6 +93,7 @@ class Worker:
         gateway: Gateway,
         keys: KeyRing,
         limiter: Limiter,
+        gate: Gate,
         spool: Spool | None,
         clients: ClientRecording | None,
         metrics: Metrics,
@@ -75,9 +101,11 @@ class Worker:
         self._gateway = gateway
         self._keys = keys
         self._limiter = limiter
+        self._gate = gate
         self._spool = spool
         self._clients = clients
         self._values = metrics.values
+        self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew_seconds)
         self._active_keys = metrics.gauge("active_api_keys")
         self._away = metrics.gauge("rate_limit_store_away")
         self._nodes = metrics.gauge("gateway_nodes")
@@ -86,11 +114,13 @@ class Worker:
     async def start(self, sock: socket.socket | None) -> None:
         assert sock is not None  # noqa: S101  the supervisor gives every worker one
         await self._gateway.start(sock)
+        self._clock.start()
         self._keeping = asyncio.create_task(self._keep())
 
     def reload(self, configuration: Configuration) -> None:
         """One step of the event loop: no request sees the routes of one configuration with the keys of another."""
         self._gateway.reload(configuration)  # the only one that can refuse, so it comes first
+        self._clock.skew_seconds = configuration.gateway.signature_skew_seconds
         self._keys.replace_file_keys(configuration.keys)
         self._keys.forget_prepared()
         if self._clients is not None:
@@ -98,6 +128,7 @@ class Worker:
 
     async def drain(self, deadline_seconds: float) -> None:
         await self._gateway.drain(deadline_seconds)
+        self._clock.close()
         if self._keeping is not None:
             self._keeping.cancel()
         if self._spool is not None:
@@ -112,6 +143,7 @@ class Worker:
             "gateway": self._gateway.status(),
             "keys": self._keys.status(),
             "limiter": self._limiter.status(),
+            "clock": self._clock.status(),
             "spool": {"accepted": spool.accepted, "dropped": spool.dropped, "bytes": spool.bytes} if spool else None,
         }
 
@@ -119,6 +151,7 @@ class Worker:
         """What is due every so often: hands usage to the shipper, counts the keys, tells how limits are decided."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
+            self._gate.refresh()
             if self._spool is not None:
                 self._spool.seal()
             if self._clients is not None and (fields := self._clients.renewed(time.time())) is not None:

@@ -95,8 +95,10 @@ def gateway(
     scheme: str = "hmac, bearer",
     write_timeout: str = "60s",
     upstream: str = "{}",
+    route: str = "",
 ) -> Iterator[GatewayProcess]:
-    """`routes` is which path goes to which port of this machine. `upstream` are more fields of each upstream, as YAML."""
+    """`routes` is which path goes to which port of this machine. `upstream` are more fields of each upstream, as YAML, and
+    `route` of each route, as `, name: value`."""
     # A loaded machine must not turn a call into a refusal: what happens when Redis is slow is another test's question.
     stores = {"redis": redis, "postgres": postgres, "redis_deadline": "5s"}
     fields: dict[str, object] = {} if upstream == "{}" else json.loads(upstream)
@@ -105,7 +107,8 @@ def gateway(
         for number, port in enumerate(routes.values())
     }
     lines = [
-        f"  - {{name: r{number}, match: {{path: {json.dumps(path)}}}, upstream: u{number}, auth: {{schemes: [{scheme}]}}}}"
+        f"  - {{name: r{number}, match: {{path: {json.dumps(path)}}}, upstream: u{number}, "
+        f"auth: {{schemes: [{scheme}]}}{route}}}"
         for number, path in enumerate(routes)
     ]
     path = directory / "gateway.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.phases import LimitPhase, Line, drive, memory_path, subject_of, text
+from benchmarks.phases import LimitPhase, Line, caller_lines, drive, memory_path, subject_of, text
 from benchmarks.statistics import Spread
 from benchmarks.timing import cost_us
 from ostiary.demo.stores import EmbeddedValkey
@@ -48,6 +48,18 @@ async def test_every_phase_of_a_signed_request_can_be_measured(tmp_path: Path) -
     assert called == len(lines)
     for phase in ("admit", "match", "authenticate", "authorize", "prepare", "respond", "record"):
         assert phase in names
+
+
+async def test_callers_by_key_and_by_token_are_measured_when_they_are_let_in(tmp_path: Path) -> None:
+    """A 401 would look cheap."""
+
+    def once(call: Callable[[], object]) -> Spread:
+        call()
+        return Spread(1.0, 2.0, 3.0)
+
+    assert [line.name.partition(":")[0] for line in caller_lines(tmp_path, once)] == [
+        *("bearer", "jwt, remembered", "bearer", "jwt, remembered", "jwt, verified anew (RS256)")
+    ]
 
 
 async def test_limits_are_measured_by_decisions_of_redis(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:

@@ -41,6 +41,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("config check", "config explain", "config diff", "config schema"),
         *("db migrate", "db status"),
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
+        "keys rewrap",
         *("keys limits set", "keys limits show", "keys limits remove"),
         *(
             "usage summary",

@@ -8,10 +8,13 @@ import shlex
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner, Result
+from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, algorithms
 
 from ostiary.cli.main import main
 from ostiary.cli.sign import request_target
@@ -149,7 +152,9 @@ def test_secret_is_asked_for_without_echo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "mend"), [(" ", "is empty"), (SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1"), "checksum")]
+    ("secret", "mend"),
+    [(" ", "is empty"), (SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1"), "checksum")],
+    ids=["empty", "mistyped"],
 )
 def test_useless_secret_is_refused_before_it_signs(secret: str, mend: str) -> None:
     """Else a typing error would show as a 401 that does not say why."""
@@ -231,3 +236,65 @@ def _answer_one(server: socket.socket, received: list[bytes]) -> None:
             body += connection.recv(65_536)
         received.append(head + b"\r\n\r\n" + body)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def test_http_signature_is_what_another_implementation_verifies() -> None:
+    """RFC 9421, by the hand of others; the digest of the body, the expiry and a covered header are theirs to check too."""
+    headers = ("-H", "X-Tenant: 7", "--cover", "x-tenant", "--cover", "@authority", "--expires-in", "60")
+    now = str(int(time.time()))
+    arguments = ("--key-id", KEY_ID, "--timestamp", now, "--nonce", NONCE, "--scheme", "http-signature", *headers)
+    result = run("POST", "http://api.example/v1/clients?page=2", *arguments, "-d", '{"a":1}', "--digest", "sha-512")
+    assert result.exit_code == 0
+    printed = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert list(printed) == ["Content-Digest", "Signature-Input", "Signature"]
+    message = requests.Request(
+        "POST", "http://api.example/v1/clients?page=2", headers=printed | {"X-Tenant": "7"}, data='{"a":1}'
+    ).prepare()
+
+    class Keys(HTTPSignatureKeyResolver):
+        def resolve_public_key(self, key_id: str) -> bytes:
+            assert key_id == KEY_ID
+            return SECRET.encode()
+
+    verifier = HTTPMessageVerifier(signature_algorithm=algorithms.HMAC_SHA256, key_resolver=Keys())
+    (verified,) = verifier.verify(message)
+    assert verified.parameters["expires"] == int(now) + 60
+    assert verified.parameters["nonce"] == NONCE
+    assert list(verified.covered_components)[:-1] == [
+        *('"@method"', '"@target-uri"', '"x-tenant"', '"@authority"', '"content-digest"')
+    ]
+
+
+def test_explain_prints_what_is_signed() -> None:
+    """Two texts can be compared; two signatures tell nothing but that they differ."""
+    text = "\n".join(("POST", "/v1?a=1", "1700000000", NONCE, hashlib.sha256(b"x").hexdigest()))
+    explained = run("POST", "http://a/v1?a=1", *FIXED, "-d", "x", "--explain").stdout
+    assert explained.endswith(f"\n\n{text}\n")
+    assert hashlib.sha256(text.encode()).hexdigest() in explained
+    assert f"these {len(text)} bytes" in explained
+    base = (
+        '"@method": GET\n"@target-uri": http://a/v1\n"@signature-params": ("@method" "@target-uri");created=1700000000'
+    )
+    assert base in run("GET", "http://a/v1", *FIXED, "--scheme", "http-signature", "--explain").stdout
+    assert (
+        "the body alone: 1 bytes"
+        in run("POST", "http://a/", *FIXED, "-d", "x", "--scheme", "hmac-body", "--explain").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (("--cover", "@authority"), "for --scheme http-signature"),
+        (("--scheme", "http-signature", "--cover", "x-tenant"), "does not have"),
+        (("--scheme", "http-signature", "--cover", "@status"), "requests don't have"),
+        (("--scheme", "http-signature", "--cover", "X-Tenant"), "in lower case"),
+        (("--scheme", "http-signature", "-H", "X-Tenant"), "is not 'Name: value'"),
+        (("--scheme", "http-signature", "--nonce", "short"), "nonce"),
+    ],
+)
+def test_what_no_gateway_would_take_is_not_signed(arguments: tuple[str, ...], mend: str) -> None:
+    """Better here, with the reason, than a 401 that gives none."""
+    result = run("GET", "http://a/", *FIXED, *arguments)
+    assert result.exit_code == 2
+    assert mend in result.stderr

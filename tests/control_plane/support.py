@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ostiary.control_plane.app import build_app
 from ostiary.control_plane.http.listener import Listener
+from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.model import (
     Configuration,
     ControlPlaneSettings,
@@ -44,7 +45,7 @@ def configuration_for(
             postgres=database,
             spool="/nonexistent",
             spool_bytes_max=1,
-            key_encryption_key=key_encryption_key,
+            key_encryption=None if key_encryption_key is None else the_only_one(key_encryption_key),
         ),
         plans={"standard": Plan("standard"), "free": Plan("free")},
         upstreams={},

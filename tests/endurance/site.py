@@ -12,9 +12,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -119,6 +120,7 @@ class Site:
     def control_plane(self) -> Iterator[ControlPlane]:
         """`ostiary control-plane`, listening. What it prints is in `control-plane.log`."""
         log = self.directory / "control-plane.log"
+        before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ostiary", "control-plane", "-c", str(self.path)],
@@ -131,7 +133,11 @@ class Site:
 
         def url() -> str | None:
             assert process.poll() is None, log.read_text()
-            lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            lines = [
+                json.loads(line)
+                for line in log.read_bytes()[before:].decode().splitlines(keepends=True)
+                if line.endswith("}\n")
+            ]
             return next((str(line["url"]) for line in lines if line["event"] == "listening"), None)
 
         try:
@@ -200,12 +206,19 @@ class ControlPlane:
     def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
         return self.call("POST", path, body)
 
-    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, object] | None = None,
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310  our own
             f"{self.url}/api/v1{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json", **headers},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  our own
             found: dict[str, Any] = json.load(answer)

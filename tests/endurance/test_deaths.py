@@ -6,12 +6,16 @@ import os
 import random
 import signal
 
+import pytest
+
 from tests.endurance.callers import Call, Callers, broken, whole
 from tests.endurance.conftest import MakeSite
 from tests.endurance.killing import Kill, kill_worker, unexplained
 from tests.endurance.origin import OriginProcess
 from tests.endurance.site import stream
 from tests.support.gateway_process import GatewayProcess, eventually, is_alive
+
+pytestmark = pytest.mark.alone
 
 WORKERS = 3
 WORKERS_KILLED = 5

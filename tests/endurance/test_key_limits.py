@@ -6,9 +6,13 @@ import http.client
 import time
 from typing import Any
 
+import pytest
+
 from tests.endurance.conftest import MakeSite
 from tests.endurance.site import ControlPlane
 from tests.support.gateway_process import GatewayProcess, eventually
+
+pytestmark = pytest.mark.alone
 
 WORKERS = 3
 HOLDS_WITHIN_SECONDS = 1.0

@@ -25,6 +25,8 @@ from tests.endurance.origin import OriginProcess
 from tests.endurance.site import Site, client_ports
 from tests.support.gateway_process import GatewayProcess, eventually
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 2
 # A changed limit is in effect, and what a busy machine may add to that.
 EFFECTIVE_SECONDS = 1.0

@@ -20,6 +20,8 @@ from tests.endurance.site import Site, stream
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
 from tests.support.samples import samples
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 2
 RECOVERED_WITHIN_SECONDS = 2.0
 AWAY_SECONDS = 1.5

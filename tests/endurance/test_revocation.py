@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.endurance.callers import Callers, broken
 from tests.endurance.conftest import MakeSite
 from tests.endurance.site import stream, wait_until_connected
 from tests.support.gateway_process import eventually
+
+pytestmark = pytest.mark.alone
 
 WORKERS = 3
 KEYS = 3

@@ -21,6 +21,8 @@ from tests.endurance.origin import OriginProcess
 from tests.support.gateway_process import SECRET, GatewayProcess, eventually
 from tests.support.samples import samples
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 2
 LIMIT = 100
 # Connections on which a call is repeated at once. The kernel spreads them over the workers.

@@ -10,6 +10,7 @@ from typing import Final
 
 from ostiary.core.model import Authentication, ClientLimits, Match, PathPolicy, Scheme
 from ostiary.core.upstream import UNIX, Retries, Target
+from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway
@@ -98,10 +99,13 @@ class Stage:
             keys=[key()],
             client_limits=ClientLimits(),
         )
+        metrics = Metrics.in_memory()
         self.gateway = Gateway(
             configuration=settings,
-            metrics=Metrics.in_memory(),
+            metrics=metrics,
             spool=None,
+            # What is refused a thousand times here is to be refused the same way each time.
+            gate=Gate(AttemptTable.alone(), settings=None, trusted=(), metrics=metrics),
             keys=KeyRing(file_keys=settings.keys, postgres_url=None, envelope=None, stale_seconds=3600.0),
             limiter=Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter()),
         )

@@ -36,6 +36,7 @@ def served_by(gateway: TinyGateway) -> int:
 # --- deaths -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_killed_worker_is_replaced_within_a_second_and_the_others_serve_on(gateway: TinyGateway) -> None:
     """Row 109: kill -9 one worker: only its calls in flight fail; a new one serves within a second."""
     victim, other = gateway.worker_pids()

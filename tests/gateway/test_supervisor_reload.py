@@ -113,7 +113,7 @@ def test_a_refused_file_leaves_the_configuration_in_force_and_is_told(steady: Ti
     status = steady.status()
     assert status["last_reload"]["result"] == "refused"
     assert any(told in problem for problem in status["last_reload"]["problems"]), status["last_reload"]
-    assert steady.logged("reload_refused", problems=status["last_reload"]["problems"])
+    steady.wait_for_log("reload_refused", problems=status["last_reload"]["problems"])
     assert status["generation"] == status["last_reload"]["generation"] == before["generation"]
     assert steady.worker_pids() == [worker["pid"] for worker in before["workers"]]
     assert routes_served(steady) == served

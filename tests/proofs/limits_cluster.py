@@ -1,5 +1,5 @@
 """Proof: on a Redis Cluster of three masters whose masters are killed in turn and whose slots move, under a steady load, no
-window is passed but by writes that a failover lost, and calls are undecided for no longer than the election and 2 s."""
+window is passed but by writes that a failover lost, and no call is undecided for longer than 2 s, the election included."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ IN_ANY_SECOND = 40
 # One that is never reached: its count, before and after a failover, says what was lost.
 COUNTED = 1_000_000
 LIMITS = policy(Plan("p", windows=(Window(IN_ANY_SECOND, 1), Window(COUNTED, 86_400))))
+# From the kill to the first decision, the cluster's own election included.
 UNDECIDED_SECONDS_MAX = 2.0
+# An election takes up to this, and 1 s besides (Redis Cluster Specification, "Replica election and promotion"): what an
+# operator sets who wants to be without a decision for less than 2 s.
+NODE_TIMEOUT_MS = 250
 
 
 async def prove(directory: Path, seconds: float) -> list[str]:
@@ -37,7 +41,7 @@ async def prove(directory: Path, seconds: float) -> list[str]:
     keys = [f"ak_proof_{number}" for number in range(KEYS)]
     lost = dict.fromkeys(keys, 0)
     moves = 0
-    with RedisCluster(directory) as cluster:
+    with RedisCluster(directory, node_timeout_ms=NODE_TIMEOUT_MS) as cluster:
         async with (
             running(cluster.urls(), deadline_seconds=0.2) as one,
             running(cluster.urls()[3:], deadline_seconds=0.2) as two,
@@ -60,7 +64,7 @@ async def prove(directory: Path, seconds: float) -> list[str]:
         for key in keys
         if log.most(key, SECOND_US) > IN_ANY_SECOND + lost[key]
     ]
-    if longest > max(elections, default=0.0) + UNDECIDED_SECONDS_MAX:
+    if longest > UNDECIDED_SECONDS_MAX:
         failures.append(f"undecided for {longest:.2f} s, elections took at most {max(elections, default=0.0):.2f} s")
     print(
         f"calls {len(log.calls)}, decided {decided}   masters killed {len(elections)}   slots moved {moves}   "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,6 +37,25 @@ class Issued:
         """As `issue`, by this authority and in its folder."""
         return issue(self.cert.parent, *names, by=self, valid_for=valid_for, stem=stem)
 
+    @property
+    def serial(self) -> tuple[bytes, int]:
+        """What a revocation list calls it."""
+        return self.certificate.issuer.public_bytes(), self.certificate.serial_number
+
+    def revocation_list(self, *revoked: Issued, valid_for: datetime.timedelta = HOUR) -> bytes:
+        """Of this authority, PEM."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(min(now, now + valid_for) - HOUR)
+            .next_update(now + valid_for)
+        )
+        for each in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number).revocation_date(now)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self.private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def server(self, *, clients: Issued | None = None) -> ssl.SSLContext:
         """What a server shows; with `clients` it wants a certificate of that authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,11 +86,12 @@ def issue(
     valid_for: datetime.timedelta = HOUR,
     stem: str | None = None,
     authority: bool = False,
+    common_name: str | None = None,
 ) -> Issued:
-    """For `names`, DNS names and addresses, of which the first is the common name. Signed by `by`, or by itself; expired if
-    `valid_for` is negative."""
+    """For `names`, DNS names, addresses and URIs, of which the first is the common name. Signed by `by`, or by itself;
+    expired if `valid_for` is negative."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name or names[0])])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -84,7 +105,7 @@ def issue(
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .sign(by.private_key if by else key, hashes.SHA256())
     )
-    stem = stem or names[0].replace("*", "any").replace(":", "_")
+    stem = stem or names[0].replace("*", "any").replace(":", "_").replace("/", "_")
     issued = Issued(directory / f"{stem}.pem", directory / f"{stem}.key", certificate, key)
     issued.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     issued.key.write_bytes(
@@ -94,6 +115,8 @@ def issue(
 
 
 def _name(text: str) -> x509.GeneralName:
+    if "://" in text:
+        return x509.UniformResourceIdentifier(text)
     try:
         return x509.IPAddress(ip_address(text))
     except ValueError:
@@ -101,11 +124,19 @@ def _name(text: str) -> x509.GeneralName:
 
 
 def model(
-    issued: Issued, *, clients: Issued | None = None, presence: ClientCertificate = ClientCertificate.REQUIRED
+    issued: Issued,
+    *,
+    clients: Issued | None = None,
+    presence: ClientCertificate = ClientCertificate.REQUIRED,
+    revoked: Iterable[Issued] = (),
 ) -> Certificate:
-    """As the configuration has it for the gateway's own side."""
+    """As the configuration has it for the gateway's own side; `revoked` are client certificates."""
     extension = issued.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    authorities = ClientAuthorities(str(clients.cert), clients.cert.read_bytes(), presence) if clients else None
+    authorities = None
+    if clients is not None:
+        authorities = ClientAuthorities(
+            str(clients.cert), clients.cert.read_bytes(), presence, revoked=frozenset(each.serial for each in revoked)
+        )
     return Certificate(
         cert=str(issued.cert),
         key=str(issued.key),

@@ -16,6 +16,7 @@ from ostiary.core.model import (
     Configuration,
     ControlPlaneSettings,
     Environment,
+    FailedAttempts,
     GatewaySettings,
     Key,
     Listen,
@@ -27,6 +28,7 @@ from ostiary.core.model import (
     Stores,
 )
 from ostiary.core.upstream import Retries, Target, Timeouts, Upstream
+from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.limits import Limiter, UnobservedLimiter
 from ostiary.gateway.service import Gateway
@@ -35,7 +37,7 @@ from ostiary.gateway.usage import Spool
 
 KEY_ID = "ak_test_client"
 SECRET = b"sk_test_0123456789abcdef0123456789abcdef"
-EVERY_SCHEME = frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.HMAC_BODY})
+EVERY_SCHEME = frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.HMAC_BODY, Scheme.HTTP_SIGNATURE})
 ANONYMOUS = Authentication(schemes=frozenset({Scheme.ANONYMOUS}))
 
 
@@ -94,13 +96,16 @@ def configuration(
     redis: str | None = None,
     client_limits: ClientLimits | None = None,
     trusted_proxies: tuple[Network, ...] = (),
+    failed_attempts: FailedAttempts | None = None,
 ) -> Configuration:
+    """Failed attempts have no bound unless one is given: tests refuse in a second what would take a caller an hour."""
     return Configuration(
         gateway=GatewaySettings(
             listen=Listen("127.0.0.1", 0),
             admin=Listen("127.0.0.1", 0),
             trusted_proxies=trusted_proxies,
             client_limits=client_limits or ClientLimits(),
+            failed_attempts=failed_attempts,
         ),
         control_plane=ControlPlaneSettings(Listen("127.0.0.1", 0), None, ""),
         stores=Stores(redis, 0.5, None, "", 1 << 28, None),
@@ -132,7 +137,14 @@ async def running_gateway(
     spool = None
     if spool_directory is not None:
         spool = Spool(directory=spool_directory, worker="test", segment_bytes=1 << 20, bytes_max=1 << 28)
+    gate = Gate(
+        AttemptTable.alone(),
+        settings=settings.gateway.failed_attempts,
+        trusted=settings.gateway.trusted_proxies,
+        metrics=metrics,
+    )
     keys = KeyRing(
+        gate=gate,
         file_keys=settings.keys,
         postgres_url=settings.stores.postgres,
         envelope=None,
@@ -146,7 +158,7 @@ async def running_gateway(
     )
     await keys.start()
     await limiter.start()
-    gateway = Gateway(configuration=settings, metrics=metrics, spool=spool, keys=keys, limiter=limiter)
+    gateway = Gateway(configuration=settings, metrics=metrics, spool=spool, keys=keys, limiter=limiter, gate=gate)
     if sock is None:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import cast
 import redis
 from redis.exceptions import RedisError
 
-from ostiary.demo.valkey import free_port
+from tests.support.ports import free_port
 
 PROGRAM = "redis-server"
 READY_WITHIN_SECONDS = 20.0
@@ -115,9 +114,16 @@ class RedisCluster:
     """`masters_n` masters, and a replica of each. The first half of `servers` began as masters."""
 
     def __init__(
-        self, directory: Path, *, masters_n: int = 3, program: str = PROGRAM, options: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        *,
+        masters_n: int = 3,
+        program: str = PROGRAM,
+        options: tuple[str, ...] = (),
+        node_timeout_ms: int = NODE_TIMEOUT_MS,
     ) -> None:
         self.masters_n = masters_n
+        self._node_timeout_ms = node_timeout_ms
         self.servers: list[Server] = []
         self._directory = directory
         self._program = program
@@ -148,12 +154,12 @@ class RedisCluster:
             self.servers.append(
                 server(
                     self._directory,
-                    *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                    *("--cluster-enabled", "yes", "--cluster-node-timeout", str(self._node_timeout_ms)),
                     *("--cluster-require-full-coverage", "no"),
                     *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
                     *self._options,
                     program=self._program,
-                    port=_port_with_bus(),
+                    port=free_port(with_bus=True),
                 )
             )
         for one in self.servers:
@@ -221,20 +227,6 @@ class RedisCluster:
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
         return moved
-
-
-def _port_with_bus() -> int:
-    """A free port whose bus port, 10000 above it, is free too: only Redis 7 can have another one."""
-    while True:
-        port = free_port()
-        if port + 10_000 > 65_535:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
 
 
 class SentinelSite:

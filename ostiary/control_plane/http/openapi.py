@@ -45,7 +45,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
     if operation.shown_once:
-        codes.add(ProblemCode.SECRET_ALREADY_SHOWN)
+        codes.update((ProblemCode.SECRET_ALREADY_SHOWN, ProblemCode.KEY_SERVICE_UNAVAILABLE))
     return tuple(sorted(codes, key=lambda code: (code.value.status, code.code)))
 
 

@@ -53,6 +53,12 @@ class ProblemCode(Enum):
     )
     INTERNAL_ERROR = Meaning(500, "Internal error", "Something went wrong here. The log has this request_id.")
     OVERLOADED = Meaning(503, "Overloaded", "Too many calls are under way. Try again soon.")
+    KEY_SERVICE_UNAVAILABLE = Meaning(
+        503,
+        "Key service unavailable",
+        "The service that keeps the key-encryption key can't be asked now, so no secret can be stored: no key was made. Try "
+        "again soon.",
+    )
     DATABASE_UNAVAILABLE = Meaning(503, "Database unavailable", "Postgres can't be used now. Try again soon.")
 
     @property

@@ -5,6 +5,8 @@ service   the rules
 store     all its SQL
 model     what goes in and out
 limits    limits in place of the plan's
+sealing   sealing a secret, also when that waits for a service
+rewrap    wrapping data keys anew under another key-encryption key
 """
 
 from ostiary.control_plane.keys.api import operations

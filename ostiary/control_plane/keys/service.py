@@ -13,6 +13,7 @@ from ostiary.control_plane.http.idempotency import OPERATOR
 from ostiary.control_plane.keys import limits, store
 from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce
 from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyQuery, NewKey, Revocation
+from ostiary.control_plane.keys.sealing import Sealing
 from ostiary.control_plane.keys.store import StoredSecret
 from ostiary.core.credentials import generate_key_id, generate_secret, secret_sha256
 from ostiary.core.encryption import Envelope
@@ -26,7 +27,7 @@ class Keys:
 
     def __init__(self, *, plans: Collection[str], envelope: Envelope, key_prefix: str) -> None:
         self._plans = frozenset(plans)
-        self._envelope = envelope
+        self._sealing = Sealing(envelope)
         self._key_prefix = key_prefix
 
     async def create(self, connection: Connection, app_id: str, new: NewKey) -> CreatedKey:
@@ -37,7 +38,7 @@ class Keys:
         key_id = generate_key_id(environment, self._key_prefix)
         secret = generate_secret(environment, self._key_prefix)
         octets = secret.encode()
-        sealed, data_key_wrapped = self._envelope.seal(octets, key_id=key_id)
+        sealed, data_key_wrapped = await self._sealing.seal(octets, key_id=key_id)
         try:
             key = await store.insert(
                 connection,

@@ -90,6 +90,8 @@ class StoreUrl(Kind[str]):
         if isinstance(text, Refused):
             return text
         url = _split(text.value)
+        if url is not None and url.password:
+            reading.is_secret(url.password)
         if url is None or url.scheme not in self._schemes or not text.value.startswith(f"{url.scheme}://"):
             return reading.problem(place, f"must be {self.words}", "the URL is not shown: it may hold a password")
         if url.scheme in ("redis", "rediss") and not url.hostname:

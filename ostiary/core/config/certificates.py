@@ -10,6 +10,7 @@ from ostiary.core.config.fields import Record, Values, optional, required
 from ostiary.core.config.kinds import Choice
 from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates, unfit
 from ostiary.core.config.reading import Refused
+from ostiary.core.config.revocation import NOTHING_REVOKED, RevocationFile, read_revocations
 from ostiary.core.model import Certificate, ClientAuthorities, ClientCertificate
 
 if TYPE_CHECKING:
@@ -26,12 +27,20 @@ _CLIENT_CERTIFICATE = optional(
     "Whether a client must have a certificate of `client_ca`, or may; `required` if `client_ca` is given. The upstream gets "
     "it as `Client-Cert` (RFC 9440).",
 )
+_CLIENT_CRL = optional(
+    "client_crl",
+    RevocationFile(),
+    "Which client certificates are revoked: a list (CRL, RFC 5280) of each authority that has some. A file that changes is "
+    "read again, and ends the connections of those it names.",
+)
 
 
 def _certificate(values: Values) -> Certificate | Refused:
     cert, key, authorities = values[_CERT], values[_KEY], values[_CLIENT_CA]
     if authorities is None and values[_CLIENT_CERTIFICATE] is not None:
         return values.problem(_CLIENT_CERTIFICATE, "means nothing without client_ca", "add client_ca, or remove it")
+    if authorities is None and values[_CLIENT_CRL] is not None:
+        return values.problem(_CLIENT_CRL, "means nothing without client_ca", "add client_ca, or remove it")
     if authorities is not None and not certificates(authorities):
         return values.problem(_CLIENT_CA, *NO_CERTIFICATE)
     chain = certificates(cert)
@@ -42,7 +51,21 @@ def _certificate(values: Values) -> Certificate | Refused:
     clients = None
     if authorities is not None:
         presence = values[_CLIENT_CERTIFICATE] or ClientCertificate.REQUIRED
-        clients = ClientAuthorities(file=authorities.path, pem=authorities.content, presence=presence)
+        lists = values[_CLIENT_CRL]
+        revocations = NOTHING_REVOKED
+        if lists is not None:
+            read = read_revocations(lists, certificates(authorities), values.place_of(_CLIENT_CRL), values.reading)
+            if isinstance(read, Refused):
+                return read
+            revocations = read
+        clients = ClientAuthorities(
+            file=authorities.path,
+            pem=authorities.content,
+            presence=presence,
+            revocation_file=lists and lists.path,
+            revoked=revocations.revoked,
+            revocation_until=revocations.until,
+        )
     expires_at = chain[0].not_valid_after_utc.timestamp()
     if expires_at <= time.time():
         when = chain[0].not_valid_after_utc.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -72,7 +95,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
 CERTIFICATE: Record[Certificate] = Record(
     "Certificate",
     "One certificate of the gateway. With several, the client's SNI chooses. A file that changes is read again.",
-    (_CERT, _KEY, _CLIENT_CA, _CLIENT_CERTIFICATE),
+    (_CERT, _KEY, _CLIENT_CA, _CLIENT_CERTIFICATE, _CLIENT_CRL),
     _certificate,
 )
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from ostiary.core.config.fields import At
 from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Place, Reading
-from ostiary.core.model import Environment, Key, Route, Scheme, Stores
+from ostiary.core.environments import crossings
+from ostiary.core.model import NONCE_SCHEMES, Environment, Key, Route, Scheme, Stores
 from ostiary.core.paths import Parameter, parse_template
 from ostiary.core.routing import find_conflicts
+from ostiary.core.scopes import covers, is_wildcard
 from ostiary.core.upstream import HashSource, Upstream
 
 
@@ -45,23 +47,14 @@ def check_heads(reading: Reading, routes: tuple[At[Route], ...], head_bytes_max:
 def _check_environments(reading: Reading, routes: tuple[At[Route], ...]) -> None:
     """A test key never reaches a live upstream. An upstream is the live one of two, the test one of two, or serves both;
     which of these it is, every route must agree on."""
-    first: dict[str, tuple[str, Route]] = {}
-    for route, place in routes:
-        live, test = route.upstreams.get(Environment.LIVE), route.upstreams.get(Environment.TEST)
-        if live is not None and live == test:
-            roles = {live: "live and test keys alike"}
-        else:
-            roles = {
-                name: f"{environment} keys alone" for name, environment in ((live, "live"), (test, "test")) if name
-            }
-        for name, role in roles.items():
-            before, by = first.setdefault(name, (role, route))
-            if before != role:
-                reading.problem(
-                    place,
-                    f"sends {role} to the upstream {name!r}, which serves {before} in the route {by.name!r}",
-                    "give live and test keys upstreams of their own in both, or one name in both",
-                )
+    places = {id(route.value): route.place for route in routes}
+    for crossing in crossings(route.value for route in routes):
+        reading.problem(
+            places[id(crossing.second)],
+            f"sends {crossing.second_role} to the upstream {crossing.upstream!r}, which serves {crossing.first_role} in the "
+            f"route {crossing.first.name!r}",
+            "give live and test keys upstreams of their own in both, or one name in both",
+        )
 
 
 def _check_targets(reading: Reading, routes: tuple[At[Route], ...], upstreams: Mapping[str, At[Upstream]]) -> None:
@@ -108,12 +101,20 @@ def check_keys(reading: Reading, keys: tuple[At[Key], ...], routes: tuple[At[Rou
     """Ids and secrets are unique (a bearer secret must name one key)."""
     _check_unique(reading, "key", [(key.value.id, key.place) for key in keys])
     owners: dict[bytes, Key] = {}
-    asked_for = {scope for route in routes for needed in route.value.authentication.scopes.values() for scope in needed}
+    asked_for = {
+        scope
+        for route in routes
+        for asked in (route.value.authentication.scopes, route.value.authentication.any_scopes)
+        for needed in asked.values()
+        for scope in needed
+    }
     for key, place in keys:
         owner = owners.setdefault(key.secret_sha256, key)
         if owner is not key and owner.id != key.id:
             reading.problem(place, f"has the same secret as the key {owner.id!r}", "give each key a secret of its own")
         for scope in sorted(key.scopes - asked_for):
+            if is_wildcard(scope) and any(covers(frozenset({scope}), needed) for needed in asked_for):
+                continue
             reading.warn(place, f"no route asks for its scope {scope!r}", suggestion(scope, sorted(asked_for)))
         if not any(_takes(route.value, key) for route in routes):
             reading.warn(place, f"no route takes {key.environment} keys")
@@ -132,7 +133,7 @@ def check_stores(
 ) -> None:
     """What works less well than one may think without a store, or can't work at all."""
     schemes = _schemes(routes)
-    if stores.redis is None and Scheme.HMAC in schemes:
+    if stores.redis is None and schemes & NONCE_SCHEMES:
         reading.warn(
             place,
             "signed calls without stores.redis: a nonce is known to one worker alone, and a replay to another passes",
@@ -141,7 +142,7 @@ def check_stores(
     closed = [route for route in routes if stores.redis is None and route.value.on_store_failure == "closed"]
     for route in closed:
         reading.warn(route.place, "on_store_failure is closed and there is no stores.redis", "set stores.redis")
-    if schemes - {Scheme.ANONYMOUS} and not keys and stores.postgres is None:
+    if schemes - {Scheme.ANONYMOUS, Scheme.JWT} and not keys and stores.postgres is None:
         reading.warn(place, "nobody can call: there are neither keys in this file nor stores.postgres")
 
 

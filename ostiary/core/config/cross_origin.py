@@ -18,6 +18,8 @@ _HEADERS_OF_SCHEMES: Final = {
     Scheme.BEARER: ("Authorization", "X-API-Key"),
     Scheme.HMAC: ("X-API-Key", "X-Timestamp", "X-Nonce"),
     Scheme.HMAC_BODY: ("X-API-Key",),
+    Scheme.HTTP_SIGNATURE: ("Signature-Input", "Signature", "Content-Digest"),
+    Scheme.JWT: ("Authorization",),
 }
 # What a page must read to keep to its limits, and to quote a failed call.
 _EXPOSED: Final = (

@@ -10,6 +10,13 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 from ostiary.core.config import words
+from ostiary.core.config.caller_difference import (
+    certificate_parts,
+    certificates_meaning,
+    issuer_meaning,
+    issuer_parts,
+    issuer_summary,
+)
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
 from ostiary.core.config.redis import place_words
 from ostiary.core.model import (
@@ -63,6 +70,7 @@ def compare(before: Configuration, after: Configuration) -> tuple[Change, ...]:
         *_named("plan", before.plans, after.plans, _plan, words.plan, _plan_meaning),
         *_named("upstream", before.upstreams, after.upstreams, _upstream, _targets, _upstream_meaning),
         *_routes(before, after),
+        *_named("issuer", before.issuers, after.issuers, issuer_parts, issuer_summary, issuer_meaning),
         *_named("key", before.keys, after.keys, _key, _key_summary, _key_meaning),
     )
 
@@ -107,6 +115,8 @@ def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
         meaning = _RESTART if _takes_a_restart(field) else _setting_meaning(field, after)
         if field == "gateway.ip":
             meaning = addresses_meaning(before.gateway.addresses, after.gateway.addresses)
+        if field == "certificates":
+            meaning = certificates_meaning(before.certificates, after.certificates)
         yield change._replace(meaning=meaning)
 
 
@@ -145,6 +155,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "gateway.drain": _duration(gateway.drain_seconds),
         "gateway.signature_skew": _duration(gateway.signature_skew_seconds),
         "gateway.key_stale_for": _duration(gateway.key_stale_seconds),
+        "gateway.failed_attempts": Part(gateway.failed_attempts, words.failed_attempts(gateway.failed_attempts)),
         "gateway.problem_pages": Part(gateway.problem_pages, gateway.problem_pages),
         "gateway.ip": Part(gateway.addresses, words.address_lists(gateway.addresses)),
         "gateway.security_headers": Part(gateway.security, words.security(gateway.security)),
@@ -163,6 +174,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
             limits.memory_bytes,
             "what the system allows" if limits.memory_bytes is None else words.size(limits.memory_bytes),
         ),
+        "gateway.limits.held_bodies": _size(limits.held_body_bytes),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
         "stores.redis": Part(stores.redis, place_words(stores.redis)),
@@ -170,7 +182,9 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.postgres": Part(stores.postgres, words.store_url(stores.postgres)),
         "stores.spool": Part(stores.spool, stores.spool),
         "stores.spool_max": _size(stores.spool_bytes_max),
-        "stores.key_encryption_key": _secret(stores.key_encryption_key),
+        "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
+        "stores.state": Part(stores.state, stores.state or "none"),
+        **certificate_parts(configuration.certificates),
         "usage.record.ip": Part(recording.address, recording.address),
         "usage.record.user_agent": Part(recording.agent, recording.agent),
         "usage.country_database": Part(recording.country_database, recording.country_database or "none"),
@@ -360,9 +374,6 @@ def _route_summary(route: Route) -> str:
 
 def _route(route: Route) -> Parts:
     match, authentication = route.match, route.authentication
-    scopes = "; ".join(
-        f"{method}: {words.listed(sorted(needed))}" for method, needed in sorted(authentication.scopes.items())
-    )
     where = f"{words.listed(sorted(match.methods), nothing='any method')} {match.path} on "
     return {
         "match": Part(
@@ -370,7 +381,11 @@ def _route(route: Route) -> Parts:
         ),
         "upstream": Part(dict(route.upstreams), words.upstreams(route.upstreams)),
         "auth.schemes": Part(authentication.schemes, words.listed(sorted(authentication.schemes))),
-        "auth.scopes": Part(dict(authentication.scopes), scopes or "none"),
+        "auth.components": Part(authentication.components, words.listed(authentication.components)),
+        "auth.issuers": Part(set(authentication.issuers), words.listed(sorted(authentication.issuers))),
+        "auth.scopes": Part(
+            (dict(authentication.scopes), dict(authentication.any_scopes)), words.scopes_by_method(authentication)
+        ),
         "limits": Part(set(route.limits), words.listed(map(words.route_limit, route.limits))),
         "cost": Part(route.cost, words.cost(route.cost)),
         "on_store_failure": Part(route.on_store_failure, route.on_store_failure),
@@ -400,6 +415,10 @@ def _route_meaning(field: str, old: Route, new: Route) -> str | None:
             return f"callers that use {', '.join(gone)} get 401 from now on"
         if Scheme.ANONYMOUS in old.authentication.schemes:
             return "calls without a key get 401 from now on"
+    if field == "auth.issuers" and (untrusted := set(old.authentication.issuers) - set(new.authentication.issuers)):
+        return f"tokens of {words.listed(sorted(untrusted))} get 401 from now on"
+    if field == "auth.components" and (more := set(new.authentication.components) - set(old.authentication.components)):
+        return f"signatures that do not cover {', '.join(sorted(more))} get 401 from now on"
     if field == "auth.scopes" and not new.authentication.scopes:
         return "OPEN: any key may call from now on"
     if field == "upstream":

@@ -193,10 +193,10 @@ class _Composer:
 
     def _alias(self, event: Any) -> Node:
         if event.anchor not in self._anchors:
-            self._fatal(event, f"the alias *{event.anchor[:40]} has no anchor before it", None)
+            self._fatal(event, "this alias has no anchor before it", None)
         node = self._anchors[event.anchor]
         if node is None:
-            self._fatal(event, f"the alias *{event.anchor[:40]} stands inside its own anchor", None)
+            self._fatal(event, "this alias stands inside its own anchor", None)
         self._count(event, node.nodes)
         return node
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.config import words
-from ostiary.core.model import PLAIN_COST, Configuration, Environment, Key, LimitBy, Match, Route, Scheme
+from ostiary.core.config.explained_caller import caller_facts
+from ostiary.core.model import (
+    PLAIN_COST,
+    SIGNING_SCHEMES,
+    Configuration,
+    Environment,
+    LimitBy,
+    Match,
+    Route,
+    Scheme,
+)
 from ostiary.core.rewriting import Rewriting
 from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
 from ostiary.core.upstream import Balance, Upstream
@@ -145,11 +154,7 @@ def _host_rank(hosts: tuple[str, ...], host: str) -> int:
 
 def _facts(configuration: Configuration, route: Route, method: str, headers: Mapping[str, str]) -> dict[str, str]:
     authentication = route.authentication
-    facts = {"authentication": words.listed(sorted(authentication.schemes))}
-    needed = authentication.scopes.get(method, authentication.scopes.get("*", frozenset()))
-    facts["scopes"] = words.listed(sorted(needed))
-    if Scheme.ANONYMOUS not in authentication.schemes:
-        facts["caller"] = _caller(configuration, route, needed, headers)
+    facts = caller_facts(configuration, route, method, headers)
     facts["limits of the route"] = words.listed(map(words.route_limit, route.limits))
     if route.cost != PLAIN_COST:
         facts["cost of a call"] = words.cost(route.cost)
@@ -166,8 +171,11 @@ def _facts(configuration: Configuration, route: Route, method: str, headers: Map
     facts["paths"] = route.paths
     facts["priority in overload"] = route.priority
     facts["largest body"] = words.size(route.body_bytes_max)
-    if authentication.schemes & {Scheme.HMAC, Scheme.HMAC_BODY}:
+    if authentication.schemes & SIGNING_SCHEMES:
         facts["largest signed body"] = words.size(route.signed_body_bytes_max)
+    if Scheme.HTTP_SIGNATURE in authentication.schemes:
+        required = ("@method", "@target-uri or @path and @query", "content-digest if there is a body")
+        facts["covered by http-signature"] = words.listed([*required, *authentication.components])
     if route.upgrades:
         facts["upgrades"] = words.listed(sorted(route.upgrades))
     head_bytes_max = configuration.gateway.client_limits.head_bytes
@@ -212,30 +220,3 @@ def _edge_facts(configuration: Configuration, found: RouteMatch, path: str) -> d
     if edge.deprecation is not None:
         facts["deprecation"] = words.deprecation(edge.deprecation)
     return facts
-
-
-def _caller(configuration: Configuration, route: Route, needed: frozenset[str], headers: Mapping[str, str]) -> str:
-    presented = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if not presented:
-        return "no credential given: 401 credentials_missing"
-    key = _key(configuration, presented)
-    if key is None:
-        return "the credential is of no key in this file; the control plane's keys are not looked up here"
-    plan = configuration.plans.get(key.plan) if key.plan else None
-    limits = f"plan {plan.name}: {words.plan(plan)}" if plan else "no plan"
-    if key.limits is not None:
-        limits += f"; with its own limits: {words.plan(key.limits.applied_to(plan))}"
-    if key.environment not in route.upstreams:
-        return f"{key.id} ({key.environment}): 403 environment_mismatch"
-    if missing := sorted(needed - key.scopes):
-        return f"{key.id}: 403 scope_missing, it lacks {', '.join(missing)}"
-    return f"{key.id} ({key.environment}), {limits}"
-
-
-def _key(configuration: Configuration, presented: str) -> Key | None:
-    """By the id of a signed call, else by the secret of a bearer."""
-    key_id, colon, _ = presented.partition(":")
-    if colon:
-        return configuration.keys.get(key_id)
-    digest = sha256(presented.encode()).digest()
-    return next((key for key in configuration.keys.values() if key.secret_sha256 == digest), None)

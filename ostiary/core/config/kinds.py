@@ -316,6 +316,7 @@ class Secret(Kind[str]):
             reading.warn(
                 place, "a secret stands in the file itself", "better: ${NAME} for the environment, or file:/path"
             )
+        reading.is_secret(value)
         if not self._low <= len(value) <= self._high:
             return reading.problem(place, f"must be {self.words}, and it has {len(value)}")
         if not (value.isascii() and value.isprintable()) or " " in value:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ostiary.core.config.callers import check_callers
+from ostiary.core.config.certificate_uses import USES
 from ostiary.core.config.consistency import check_heads, check_keys, check_routes, check_stores
 from ostiary.core.config.costs import check_costs
 from ostiary.core.config.document import BYTES_MAX, parse_document, too_large
 from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, required
+from ostiary.core.config.issuers import ISSUERS
 from ostiary.core.config.keys import KEYS
 from ostiary.core.config.kinds import Integer
 from ostiary.core.config.plans import PLANS
@@ -55,6 +59,9 @@ _ROUTES = required(
 )
 _KEYS = defaulted("keys", KEYS, "Keys that the gateway knows without a control plane.", [])
 
+_ISSUERS = defaulted("issuers", ISSUERS, "Whose tokens are taken (scheme `jwt`), by name.", {})
+_CERTIFICATES = defaulted("certificates", USES, "Which client certificate is which key (scheme `mtls`).", [])
+
 
 def _configuration(values: Values) -> Configuration:
     reading, upstreams, routes, keys = values.reading, values[_UPSTREAMS], values[_ROUTES], values[_KEYS]
@@ -63,6 +70,15 @@ def _configuration(values: Values) -> Configuration:
     check_heads(reading, routes, values[_GATEWAY].client_limits.head_bytes)
     check_costs(reading, routes, values[_PLANS])
     check_keys(reading, keys, routes)
+    check_callers(
+        reading,
+        routes,
+        keys,
+        issuers=values[_ISSUERS],
+        certificates=values[_CERTIFICATES],
+        tls=values[_GATEWAY].listen.tls,
+        keys_elsewhere=values[_STORES].postgres is not None,
+    )
     check_stores(reading, values.place_of(_STORES), values[_STORES], routes, keys)
     return Configuration(
         gateway=values[_GATEWAY],
@@ -73,6 +89,11 @@ def _configuration(values: Values) -> Configuration:
         upstreams={name: upstream.value for name, upstream in upstreams.items()},
         routes=tuple(route.value for route in routes),
         keys={key.value.id: key.value for key in keys},
+        issuers={
+            name: replace(issuer.value, name=name, plans=frozenset(values[_PLANS]))
+            for name, issuer in values[_ISSUERS].items()
+        },
+        certificates=tuple(use.value for use in values[_CERTIFICATES]),
         warnings=reading.warnings,
     )
 
@@ -80,7 +101,7 @@ def _configuration(values: Values) -> Configuration:
 FILE: Record[Configuration] = Record(
     "The file",
     "One configuration, for the gateway and the control plane.",
-    (_VERSION, _GATEWAY, _CONTROL_PLANE, _STORES, _USAGE, _PLANS, _UPSTREAMS, _ROUTES, _KEYS),
+    (_VERSION, _GATEWAY, _CONTROL_PLANE, _STORES, _USAGE, _PLANS, _UPSTREAMS, _ROUTES, _KEYS, _ISSUERS, _CERTIFICATES),
     _configuration,
 )
 

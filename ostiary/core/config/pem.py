@@ -25,13 +25,20 @@ class Pem(NamedTuple):
 
 
 class PemFile(Kind[Pem]):
-    """A PEM file, whose change is a change of the configuration. Its content is never shown: it may be a private key."""
+    """A PEM file, or another as `words` say, whose change is a change of the configuration. Its content is never shown: it
+    may be a private key."""
+
+    def __init__(
+        self, words: str = "a PEM file, relative to the configuration's folder", bytes_max: int = PEM_BYTES_MAX
+    ) -> None:
+        self._words = words
+        self._bytes_max = bytes_max
 
     def read(self, place: Place, reading: Reading) -> Pem | Refused:
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text
-        content = reading.followed_file(place, text.value, bytes_max=PEM_BYTES_MAX)
+        content = reading.followed_file(place, text.value, bytes_max=self._bytes_max)
         return content if isinstance(content, Refused) else Pem(str(reading.path(text.value)), content)
 
     def schema(self) -> Schema:
@@ -39,7 +46,7 @@ class PemFile(Kind[Pem]):
 
     @property
     def words(self) -> str:
-        return "a PEM file, relative to the configuration's folder"
+        return self._words
 
 
 def certificates(pem: Pem) -> list[x509.Certificate]:

@@ -1,5 +1,6 @@
 """What is wrong with a configuration: every mistake, with its place and its mend. No message shows a secret: fields that may
-hold one are never shown, and a mistaken value from the environment is shown as it is written, `${NAME}`."""
+hold one are never shown, a mistaken value from the environment is shown as it is written, `${NAME}`, and what was typed into
+another field is not shown if it looks like a secret, or is one that stands elsewhere in the file (`Reading.is_secret`)."""
 
 from __future__ import annotations
 
@@ -19,14 +20,38 @@ _COMPARED_MAX = 2000
 
 _LISTED_MAX = 12
 
+NOT_SHOWN: Final = "(a secret, not shown)"
+
 _password = re.compile(r"://[^/@]*:[^/@]*@").search
+# What secrets begin with: ours, PEM, JWT, headers with credentials, and tokens of Vault, GitHub, GitLab, Slack and AWS.
+_known_form = re.compile(
+    r"sk_(?:live|test)_|-----BEGIN|\beyJ[A-Za-z0-9_-]{6}|\b(?:[Bb]earer|[Bb]asic)\s+\S|\bhv[sbr]\.|\bgh[opsu]_|\bgithub_pat_"
+    r"|\bglpat-|\bxox[abp]-|\b(?:AKIA|ASIA)[0-9A-Z]{8}"
+).search
 _long_words = re.compile(r"[A-Za-z0-9+/_=-]{32,}").findall
+_words = re.compile(r"[A-Za-z0-9]{8,}").findall
+# Signs that people put into passwords, after a letter or a digit: not those of hosts, networks, paths, times and lists.
+_password_sign = re.compile(r"[A-Za-z0-9][!@#$^&~+=](?!\{)").search
+_digit, _letter = re.compile(r"[0-9]").search, re.compile(r"[A-Za-z]").search
 
 
 def _is_random(word: str) -> bool:
     """Names have words in them; random text changes between letters, capitals and digits all the time."""
     kinds = [(character.isdigit(), character.isupper()) for character in word if character.isalnum()]
     return sum(before != after for before, after in pairwise(kinds)) > len(kinds) // 5
+
+
+def looks_secret(text: str) -> bool:
+    """Whether `text` may be a secret: a known form, a URL with a password, random characters, letters and digits in one word,
+    or the signs of a password. Errs on the side of saying yes: the line and the field are told in any case. A passphrase of
+    plain words looks like plain words."""
+    return (
+        _known_form(text) is not None
+        or _password(text) is not None
+        or any(map(_is_random, _long_words(text)))
+        or any(_is_random(word) or (_digit(word) and _letter(word)) for word in _words(text))
+        or _password_sign(text) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +85,10 @@ class ConfigurationError(Exception):
 
 
 def shown(text: str) -> str:
-    """`text` for a message: quoted, escaped, shortened, and masked where it looks like a secret: one of ours, a URL with a
-    password, or what `openssl rand` prints. Whoever types a secret into the wrong field must not find it in the log."""
-    if "sk_live_" in text or "sk_test_" in text or _password(text) or any(map(_is_random, _long_words(text))):
-        return "(a secret, not shown)"
+    """`text` for a message: quoted, escaped, shortened, and masked where it looks like a secret. Whoever types a secret into
+    the wrong field must not find it in the log."""
+    if looks_secret(text):
+        return NOT_SHOWN
     return repr(text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…")
 
 

@@ -7,16 +7,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ostiary.core.config.document import Mapping, Node, Resolved, Scalar, resolve
-from ostiary.core.config.problems import PROBLEMS_MAX, ConfigurationError, Problem, shown, suggestion
+from ostiary.core.config.problems import (
+    NOT_SHOWN,
+    PROBLEMS_MAX,
+    ConfigurationError,
+    Problem,
+    looks_secret,
+    shown,
+    suggestion,
+)
 
 # Long enough for any token or key; a file that is larger is not a secret.
 SECRET_FILE_BYTES_MAX: Final = 16 * 1024
+
+# What is shorter is in many a word.
+_SECRET_CHARACTERS_MIN: Final = 6
+_SECRET_BEGINNING: Final = 16
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
@@ -41,7 +53,7 @@ class Place(NamedTuple):
     name: str
 
     def field(self, name: str, node: Node) -> Place:
-        written = name if _PLAIN_NAME.fullmatch(name) and "sk_" not in name else shown(name)
+        written = name if _PLAIN_NAME.fullmatch(name) and not looks_secret(name) else shown(name)
         return Place(node, f"{self.path}.{written}" if self.path else written, name)
 
     def item(self, position: int, node: Node) -> Place:
@@ -80,6 +92,7 @@ class Reading:
         self._names: dict[str, set[str]] = {}
         self._uses: list[_NameUse] = []
         self._followed: dict[str, None] = {}
+        self._secrets: set[str] = set()
 
     # --- problems and warnings
 
@@ -98,12 +111,32 @@ class Reading:
     def refuse_if_problems(self) -> None:
         """Raises ConfigurationError with every problem so far, in the order of the file."""
         if self._problems:
-            problems = sorted(self._problems, key=lambda p: (p.line, p.column))
+            problems = sorted(map(self._without_secrets, self._problems), key=lambda p: (p.line, p.column))
             raise ConfigurationError(tuple(problems), followed=tuple(self._followed))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         return tuple(str(warning) for warning in sorted(self._warnings, key=lambda p: (p.line, p.column)))
+
+    # --- secrets
+
+    def is_secret(self, text: str) -> None:
+        """It stands in a field for secrets, or in the file of one: no problem shows it, wherever else it was typed."""
+        if len(text) >= _SECRET_CHARACTERS_MIN:
+            self._secrets.add(text)
+
+    def _without_secrets(self, problem: Problem) -> Problem:
+        """Messages cut what they quote, so the beginning of a secret is looked for too."""
+        for secret in self._secrets:
+            for part in {secret, secret[:_SECRET_BEGINNING]} if len(secret) > _SECRET_BEGINNING else {secret}:
+                if part in problem.message or part in problem.path or part in (problem.mend or ""):
+                    return replace(
+                        problem,
+                        path=problem.path.partition(part)[0],
+                        message=f"something is wrong with this value: {NOT_SHOWN}",
+                        mend="it is the same as a secret elsewhere in this file",
+                    )
+        return problem
 
     # --- names that other parts of the file refer to
 
@@ -181,7 +214,7 @@ class Reading:
         try:
             self._followed[str(path)] = None
             if not path.is_file():  # a pipe would wait for its writer for ever
-                written = isinstance(place.node, Scalar) and "${" not in place.node.text
+                written = isinstance(place.node, Scalar) and "${" not in place.node.text and not looks_secret(name)
                 return self.problem(
                     place, f"{what} does not exist", f"it was looked for at {path}" if written else None
                 )
@@ -206,7 +239,9 @@ class Reading:
                 content = file.read(SECRET_FILE_BYTES_MAX + 1)
             if len(content) > SECRET_FILE_BYTES_MAX:
                 return self.problem(place, f"{what} is larger than {SECRET_FILE_BYTES_MAX >> 10} KiB")
-            return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            text = content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            self.is_secret(text)
+            return text
         except UnicodeDecodeError:
             return self.problem(place, f"{what} is not UTF-8 text")
         except OSError as error:

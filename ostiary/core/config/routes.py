@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from ostiary.core.config.addresses import RouteHost, RoutePath
 from ostiary.core.config.costs import COST
@@ -22,7 +22,7 @@ from ostiary.core.config.fields import (
     required,
 )
 from ostiary.core.config.gzip import GZIP_CHOICE
-from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind
+from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind, or_reference
 from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.plans import NAME, ROUTE_LIMIT
 from ostiary.core.config.reading import Place, Reading, Refused
@@ -38,6 +38,9 @@ from ostiary.core.model import (
     StoreFailure,
     Upgrade,
 )
+from ostiary.core.scopes import is_wildcard
+from ostiary.core.signature_base import Uncoverable, component_text
+from ostiary.core.structured_fields import Malformed
 
 _HOSTS = optional("hosts", ListOf(RouteHost(), low=1, high=1000), "Hosts it is for; any if not given.")
 _PATH = required("path", RoutePath(), "The path it is for. `/**` takes the path before it and everything below.")
@@ -61,14 +64,49 @@ MATCH: Record[Match] = Record(
 # --- who may call -----------------------------------------------------------------------------------------------------
 
 _LATER: Final = {
-    "http-signature": "use hmac",
-    "jwt": "use bearer or hmac",
     "oauth": "use bearer or hmac",
-    "mtls": "use bearer or hmac",
 }
 SCOPE = TextKind(
     r"[a-z0-9_.:*-]{1,64}", "a scope of up to 64 of a-z, 0-9, `_`, `.`, `:`, `*` and `-`, as in `clients:read`"
 )
+# Of other issuers too, who write them in their own ways (`User.Read`, `https://api.example.com/orders`; RFC 6749 §3.3).
+NEEDED_SCOPE = TextKind(
+    r"[A-Za-z0-9_.:*/-]{1,128}",
+    "a scope of up to 128 letters, digits, `_`, `.`, `:`, `*`, `/` and `-`, as in `clients:read`",
+)
+_ALL_OF = defaulted("all", ListOf(NEEDED_SCOPE, high=64), "All of these.", [])
+_ANY_OF = defaulted("any", ListOf(NEEDED_SCOPE, high=64), "One of these, if there are any.", [])
+
+
+class NeededScopes(NamedTuple):
+    all_of: frozenset[str]
+    any_of: frozenset[str]
+
+
+SCOPE_RULE: Record[NeededScopes] = Record(
+    "Needed scopes",
+    "The scopes of one method, in long form.",
+    (_ALL_OF, _ANY_OF),
+    lambda values: NeededScopes(frozenset(values[_ALL_OF]), frozenset(values[_ANY_OF])),
+)
+
+
+class AllOf(Kind[NeededScopes]):
+    """A list in short form: all of them are needed."""
+
+    _LIST: Final = ListOf(NEEDED_SCOPE, high=64)
+
+    def read(self, place: Place, reading: Reading) -> NeededScopes | Refused:
+        scopes = self._LIST.read(place, reading)
+        return scopes if isinstance(scopes, Refused) else NeededScopes(frozenset(scopes), frozenset())
+
+    def schema(self) -> Schema:
+        return self._LIST.schema()
+
+    @property
+    def words(self) -> str:
+        return self._LIST.words
+
 
 _SCHEMES = required(
     "schemes",
@@ -77,14 +115,49 @@ _SCHEMES = required(
 )
 _SCOPES = defaulted(
     "scopes",
-    MapOf(Method(or_star=True), ListOf(SCOPE, high=64), high=len(METHODS) + 1),
-    "The scopes that each method needs, all of them; `[]` for none. If any are given, every method must be named.",
+    MapOf(Method(or_star=True), NameOrRecord(AllOf(), SCOPE_RULE), high=len(METHODS) + 1),
+    "The scopes that each method needs: a list for all of them, `{any: […]}` for one of them; `[]` for none. If any are "
+    "given, every method must be named.",
     {},
+)
+_ISSUERS = defaulted(
+    "issuers", ListOf(NameUse("issuer"), high=100), "Whose tokens are taken; for the scheme `jwt`.", []
+)
+
+
+class SignedComponent(Kind[str]):
+    """A component that a signature of RFC 9421 can cover, without parameters."""
+
+    words = "a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like"
+
+    def read(self, place: Place, reading: Reading) -> str | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        name = text.value
+        try:
+            component_text(name)
+        except (Uncoverable, Malformed) as error:
+            return reading.problem(place, f"can't be signed: {error}", f"must be {self.words}")
+        return name
+
+    def schema(self) -> Schema:
+        return or_reference({"type": "string", "pattern": r"^(@[a-z-]{4,20}|[a-z0-9!#$%&'*+.^_`|~-]{1,64})$"})
+
+
+_COMPONENTS = defaulted(
+    "components",
+    ListOf(SignedComponent(), high=16),
+    "What a signature of the scheme `http-signature` must cover besides the method, the target and the digest of a body: "
+    "`@authority`, or headers by their names in lower case.",
+    [],
 )
 
 
 def _auth(values: Values) -> Authentication:
     schemes = frozenset(values[_SCHEMES])
+    if values[_COMPONENTS] and Scheme.HTTP_SIGNATURE not in schemes:
+        values.problem(_COMPONENTS, "only http-signature has components", "add it to schemes, or remove the components")
     if Scheme.ANONYMOUS in schemes and len(schemes) > 1:
         values.problem(
             _SCHEMES,
@@ -93,13 +166,31 @@ def _auth(values: Values) -> Authentication:
         )
     if Scheme.ANONYMOUS in schemes and values[_SCOPES]:
         values.problem(_SCOPES, "an anonymous caller has no scopes", "remove the scopes, or choose another scheme")
-    scopes = {method: frozenset(needed) for method, needed in values[_SCOPES].items()}
-    if "GET" in scopes and "HEAD" not in scopes:
-        scopes["HEAD"] = scopes["GET"]
-    return Authentication(schemes=schemes, scopes=scopes)
+    if Scheme.JWT in schemes and not values[_ISSUERS]:
+        values.problem(_SCHEMES, "'jwt' needs to know whose tokens are taken", "add issuers: [name] beside schemes")
+    if Scheme.JWT not in schemes and values[_ISSUERS]:
+        values.problem(_ISSUERS, "means nothing without the scheme 'jwt'", "add jwt to schemes, or remove it")
+    needed = dict(values[_SCOPES])
+    if "GET" in needed and "HEAD" not in needed:
+        needed["HEAD"] = needed["GET"]
+    for scope in sorted(
+        {scope for rule in needed.values() for scopes in rule for scope in scopes if is_wildcard(scope)}
+    ):
+        values.reading.warn(
+            values.place_of(_SCOPES),
+            f"asks for {scope!r}: a wildcard is for keys, and this one is covered by itself and wider ones alone",
+            "name the scopes; {any: […]} takes one of several",
+        )
+    return Authentication(
+        schemes=schemes,
+        scopes={method: rule.all_of for method, rule in needed.items()},
+        any_scopes={method: rule.any_of for method, rule in needed.items() if rule.any_of},
+        issuers=tuple(dict.fromkeys(values[_ISSUERS])),
+        components=tuple(dict.fromkeys(values[_COMPONENTS])),
+    )
 
 
-AUTH: Record[Authentication] = Record("Auth", "Who may call.", (_SCHEMES, _SCOPES), _auth)
+AUTH: Record[Authentication] = Record("Auth", "Who may call.", (_SCHEMES, _ISSUERS, _SCOPES, _COMPONENTS), _auth)
 
 # --- where calls go ---------------------------------------------------------------------------------------------------
 

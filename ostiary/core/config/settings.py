@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
 from typing import Final
 
 from ostiary.core.config.addresses import Directory, ListenHost, StoreUrl
@@ -14,6 +11,7 @@ from ostiary.core.config.edge import ADDRESS_LISTS
 from ostiary.core.config.fields import (
     Kind,
     ListOf,
+    NameOrRecord,
     OneOrMany,
     Record,
     Schema,
@@ -22,13 +20,17 @@ from ostiary.core.config.fields import (
     optional,
 )
 from ostiary.core.config.header_edits import SECURITY
+from ostiary.core.config.key_encryption import fields as key_encryption_fields
+from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
+from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.model import (
     ClientLimits,
     ControlPlaneSettings,
+    FailedAttempts,
     GatewaySettings,
     Listen,
     Stores,
@@ -54,35 +56,6 @@ class Workers(Kind[int]):
     @property
     def words(self) -> str:
         return "`auto` (one per processor), or a whole number from 1 to 256"
-
-
-class EncryptionKey(Kind[bytes]):
-    """32 bytes, as base64 (44 characters) or hexadecimal (64). Never shown."""
-
-    _SECRET: Final = Secret(43, 64)
-
-    def read(self, place: Place, reading: Reading) -> bytes | Refused:
-        text = self._SECRET.read(place, reading)
-        if isinstance(text, Refused):
-            return text
-        if re.fullmatch(r"[0-9a-fA-F]{64}", text):
-            return bytes.fromhex(text)
-        try:
-            key = base64.b64decode(
-                text.rstrip("=") + "=", altchars=b"-_" if set("-_") & set(text) else None, validate=True
-            )
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != 32:
-            return reading.problem(place, f"must be {self.words}", "make one: openssl rand -base64 32")
-        return key
-
-    def schema(self) -> Schema:
-        return self._SECRET.schema()
-
-    @property
-    def words(self) -> str:
-        return "a secret of 32 bytes, written in base64 or as 64 hexadecimal digits"
 
 
 # --- listening --------------------------------------------------------------------------------------------------------
@@ -146,12 +119,19 @@ _MEMORY = optional(
     Size("96MiB", "1TiB"),
     "Memory of one worker, near which it sheds calls; without it, what the system or the container allows.",
 )
+_HELD_BODIES = defaulted(
+    "held_bodies",
+    Size("0B", "100TiB"),
+    "Disk that bodies of signed calls may take in one worker until their signatures have verified; past it 503. They lie in "
+    "the spool's directory, or in the system's for temporary files where there is no spool. One of up to 64 KiB needs none.",
+    "1GiB",
+)
 CLIENT_LIMITS: Record[ClientLimits] = Record(
     "Client limits",
     "What a client may send, and how long it may take.",
     (
         *(_REQUEST_LINE, _HEAD, _HEADERS, _HEAD_TIMEOUT, _BODY_TIMEOUT, _KEEPALIVE, _WRITE_TIMEOUT),
-        *(_CONNECTIONS, _PER_ADDRESS, _MEMORY),
+        *(_CONNECTIONS, _PER_ADDRESS, _MEMORY, _HELD_BODIES),
     ),
     lambda values: ClientLimits(
         request_line_bytes=values[_REQUEST_LINE],
@@ -164,7 +144,25 @@ CLIENT_LIMITS: Record[ClientLimits] = Record(
         connections=values[_CONNECTIONS],
         connections_per_address=values[_PER_ADDRESS],
         memory_bytes=values[_MEMORY],
+        held_body_bytes=values[_HELD_BODIES],
     ),
+)
+
+_FAILED_PER_ADDRESS = defaulted(
+    "per_address",
+    Integer(1, 1_000_000),
+    "Failures in a minute of one address (for IPv6, of one /64); beyond them 429 for all but keys that work. Trusted proxies "
+    "have no such bound.",
+    100,
+)
+_FAILED_PER_KEY = defaulted(
+    "per_key", Integer(1, 1_000_000), "Failures in a minute with one key's id; beyond them an alarm, and no more.", 1000
+)
+FAILED_ATTEMPTS: Record[FailedAttempts | None] = Record(
+    "Failed attempts",
+    "How many attempts to authenticate may fail, of all workers of a node together.",
+    (_FAILED_PER_ADDRESS, _FAILED_PER_KEY),
+    lambda values: FailedAttempts(per_address=values[_FAILED_PER_ADDRESS], per_key=values[_FAILED_PER_KEY]),
 )
 
 _GATEWAY_LISTEN = defaulted("listen", LISTEN, "Where clients connect.", {})
@@ -190,6 +188,12 @@ _STALE = defaulted(
     Duration("0s", "7d"),
     "How long known keys work on while Postgres is away.",
     "1h",
+)
+_FAILED_ATTEMPTS = defaulted(
+    "failed_attempts",
+    NameOrRecord(Off(), FAILED_ATTEMPTS),
+    "How often credentials may be tried that don't hold.",
+    {},
 )
 _PROBLEM_PAGES = defaulted(
     "problem_pages",
@@ -221,6 +225,7 @@ def _gateway(values: Values) -> GatewaySettings | Refused:
         problem_pages=values[_PROBLEM_PAGES],
         addresses=values[_IP],
         security=values[_SECURITY_HEADERS],
+        failed_attempts=values[_FAILED_ATTEMPTS],
     )
 
 
@@ -228,8 +233,8 @@ GATEWAY: Record[GatewaySettings] = Record(
     "Gateway",
     "The data plane.",
     (
-        *(_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _PROBLEM_PAGES),
-        *(_IP, _SECURITY_HEADERS),
+        *(_GATEWAY_LISTEN, _ADMIN, _TRUSTED_PROXIES, _LIMITS, _DRAIN, _SKEW, _STALE, _FAILED_ATTEMPTS),
+        *(_PROBLEM_PAGES, _IP, _SECURITY_HEADERS),
     ),
     _gateway,
 )
@@ -280,21 +285,36 @@ _SPOOL_MAX = defaulted(
     "How large the spool may grow while Postgres is away; past it, calls are served and drops are counted.",
     "1GiB",
 )
-_KEY_ENCRYPTION_KEY = optional(
-    "key_encryption_key",
-    EncryptionKey(),
-    "Wraps the data keys that encrypt signing secrets in Postgres. Needed for signed calls with keys of the control plane.",
+_KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS = key_encryption_fields()
+_STATE = defaulted(
+    "state",
+    Directory(),
+    "What a gateway must know after a restart while others are away: the key documents of issuers. Only its own user may "
+    "write there.",
+    "/var/lib/ostiary/state",
 )
-STORES: Record[Stores] = Record(
-    "Stores",
-    "Where state lives.",
-    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY),
-    lambda values: Stores(
+
+
+def _stores(values: Values) -> Stores | Refused:
+    alone, several = values[_KEY_ENCRYPTION_KEY], values[_KEY_ENCRYPTION_KEYS]
+    if values.given(_KEY_ENCRYPTION_KEY) and values.given(_KEY_ENCRYPTION_KEYS):
+        return values.problem(
+            _KEY_ENCRYPTION_KEY, "stands beside key_encryption_keys", "move it there, as `secret` of a name of its own"
+        )
+    return Stores(
         redis=values[_REDIS],
         redis_deadline_seconds=values[_REDIS_DEADLINE],
         postgres=values[_POSTGRES],
         spool=values[_SPOOL],
         spool_bytes_max=values[_SPOOL_MAX],
-        key_encryption_key=values[_KEY_ENCRYPTION_KEY],
-    ),
+        key_encryption=the_only_one(alone) if alone is not None else several,
+        state=values[_STATE],
+    )
+
+
+STORES: Record[Stores] = Record(
+    "Stores",
+    "Where state lives.",
+    (_REDIS, _REDIS_DEADLINE, _POSTGRES, _SPOOL, _SPOOL_MAX, _KEY_ENCRYPTION_KEY, _KEY_ENCRYPTION_KEYS, _STATE),
+    _stores,
 )

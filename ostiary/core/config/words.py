@@ -9,12 +9,17 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.core.edge import AddressLists, CrossOrigin, Deprecation, Framing, HeaderEdits, SecurityHeaders
+from ostiary.core.issuers import ByClaim, KeysAt, KeysInFile
 from ostiary.core.model import (
+    Authentication,
     Certificate,
+    CertificateUse,
     ClientAuthorities,
     Cost,
     Environment,
+    FailedAttempts,
     Gzip,
+    KeyEncryption,
     Plan,
     Quota,
     Rate,
@@ -129,6 +134,46 @@ def connections(value: Connections) -> str:
     return f"{value.at_most}, and {value.waiting} calls that wait up to {duration(value.wait_seconds)}"
 
 
+def scopes(all_of: Iterable[str], any_of: Iterable[str]) -> str:
+    """What one method needs."""
+    parts = [listed(sorted(all_of), nothing="")] if all_of else []
+    if any_of:
+        parts.append(f"one of {listed(sorted(any_of))}")
+    return " and ".join(parts) or "none"
+
+
+def scopes_by_method(value: Authentication) -> str:
+    named = (
+        f"{method}: {scopes(value.scopes[method], value.any_scopes.get(method, ()))}" for method in sorted(value.scopes)
+    )
+    return "; ".join(named) or "none"
+
+
+def claim(value: str | ByClaim | None) -> str:
+    """A value of a token: fixed, or by a claim."""
+    if not isinstance(value, ByClaim):
+        return value or "none"
+    otherwise = "" if value.otherwise is None else f", else {value.otherwise}"
+    return f"by the claim {'.'.join(value.claim)}{otherwise}"
+
+
+def issuer_keys(value: KeysAt | KeysInFile) -> str:
+    """Of a file by its content too, so that a rotation under the same name shows."""
+    if isinstance(value, KeysInFile):
+        return f"{value.file} ({sha256(value.document).hexdigest()[:8]})"
+    authorities = (
+        "" if value.ca is None or value.ca_pem is None else f", ca {value.ca} ({sha256(value.ca_pem).hexdigest()[:8]})"
+    )
+    return (
+        f"{value.url.partition('?')[0]} every {duration(value.refresh_seconds)}, not twice in "
+        f"{duration(value.cooldown_seconds)}, believed for {duration(value.stale_seconds)}{authorities}"
+    )
+
+
+def certificate_use(value: CertificateUse) -> str:
+    return f"{value.by} {value.value} is {value.key_id}"
+
+
 def upstreams(value: Mapping[Environment, str]) -> str:
     names = set(value.values())
     if len(names) == 1 and len(value) == len(Environment):
@@ -204,6 +249,23 @@ def store_url(url: str | None) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
+def key_encryption(value: KeyEncryption | None) -> str:
+    """Names, and where those are that are kept elsewhere."""
+    if value is None:
+        return "none"
+    parts = []
+    for name, kek in value.keys.items():
+        where = "(a secret)" if isinstance(kek, bytes) else f"{kek.mount}/{kek.key} of {kek.address}"
+        parts.append(f"{name} {where}" + (" (current)" if name == value.current else ""))
+    return listed(parts)
+
+
+def failed_attempts(value: FailedAttempts | None) -> str:
+    if value is None:
+        return "off"
+    return f"{value.per_address} a minute of an address, an alarm from {value.per_key} a minute of a key"
+
+
 def certificate(value: Certificate) -> str:
     """By file, content and end, so that a renewal under the same name shows."""
     until = datetime.fromtimestamp(value.expires_at, UTC).strftime("%Y-%m-%d")
@@ -213,7 +275,8 @@ def certificate(value: Certificate) -> str:
 def client_authorities(value: ClientAuthorities | None) -> str:
     if value is None:
         return "no client certificates"
-    return f"{value.presence}, of {value.file} ({sha256(value.pem).hexdigest()[:8]})"
+    revoked = "" if value.revocation_file is None else f", {len(value.revoked)} revoked by {value.revocation_file}"
+    return f"{value.presence}, of {value.file} ({sha256(value.pem).hexdigest()[:8]}){revoked}"
 
 
 def gzip(value: Gzip | None) -> str:

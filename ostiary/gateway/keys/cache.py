@@ -8,9 +8,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ostiary.core.model import Key
 from ostiary.core.signing import Signer
+
+if TYPE_CHECKING:
+    from ostiary.gateway.keys.opening import Openings
 
 # What a look-up asks by: a key id, or the SHA-256 of a bearer secret.
 Question = str | bytes
@@ -23,19 +27,41 @@ ABSENT_SECONDS = 10.0
 _SECOND_CHANCES = 16
 
 
+class SealedSecret:
+    """A signing secret whose data key a service has to unwrap, and what came of that. Times are monotonic seconds.
+
+    `signer` is there once it was opened, and may be used until `good_until`; from `ask_at` on the service is to be asked
+    (again). Without a signer and good all the same: it can't be opened, and that is known."""
+
+    __slots__ = ("ask_at", "good_until", "key_id", "openings", "sealed", "signer", "wrapped")
+
+    def __init__(self, key_id: str, sealed: bytes, wrapped: bytes, openings: Openings) -> None:
+        self.key_id = key_id
+        self.sealed = sealed
+        self.wrapped = wrapped
+        self.openings = openings
+        self.signer: Signer | None = None
+        self.good_until = 0.0
+        self.ask_at = 0.0
+
+
 class KnownKey:
     """A key with what the request path needs ready: its signer, when it ends, and `prepared`, what the request path has
     worked out for it under the present snapshot.
 
-    `signer` is None where the secret can't be recovered. `expires_at` is Unix seconds, `inf` for never. `revision` is the
-    row's in Postgres, 0 for a key of the configuration file. One object belongs to one snapshot: after a swap a `find` gives
-    another, so a request that is still under way keeps what was prepared for its own."""
+    `signer` is None where the secret can't be recovered, or where a service has still to open it (`sealed`). `expires_at`
+    is Unix seconds, `inf` for never. `revision` is the row's in Postgres, 0 for a key of the configuration file. One object
+    belongs to one snapshot: after a swap a `find` gives another, so a request that is still under way keeps what was
+    prepared for its own."""
 
-    __slots__ = ("epoch", "expires_at", "key", "prepared", "revision", "signer", "used")
+    __slots__ = ("_signer", "epoch", "expires_at", "key", "prepared", "revision", "sealed", "used")
 
-    def __init__(self, key: Key, *, signer: Signer | None, revision: int, epoch: int) -> None:
+    def __init__(
+        self, key: Key, *, signer: Signer | None, revision: int, epoch: int, sealed: SealedSecret | None = None
+    ) -> None:
         self.key = key
-        self.signer = signer
+        self._signer = signer
+        self.sealed = sealed
         self.expires_at = math.inf if key.expires_at is None else key.expires_at
         self.prepared: dict[str, object] = {}
         self.revision = revision
@@ -47,7 +73,15 @@ class KnownKey:
 
     def renewed(self, epoch: int) -> KnownKey:
         """The same key for another snapshot, with nothing prepared."""
-        return KnownKey(self.key, signer=self.signer, revision=self.revision, epoch=epoch)
+        return KnownKey(self.key, signer=self._signer, revision=self.revision, epoch=epoch, sealed=self.sealed)
+
+    @property
+    def signer(self) -> Signer | None:
+        return self._signer if self.sealed is None else self.sealed.signer
+
+    def sealed_secrets(self) -> tuple[SealedSecret, ...]:
+        """Those that a signature may be verified with."""
+        return () if self.sealed is None else (self.sealed,)
 
 
 class Changes:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import asyncpg
 
-from ostiary.core.encryption import Envelope
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.keys import store
 from ostiary.gateway.keys.cache import KeyCache, KnownKey, Question
+from ostiary.gateway.keys.opening import give_opened
 from ostiary.gateway.signal import Signal
 
 # Questions in one query: some 3 ms for Postgres, so that a cold key never waits long behind others.
@@ -46,13 +46,13 @@ class Lookup:
         self,
         *,
         postgres_url: str,
-        envelope: Envelope | None,
+        loader: store.KeyLoader,
         cache: KeyCache,
         clock: Callable[[], float],
         epoch: Callable[[], int],
     ) -> None:
         self._postgres_url = postgres_url
-        self._loader = store.KeyLoader(envelope)
+        self._loader = loader
         self._cache = cache
         self._clock = clock
         self._epoch = epoch
@@ -138,7 +138,7 @@ class Lookup:
             self._asked_again.discard(question)
             if answer is None and not changes:
                 self._cache.remember_absent(question)
-            self._give(answers, answer)
+            self._give(answers, answer, signs=isinstance(question, str))
 
     async def _load(self) -> list[KnownKey]:
         """One try more on a new connection, if the one at hand turns out to be dead (Postgres was restarted)."""
@@ -165,13 +165,17 @@ class Lookup:
             epoch=self._epoch(),
         )
 
-    def _give(self, answers: list[Answer], known: KnownKey | None) -> None:
+    def _give(self, answers: list[Answer], known: KnownKey | None, *, signs: bool) -> None:
+        """A key that is asked for by its id `signs`, and is no use before its secret is open."""
         if known is not None and known.expires_at <= self._clock():
             known = None
         self.waiting -= len(answers)
         for answer in answers:
             try:
-                answer.set(known)
+                if signs and known is not None:
+                    give_opened(known, answer)
+                else:
+                    answer.set(known)
             except Exception:
                 _log.exception(_WAITER_FAILED)
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from ostiary.core.credentials import checksum_holds, is_key_id
-from ostiary.core.encryption import Envelope
+from ostiary.core.encryption import Envelope, RemoteKeyWrapper
 from ostiary.core.model import Key
 from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KeyCache, KnownKey
 from ostiary.gateway.keys.feed import ChangeFeed
 from ostiary.gateway.keys.lookup import Lookup
+from ostiary.gateway.keys.opening import Openings
+from ostiary.gateway.keys.store import KeyLoader
 from ostiary.gateway.signal import Signal
+
+if TYPE_CHECKING:
+    from ostiary.gateway.failed_attempts import Gate
 
 # 1.4 kB a key (measured): a process that has seen a million different keys has grown by 1.4 GB, and stays there.
 CAPACITY = 1_000_000
@@ -25,10 +31,12 @@ class KeyRing:
     """Finds keys of the configuration file and of Postgres; the file's come first.
 
     A find answers a KnownKey, None (refuse: unknown, revoked or expired), or a Signal of either, when Postgres must be
-    asked; that fails with GatewayError KEYS_UNAVAILABLE when Postgres can't answer. What can't be a key of Postgres, by its
+    asked; that fails with GatewayError KEYS_UNAVAILABLE when Postgres can't answer. So does a find by id, which is for a key
+    that signs, when a service has to open its secret and can't be asked. What can't be a key of Postgres, by its
     format or its checksum, is refused without asking. Known keys go on working while Postgres is away, for
     `stale_seconds`. `postgres_url` None: only the file's keys exist. `envelope` None: keys of Postgres work as
-    bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds."""
+    bearer keys and have no signer. `capacity` is how many keys of Postgres are remembered. `clock` is Unix seconds. With a
+    `gate` nobody is looked up for whoever has failed too often."""
 
     def __init__(
         self,
@@ -39,8 +47,10 @@ class KeyRing:
         stale_seconds: float,
         capacity: int = CAPACITY,
         clock: Callable[[], float] = time.time,
+        gate: Gate | None = None,
     ) -> None:
         self._clock = clock
+        self._gate = gate
         self._epoch = 0
         self._cache = KeyCache(capacity=capacity)
         self._known = self._cache.known
@@ -50,10 +60,13 @@ class KeyRing:
         self.replace_file_keys(file_keys)
         self._lookup: Lookup | None = None
         self._feed: ChangeFeed | None = None
+        self._openings: dict[RemoteKeyWrapper, Openings] = {}
         if postgres_url is not None:
+            services = () if envelope is None else envelope.services
+            self._openings = {service: Openings(service, cache=self._cache) for service in services}
             self._lookup = Lookup(
                 postgres_url=postgres_url,
-                envelope=envelope,
+                loader=KeyLoader(envelope, self._openings),
                 cache=self._cache,
                 clock=clock,
                 epoch=lambda: self._epoch,
@@ -69,6 +82,8 @@ class KeyRing:
         """Begins to follow changes. Does not wait for Postgres, and does not fail because it is away."""
         if self._feed is not None:
             self._feed.start()
+        for openings in self._openings.values():
+            openings.start()
 
     async def close(self) -> None:
         """Ends both connections; whoever waits for an answer is refused."""
@@ -76,10 +91,18 @@ class KeyRing:
             await self._feed.close()
         if self._lookup is not None:
             await self._lookup.close()
+        for openings in self._openings.values():
+            await openings.close()
 
-    def find(self, key_id: str) -> KnownKey | Signal[KnownKey | None] | None:
-        """The key with this id."""
+    def find(self, key_id: str, address: str = "") -> KnownKey | Signal[KnownKey | None] | None:
+        """The key with this id, for a caller at `address`. Raises Barred when too many attempts from there have failed."""
         known = self._file.get(key_id) or self._known.get(key_id)
+        gate = self._gate
+        if gate is not None and address:
+            if known is None:
+                gate.check(address)
+            elif gate.watchful:
+                gate.check_key(address, key_id)
         if known is None:
             if self._lookup is None or not is_key_id(key_id) or self._cache.is_absent(key_id):
                 return None
@@ -89,16 +112,24 @@ class KeyRing:
         if known.expires_at <= self._clock():
             return None
         known.used = True
+        if known.sealed is not None:
+            now = time.monotonic()
+            for secret in known.sealed_secrets():
+                if secret.ask_at <= now and isinstance(asked := secret.openings.ask(known, secret), Signal):
+                    return asked
         return known
 
-    def find_by_secret(self, secret: bytes) -> KnownKey | Signal[KnownKey | None] | None:
-        """The key whose whole secret this is. It is looked up by its SHA-256, so the time it takes says nothing of how
+    def find_by_secret(self, secret: bytes, address: str = "") -> KnownKey | Signal[KnownKey | None] | None:
+        """The key whose whole secret this is, for a caller at `address`. Raises Barred when this process does not know it,
+        and too many attempts from there have failed. It is looked up by its SHA-256, so the time it takes says nothing of how
         near a wrong secret is to a right one."""
         if len(secret) > _SECRET_BYTES_MAX:
             return None
         digest = sha256(secret).digest()
         known = self._file_by_secret.get(digest) or self._known_by_secret.get(digest)
         if known is None:
+            if self._gate is not None and address:
+                self._gate.check(address)
             if self._lookup is None or not checksum_holds(secret) or self._cache.is_absent(digest):
                 return None
             return self._lookup.ask(digest)
@@ -142,6 +173,7 @@ class KeyRing:
                 "look_up_queries": self._lookup.queries,
                 "look_up_failures": self._lookup.failures,
                 "look_ups_refused": self._lookup.refused,
+                "openings": {service.name: openings.status() for service, openings in self._openings.items()},
             }
         return status
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import asyncpg
 
-from ostiary.core.encryption import EncryptionError, Envelope
+from ostiary.core.encryption import EncryptionError, Envelope, RemoteKeyWrapper
 from ostiary.core.model import Environment, Key, LimitOverride
 from ostiary.core.overrides import read_override
 from ostiary.core.signing import Signer
-from ostiary.gateway.keys.cache import KnownKey
+from ostiary.gateway.keys.cache import KnownKey, SealedSecret
+from ostiary.gateway.keys.opening import Openings
 
 CHANNEL = "ostiary_keys"
 
@@ -67,10 +68,11 @@ async def connect(postgres_url: str, *, purpose: str, deadline_seconds: float) -
 
 class KeyLoader:
     """Loads keys, ready for use. What `envelope` can't open has no signer: its bearer secret still works, and the log names
-    the key."""
+    the key. What a service has to open is left to the `openings` of it, for when the key signs."""
 
-    def __init__(self, envelope: Envelope | None) -> None:
+    def __init__(self, envelope: Envelope | None, openings: Mapping[RemoteKeyWrapper, Openings]) -> None:
         self._envelope = envelope
+        self._openings = openings
         self._scopes: dict[frozenset[str], frozenset[str]] = {}
 
     async def load(
@@ -97,20 +99,26 @@ class KeyLoader:
             expires_at=row["expires_at"],
             limits=None if row["limits"] is None else _override(row["id"], row["limits"]),
         )
-        return KnownKey(key, signer=self._signer(row), revision=row["revision"], epoch=epoch)
+        secret = self._secret(row["id"], row["secret_sealed"], row["data_key_wrapped"])
+        sealed = secret if isinstance(secret, SealedSecret) else None
+        signer = secret if isinstance(secret, Signer) else None
+        return KnownKey(key, signer=signer, revision=row["revision"], epoch=epoch, sealed=sealed)
 
     def _shared(self, scopes: frozenset[str]) -> frozenset[str]:
         if len(self._scopes) >= _SHARED_SCOPES_MAX:
             self._scopes.clear()
         return self._scopes.setdefault(scopes, scopes)
 
-    def _signer(self, row: asyncpg.Record) -> Signer | None:
+    def _secret(self, key_id: str, sealed: bytes, wrapped: bytes) -> Signer | SealedSecret | None:
         if self._envelope is None:
             return None
         try:
-            return Signer(self._envelope.open(row["secret_sealed"], row["data_key_wrapped"], key_id=row["id"]))
+            service = self._envelope.service_of(wrapped)
+            if service is not None:
+                return self._openings[service].secret(key_id, sealed, wrapped)
+            return Signer(self._envelope.open(sealed, wrapped, key_id=key_id))
         except EncryptionError as error:
-            _log.error("key_cannot_sign", extra={"fields": {"key_id": row["id"], "reason": str(error)}})
+            _log.error("key_cannot_sign", extra={"fields": {"key_id": key_id, "reason": str(error)}})
             return None
 
 

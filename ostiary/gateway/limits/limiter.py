@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from functools import partial
 
 from ostiary.core import keyspace
@@ -155,6 +156,15 @@ class Limiter:
     def nodes(self) -> int:
         """How many nodes there were when Redis was last asked."""
         return self._node.nodes
+
+    def ask_time(self, told: Callable[[object], None]) -> bool:
+        """Asks Redis for its time; `told` gets the reply. False while it is away, or there is none."""
+        store = self._cluster if self._link is None else self._link
+        connection = None if store is None else store.connection_at(keyspace.nodes())
+        if connection is None:
+            return False
+        connection.send(("TIME",), told)
+        return True
 
     # --- asking -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from ostiary.core.limiting import (
     SlidingWindow,
     TokenBucket,
 )
-from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
+from ostiary.core.model import Environment, LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
 from ostiary.gateway.limits import script
 
 _WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
@@ -63,6 +63,7 @@ class LimitPolicy:
         "by_method",
         "cost",
         "empty",
+        "environment",
         "labels",
         "leased",
         "overage",
@@ -72,8 +73,11 @@ class LimitPolicy:
         "settles",
     )
 
-    def __init__(self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int) -> None:
+    def __init__(
+        self, parts: tuple[Part, ...], route: Route, overage: Overage, *, cost: int, environment: Environment
+    ) -> None:
         self.parts = parts
+        self.environment = environment
         self.route = route.name
         self.overage = overage
         self.cost = cost
@@ -116,7 +120,7 @@ class LimitPolicy:
         piece = self.pieces.get(parts)
         if piece is None:
             some = tuple(self.parts[place] for place in parts)
-            piece = LimitPolicy(some, self._of_route, self.overage, cost=self.cost)
+            piece = LimitPolicy(some, self._of_route, self.overage, cost=self.cost, environment=self.environment)
             piece.labels = tuple(label for place in parts for label in self._labels_of(place, leases=False)) + tuple(
                 label for place in parts for label in self._labels_of(place, leases=True)
             )
@@ -140,7 +144,13 @@ class LimitPolicy:
         for part in self.parts:
             if part.by is not None:
                 who = keyspace.subject(
-                    part.by, route=self.route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip
+                    part.by,
+                    environment=self.environment,
+                    route=self.route,
+                    key_id=key_id,
+                    app_id=app_id,
+                    organization_id=organization_id,
+                    ip=ip,
                 )
                 names.append(keyspace.route_state(self.route, part.by, who))
                 continue
@@ -152,8 +162,8 @@ class LimitPolicy:
         return names
 
 
-def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
-    """Everything a request with this plan on this route is held to.
+def compile_policy(plan: Plan | None, route: Route, environment: Environment = Environment.LIVE) -> LimitPolicy:
+    """Everything a request of this environment with this plan on this route is held to.
 
     Raises LimitOutOfRange for a limit that can't be counted exactly. Of limits that count the same thing over the same
     time the smaller holds; the other could never refuse anything."""
@@ -171,9 +181,12 @@ def compile_policy(plan: Plan | None, route: Route) -> LimitPolicy:
         if windows:
             kept = _smallest_windows(windows)
             parts.append(Part(by, tuple(kept), compile_limits(kept, overage)))
-    policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default)
+    policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default, environment=environment)
     if parts and route.cost.methods:
-        policies = {cost: LimitPolicy(policy.parts, route, overage, cost=cost) for cost in route.cost.methods.values()}
+        policies = {
+            cost: LimitPolicy(policy.parts, route, overage, cost=cost, environment=environment)
+            for cost in route.cost.methods.values()
+        }
         policy.by_method = {method.encode(): policies[cost] for method, cost in route.cost.methods.items()}
     return policy
 

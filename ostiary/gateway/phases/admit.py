@@ -40,7 +40,7 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: tuple[Networ
 
     `forwarded_for` is believed as far as trusted proxies wrote it: a name, a malformed entry or more than `HOPS_MAX` entries
     end the walk at the last address that was certain."""
-    if not trusted or forwarded_for is None or not _is_trusted(peer, trusted):
+    if not trusted or forwarded_for is None or not is_trusted(peer, trusted):
         return peer
     address = peer
     for entry in reversed(forwarded_for.split(b",")[-HOPS_MAX:]):
@@ -48,7 +48,7 @@ def client_address(peer: str, forwarded_for: bytes | None, trusted: tuple[Networ
         if parsed is None:
             return address
         address = str(parsed)
-        if not _is_trusted(address, trusted):
+        if not is_trusted(address, trusted):
             return address
     return address
 
@@ -72,7 +72,7 @@ def _parse_address(entry: bytes) -> IPv4Address | IPv6Address | None:
     return parsed
 
 
-def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
     try:
         parsed = ip_address(address)
     except ValueError:

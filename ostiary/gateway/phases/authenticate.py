@@ -1,34 +1,31 @@
-"""authenticate: who calls? Every refusal of a credential looks and costs the same, so that nobody learns which keys exist."""
+"""authenticate: who calls? Every refusal of a credential looks and costs the same, so that nobody learns which keys exist.
+
+What the request carries picks the scheme, of those that the route takes; `credentials/` has one module for each:
+
+    X-API-Key: <key id>:<signature>         hmac, hmac-body
+    X-API-Key: <secret>                     bearer
+    Authorization: Bearer <secret>          bearer
+    Authorization: Bearer <token>           jwt: a token has two dots, a secret of ours none
+    Signature-Input, Signature              http-signature
+    none of these                           mtls: the client certificate of the connection
+
+A header of a scheme that the route does not take is not read: it is the upstream's. Two credentials in one request are
+refused, whatever either is worth: which of them counts must not be a matter of taste. A client certificate is the
+connection's and no credential of one request: it counts where the request carries none."""
 
 from __future__ import annotations
 
-import hashlib
-import time
-from typing import Final, NoReturn
-
-from ostiary.core.credentials import checksum_holds, is_secret_format
-from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.core.model import Scheme
-from ostiary.core.signing import (
-    EMPTY_BODY_SHA256,
-    Signer,
-    hmac_message,
-    nonce_is_well_formed,
-    parse_signed_credential,
-    parse_timestamp,
-    timestamp_is_current,
-)
+from ostiary.core.errors import ErrorCode
+from ostiary.gateway.credentials import bearer, hmac_signature, http_signature, jwt, mtls
+from ostiary.gateway.credentials.refusal import refuse
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.keys import KeyRing, KnownKey
-from ostiary.gateway.signal import Signal
-
-# An unknown key id is checked against this signer, so that it takes as long as a known one with a wrong signature.
-_NOBODY: Final = Signer(b"nobody" * 8)
+from ostiary.gateway.keys import KeyRing
 
 
 async def authenticate(exchange: Exchange, keys: KeyRing) -> None:
-    """Sets `known_key`, `scheme`, and for signed calls `nonce` and `body_bytes`. Raises the 401s, KEYS_UNAVAILABLE and, for
-    a body past the bound of signed ones, BODY_TOO_LARGE."""
+    """Sets `known_key`, `scheme`, `subject_line` for tokens and certificates, and for signed calls `nonce` and the body
+    that was held back. Raises the 401s, KEYS_UNAVAILABLE, for a body past the bound of signed ones BODY_TOO_LARGE, and
+    OVERLOADED without room to hold it."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     if route.anonymous:
@@ -36,95 +33,34 @@ async def authenticate(exchange: Exchange, keys: KeyRing) -> None:
         return
     values = exchange.head.values
     credential = values.get(b"x-api-key")
-    authorization = values.get(b"authorization")
-    if credential is not None and 0x3A in credential:
-        if authorization is not None and Scheme.BEARER in route.schemes:
-            _refuse(exchange, "ambiguous", ErrorCode.CREDENTIALS_INVALID, "two credentials")
-        await _check_signature(exchange, keys, credential)
-    elif Scheme.BEARER in route.schemes:
-        await _check_bearer(exchange, keys, credential, authorization)
-    elif credential is None:
-        _refuse(exchange, "none", ErrorCode.CREDENTIALS_MISSING, "no X-API-Key")
+    authorization = values.get(b"authorization") if route.reads_authorization else None
+    if route.takes_http_signature and (b"signature-input" in values or b"signature" in values):
+        if credential is not None or authorization is not None:
+            refuse(exchange, "ambiguous", ErrorCode.CREDENTIALS_INVALID, "two credentials")
+        await http_signature.check(exchange, keys)
+        route.meters.attempt("http-signature", "accepted")
+        return
+    if credential is not None:
+        if authorization is not None:
+            refuse(exchange, "ambiguous", ErrorCode.CREDENTIALS_INVALID, "two credentials")
+        if 0x3A in credential:
+            await hmac_signature.check(exchange, keys, credential)
+        elif route.takes_bearer:
+            await bearer.check(exchange, keys, credential)
+        else:
+            refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "X-API-Key without a signature")
+    elif authorization is not None:
+        credential = bearer.token_of(exchange, authorization)
+        if route.takes_jwt and jwt.is_token(credential):
+            await jwt.check(exchange, credential)
+        elif route.takes_bearer:
+            await bearer.check(exchange, keys, credential)
+        else:
+            refuse(exchange, "jwt", ErrorCode.CREDENTIALS_INVALID, "not a token")
+    elif route.takes_mtls and (certificate := exchange.client.certificate) is not None:
+        await mtls.check(exchange, keys, certificate)
     else:
-        _refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "X-API-Key without a signature")
+        refuse(
+            exchange, "none", ErrorCode.CREDENTIALS_MISSING, "the request carries no credential that the route takes"
+        )
     route.meters.attempt(exchange.scheme, "accepted")
-
-
-async def _check_bearer(
-    exchange: Exchange, keys: KeyRing, credential: bytes | None, authorization: bytes | None
-) -> None:
-    exchange.scheme = "bearer"
-    secret = credential
-    if authorization is not None:
-        scheme, _, token = authorization.partition(b" ")
-        if credential is not None or scheme.lower() != b"bearer":
-            _refuse(exchange, "bearer", ErrorCode.CREDENTIALS_INVALID, "not one bearer credential")
-        secret = token.strip(b" ")
-    if secret is None:
-        _refuse(exchange, "none", ErrorCode.CREDENTIALS_MISSING, "neither X-API-Key nor Authorization")
-    if is_secret_format(secret) and not checksum_holds(secret):
-        _refuse(exchange, "bearer", ErrorCode.CREDENTIALS_INVALID, "checksum of the key does not hold")
-    found = keys.find_by_secret(secret)
-    known = await found if isinstance(found, Signal) else found
-    if known is None:
-        _refuse(exchange, "bearer", ErrorCode.CREDENTIALS_INVALID, "unknown, revoked or expired key")
-    exchange.known_key = known
-
-
-async def _check_signature(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
-    route = exchange.route
-    assert route is not None  # noqa: S101  match has set it
-    values = exchange.head.values
-    timestamp, nonce = values.get(b"x-timestamp"), values.get(b"x-nonce")
-    full = timestamp is not None or nonce is not None or Scheme.HMAC_BODY not in route.schemes
-    scheme = exchange.scheme = "hmac" if full else "hmac-body"
-    if scheme not in route.schemes:  # members of Scheme are their text
-        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "the route does not take this scheme")
-    if full:
-        _check_freshness(exchange, timestamp, nonce)
-    parsed = parse_signed_credential(credential)
-    if parsed is None:
-        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "X-API-Key is not id:signature")
-    key_id, signature = parsed
-    found = keys.find(key_id)
-    known = await found if isinstance(found, Signal) else found
-    body = b""
-    if exchange.body is not None:
-        exchange.body.limit(min(route.route.signed_body_bytes_max, route.route.body_bytes_max))
-        body = exchange.body_bytes = await exchange.body.collect()
-    if full:
-        assert timestamp is not None  # noqa: S101  _check_freshness
-        assert nonce is not None  # noqa: S101  _check_freshness
-        digest = hashlib.sha256(body).hexdigest().encode() if body else EMPTY_BODY_SHA256
-        message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, digest)
-        exchange.nonce = nonce.decode()
-    else:
-        message = body
-    signer = known.signer if known is not None and known.signer is not None else _NOBODY
-    if not signer.verify(message, signature) or known is None or known.signer is None:
-        _refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, _why(known))
-    exchange.known_key = known
-
-
-def _check_freshness(exchange: Exchange, timestamp: bytes | None, nonce: bytes | None) -> None:
-    seconds = parse_timestamp(timestamp) if timestamp is not None else None
-    skew_seconds = exchange.snapshot.skew_seconds
-    if seconds is None or not timestamp_is_current(seconds, now=time.time(), skew_seconds=skew_seconds):
-        _refuse(exchange, "hmac", ErrorCode.TIMESTAMP_OUT_OF_RANGE, "timestamp missing, malformed or out of range")
-    if nonce is None or not nonce_is_well_formed(nonce):
-        _refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "nonce missing or malformed")
-
-
-def _why(known: KnownKey | None) -> str:
-    if known is None:
-        return "unknown, revoked or expired key"
-    if known.signer is None:
-        return "the key's secret can't be opened here"
-    return "the signature does not verify"
-
-
-def _refuse(exchange: Exchange, scheme: str, code: ErrorCode, reason: str) -> NoReturn:
-    route = exchange.route
-    assert route is not None  # noqa: S101  match has set it
-    route.meters.attempt(scheme, code.code)
-    raise GatewayError(code, reason, headers=(("WWW-Authenticate", route.challenge),))

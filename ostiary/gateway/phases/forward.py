@@ -26,7 +26,10 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     group = admission.group
     assert group is not None  # noqa: S101  authorize has refused otherwise
     upstream, guard, head = group.upstream, group.guard, exchange.head
-    streams = exchange.body is not None and exchange.body_bytes is None
+    # A body that was held back can be sent again, wherever it is; one that streams can't.
+    held = exchange.held_body
+    streams = exchange.body is not None and exchange.body_bytes is None and held is None
+    upload = exchange.body if streams else held
     start = b"%b %b HTTP/1.1\r\nHost: " % (head.method, exchange.upstream_target or head.target)
     affinity = "" if admission.affinity is None else admission.affinity.of(exchange)
     began = clock()
@@ -51,7 +54,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
             answer = await connection.send(
                 start + pool.authority + exchange.upstream_head,
                 head.method,
-                exchange.body if streams else None,
+                upload,
                 first_byte_seconds=upstream.timeouts.first_byte_seconds,
                 idle_seconds=upstream.timeouts.idle_seconds,
             )

@@ -6,7 +6,6 @@ import re
 from ipaddress import ip_address
 from typing import Final
 
-from ostiary.core.model import Scheme
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.wire.request_head import Framing
 
@@ -29,6 +28,8 @@ def prepare(exchange: Exchange) -> None:
     if b"authorization" in head.values:
         parts.append(_other_authorization(exchange))
     parts.append(admission.identity)
+    if exchange.subject_line:
+        parts.append(exchange.subject_line)
     parts.append(_forwarding(exchange))
     parts.append(b"X-Request-Id: %b\r\n" % exchange.request_id)
     body = exchange.body
@@ -37,6 +38,8 @@ def prepare(exchange: Exchange) -> None:
     elif (gathered := exchange.body_bytes) is not None:
         parts.append(b"Content-Length: %d\r\n\r\n" % len(gathered))
         parts.append(gathered)
+    elif (held := exchange.held_body) is not None:
+        parts.append(b"Content-Length: %d\r\n\r\n" % held.length)
     elif body.framing is Framing.LENGTH:
         parts.append(b"Content-Length: %d\r\n\r\n" % body.length)
     else:
@@ -45,12 +48,12 @@ def prepare(exchange: Exchange) -> None:
 
 
 def _other_authorization(exchange: Exchange) -> bytes:
-    """Authorization belongs to the upstream where the route takes no bearer keys, unless one of our secrets is in it: no
-    credential of ours reaches an upstream, not even one sent to the wrong route."""
+    """Authorization belongs to the upstream where the route takes no credential from it, unless one of our secrets is in it:
+    no credential of ours reaches an upstream, not even one sent to the wrong route."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     value = exchange.head.values[b"authorization"]
-    if Scheme.BEARER in route.schemes or _looks_like_our_secret(value) is not None:
+    if route.reads_authorization or _looks_like_our_secret(value) is not None:
         return b""
     return b"Authorization: %b\r\n" % value
 

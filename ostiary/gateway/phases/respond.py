@@ -6,9 +6,11 @@ from email.utils import formatdate
 from functools import partial
 
 from ostiary.core.errors import ErrorCode, GatewayError
+from ostiary.gateway.credentials import mtls
 from ostiary.gateway.exchange import Exchange
-from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.keys import KeyRing, KnownKey
 from ostiary.gateway.signal import Signal
+from ostiary.gateway.tokens import TokenCaller
 from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
 from ostiary.gateway.wire.response_head import ResponseHead
@@ -72,7 +74,7 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
         upstream,
         deadlines=client.deadlines,
         idle_seconds=admission.group.upstream.timeouts.upgrade_idle_seconds,
-        welcome=partial(_is_valid, keys, admission.key.id) if admission.key is not None else None,
+        welcome=partial(_is_valid, keys, exchange, exchange.known_key) if exchange.known_key is not None else None,
     )
     tunnel.open(render_switch(exchange, answer))
     try:
@@ -86,9 +88,14 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
     return b""
 
 
-async def _is_valid(keys: KeyRing, key_id: str) -> bool:
-    """Whether the key is neither revoked nor expired. While that can't be told it is what it was before."""
-    found = keys.find(key_id)
+async def _is_valid(keys: KeyRing, exchange: Exchange, known: KnownKey) -> bool:
+    """Whether the caller's key, token or certificate is neither revoked nor expired. While that can't be told it is what it
+    was before."""
+    if isinstance(known, TokenCaller):
+        return exchange.route is not None and exchange.route.tokens.stands(known)
+    if exchange.scheme == "mtls" and not mtls.still_holds(exchange, known.key.id):
+        return False
+    found = keys.find(known.key.id)
     try:
         return (await found if isinstance(found, Signal) else found) is not None
     except GatewayError:

@@ -81,6 +81,9 @@ _FAMILIES = (
     Family("gateway_errors_total", Kind.COUNTER, "Error answers made by the gateway itself, by code.", ("code",)),
     Family("client_connections", Kind.GAUGE, "Open connections of clients."),
     Family(
+        "held_body_bytes", Kind.GAUGE, "Disk that bodies of signed calls take until their signatures have verified."
+    ),
+    Family(
         "client_connections_refused_total",
         Kind.COUNTER,
         "Connections refused at the door; the reason is the bound: connections, connections_per_address, handshakes.",
@@ -92,6 +95,11 @@ _FAMILIES = (
         Kind.GAUGE,
         "Seconds until a certificate in force expires, by its first DNS name; below 0 once it has, NaN when it is gone.",
         ("certificate",),
+    ),
+    Family(
+        "client_crl_expiry_seconds",
+        Kind.GAUGE,
+        "Seconds until a revocation list of client certificates is to be renewed; below 0 past that, when it holds on.",
     ),
     Family(
         "event_loop_lag_seconds",
@@ -117,6 +125,15 @@ _FAMILIES = (
     # Callers.
     Family("api_key_auth_attempts_total", Kind.COUNTER, "Credentials checked.", ("scheme", "result")),
     Family(
+        "failed_attempts_barred_total",
+        Kind.COUNTER,
+        "Calls answered 429 because too many attempts to authenticate had failed: of their address, or of it with their key.",
+        ("by",),
+    ),
+    Family(
+        "key_attack_alarms_total", Kind.COUNTER, "Times that a key had more failed attempts in a minute than per_key."
+    ),
+    Family(
         "api_key_usage_total",
         Kind.COUNTER,
         "Calls with a valid key.",
@@ -127,6 +144,15 @@ _FAMILIES = (
         "active_api_keys",
         Kind.GAUGE,
         "Keys that a worker holds ready; the worker with the most.",
+        merge=Merge.MAX,
+    ),
+    # Tokens of outside issuers; issuers come from the configuration.
+    Family("token_key_fetches_total", Kind.COUNTER, "Fetches of an issuer's keys: ok or failed.", ("issuer", "result")),
+    Family(
+        "token_keys_fetched_timestamp_seconds",
+        Kind.GAUGE,
+        "When the keys of an issuer were last fetched, Unix time; of the worker that knows the newest.",
+        ("issuer",),
         merge=Merge.MAX,
     ),
     # Limits.
@@ -147,6 +173,15 @@ _FAMILIES = (
         Kind.GAUGE,
         "Gateway nodes there were when Redis was last asked: without Redis, a limit is shared among so many.",
         merge=Merge.MAX,
+    ),
+    Family(
+        "gateway_clock_offset_seconds",
+        Kind.GAUGE,
+        "How far this machine's clock is from Redis's, either way. Half of gateway.signature_skew is worth an alarm.",
+        merge=Merge.MAX,
+    ),
+    Family(
+        "gateway_clock_steps_total", Kind.COUNTER, "Times that a worker saw its clock set by half a second or more."
     ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(

@@ -33,6 +33,9 @@ from .states import (
 )
 
 if TYPE_CHECKING:
+    from ostiary.gateway.peer_certificate import PeerCertificate
+    from ostiary.gateway.snapshot import Snapshot
+
     from .surroundings import RequestPath
     from .tunnel import Tunnel
     from .upstream import UpstreamConnection
@@ -87,6 +90,7 @@ class ClientConnection:
         "_relayed_bytes",
         "_stalled_bytes",
         "_turning",
+        "certificate",
         "certificate_line",
         "deadline",
         "forwarding",
@@ -109,7 +113,8 @@ class ClientConnection:
         self.deadline = NEVER
         self.peer = ""
         self.secure = False
-        self.certificate_line = b""  # the header Client-Cert, for a client that came with one
+        self.certificate: PeerCertificate | None = None  # that the client came with
+        self.certificate_line = b""  # the header Client-Cert, for it
         self.keep_alive = True
         self.forwarding: dict[bytes, bytes] = {}  # forwarding headers by Host, for this peer (phases/prepare.py)
         self.source: UpstreamConnection | None = None  # the upstream that is answering
@@ -134,9 +139,10 @@ class ClientConnection:
 
     # --- the connection
 
-    def enter_with(self, certificate_line: bytes) -> None:
+    def enter_with(self, certificate: PeerCertificate | None, certificate_line: bytes) -> None:
         """The client has been counted in, by its handshake."""
         self._place = Place.INSIDE
+        self.certificate = certificate
         self.certificate_line = certificate_line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -249,7 +255,7 @@ class ClientConnection:
             self.refuse(GatewayError(ErrorCode.REQUEST_TIMEOUT, "head not whole in time", closes=True))
         elif due is Due.FAILURE:
             error = GatewayError(ErrorCode.REQUEST_TIMEOUT, "no more of the body in time", closes=True)
-            self._fail_exchange(error)
+            self.fail_exchange(error)
         elif due is Due.LOOK_AT_CLIENT:
             self._look_at_client()
         elif due is Due.LOOK_AT_UPSTREAM:
@@ -377,7 +383,7 @@ class ClientConnection:
         try:
             rest = body.feed(data)
         except GatewayError as error:
-            self._fail_exchange(error)
+            self.fail_exchange(error)
             return False
         if body.whole:
             if self._body is body and self.state in (_BODY, _EARLY):
@@ -389,7 +395,7 @@ class ClientConnection:
             self.deadline = body.due(self._path.deadlines.after(self.limits.body_idle_seconds))
         return True
 
-    def _fail_exchange(self, error: GatewayError) -> None:
+    def fail_exchange(self, error: GatewayError) -> None:
         """The request turned out bad while it is under way: the request path answers, if it still can."""
         self.keep_alive = False
         self._body = None
@@ -555,6 +561,11 @@ class ClientConnection:
     @property
     def deadlines(self) -> Deadlines:
         return self._path.deadlines
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is in force now; a request has that which it began under."""
+        return self._path.snapshot
 
     # --- backpressure from this client
 

@@ -64,6 +64,7 @@ class RequestHeader(IntEnum):
     LIST = 4  # read by the gateway, may come several times (RFC 9110 §5.3), then replaced
     NOTED = 5  # passed on, and looked at
     FRAMING = 6  # may come once; says where the body ends, or what the client waits for
+    NOTED_LIST = 7  # passed on, and read by the gateway where it comes several times, too
 
 
 REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
@@ -77,12 +78,16 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     b"x-nonce": RequestHeader.SINGLE,
     b"x-request-id": RequestHeader.LIST,
     b"x-forwarded-for": RequestHeader.LIST,
+    b"x-forwarded-proto": RequestHeader.LIST,
+    b"x-forwarded-host": RequestHeader.LIST,
     b"via": RequestHeader.LIST,
     b"connection": RequestHeader.CONNECTION,
     b"user-agent": RequestHeader.NOTED,
     b"accept": RequestHeader.NOTED,
     b"origin": RequestHeader.NOTED,
     b"access-control-request-method": RequestHeader.NOTED,
+    b"signature-input": RequestHeader.NOTED_LIST,
+    b"signature": RequestHeader.NOTED_LIST,
     # Hop-by-hop (RFC 9110 §7.6.1), and HTTP/2 upgrades that must not reach an upstream (row 25).
     b"keep-alive": RequestHeader.DROP,
     b"proxy-connection": RequestHeader.DROP,
@@ -93,8 +98,6 @@ REQUEST_HEADERS: Final[dict[bytes, RequestHeader]] = {
     # Hop-by-hop as well, but a route may ask for what stands in it (upgrade.py).
     b"upgrade": RequestHeader.LIST,
     # Set by the gateway alone.
-    b"x-forwarded-proto": RequestHeader.DROP,
-    b"x-forwarded-host": RequestHeader.DROP,
     b"x-forwarded-port": RequestHeader.DROP,
     b"x-real-ip": RequestHeader.DROP,
     b"forwarded": RequestHeader.DROP,

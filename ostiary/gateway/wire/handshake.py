@@ -9,7 +9,10 @@ import asyncio
 import base64
 import logging
 import ssl
+import time
 from typing import TYPE_CHECKING, Final, cast
+
+from ostiary.gateway.peer_certificate import PeerCertificate, UnreadableCertificate
 
 from .client import ClientConnection
 from .pool import as_protocol
@@ -85,16 +88,36 @@ class Handshake:
             result = TIMED_OUT
         finally:
             path.handshakes.discard(self)
-        line = None
+        line, certificate = None, None
         if secured is not None and not self._lost:
-            line = _certificate_line(secured.get_extra_info("ssl_object"))
+            der = secured.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            line = _certificate_line(der)
+            if der is not None and line is not None and (certificate := self._accepted(der)) is None:
+                line = None
         if secured is None or line is None:
             path.shaken(result)
             path.room.leave(self._peer)
             plain.abort()
             return
         path.shaken(OK)
-        self._give_place(secured, line)
+        self._give_place(secured, certificate, line)
+
+    def _accepted(self, der: bytes) -> PeerCertificate | None:
+        """What OpenSSL has verified and is still good here: it asks no revocation list, and verifies nothing anew where a
+        session is resumed."""
+        try:
+            certificate = PeerCertificate(der)
+        except UnreadableCertificate as error:
+            reason = f"unreadable: {error}"
+        else:
+            if certificate.expires_at <= time.time():
+                reason = "expired"
+            elif self._path.snapshot.certificates.is_revoked(certificate):
+                reason = "revoked"
+            else:
+                return certificate
+        logger.info("client_certificate_refused", extra={"fields": {"ip": self._peer, "reason": reason}})
+        return None
 
     def _hand_on(self, plain: asyncio.Transport) -> None:
         """What was read before TLS has taken over the transport is for TLS. (No loop keeps a pause made in `connection_made`
@@ -111,9 +134,9 @@ class Handshake:
             tls.buffer_updated(count)
             data = data[count:]
 
-    def _give_place(self, secured: asyncio.Transport, line: bytes) -> None:
+    def _give_place(self, secured: asyncio.Transport, certificate: PeerCertificate | None, line: bytes) -> None:
         client = ClientConnection(self._path)
-        client.enter_with(line)
+        client.enter_with(certificate, line)
         secured.set_protocol(as_protocol(client))
         client.connection_made(secured)
         if self._path.draining:
@@ -148,10 +171,9 @@ class Handshake:
     def resume_writing(self) -> None: ...
 
 
-def _certificate_line(connection: ssl.SSLObject) -> bytes | None:
+def _certificate_line(certificate: bytes | None) -> bytes | None:
     """The header that tells the upstream of the client's certificate (RFC 9440 §2.1), empty without one; None for a
     certificate that fits in no header."""
-    certificate = connection.getpeercert(binary_form=True)
     if certificate is None:
         return b""
     if len(certificate) > CLIENT_CERTIFICATE_BYTES_MAX:

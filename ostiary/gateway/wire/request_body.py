@@ -1,14 +1,13 @@
 """A request's body on its way from the client to whoever wants it: an upstream, or the check of a signature.
 
-Bodies are never gathered unless a signature needs them whole. Before there is a taker, what has arrived waits here and the
-client is not read further past `WAITING_BYTES_MAX`."""
+Bodies are never gathered unless a signature needs them whole (held_body.py). Before there is a taker, what has arrived
+waits here and the client is not read further past `WAITING_BYTES_MAX`."""
 
 from __future__ import annotations
 
 from typing import Final, Protocol
 
 from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.gateway.signal import Signal
 
 from .chunked import ChunkedDecoder, ChunkedError
 from .deadlines import NEVER
@@ -44,7 +43,6 @@ class RequestBody:
     """`received_bytes` counts payload. `whole` once the last byte is here. `length` is what is known, else -1."""
 
     __slots__ = (
-        "_collected",
         "_decoder",
         "_due",
         "_left",
@@ -71,7 +69,6 @@ class RequestBody:
         # One buffer, not a list of pieces: a client may send a byte at a time, and an object costs 40 bytes.
         self._waiting = bytearray()
         self._taker: BodyTaker | None = None
-        self._collected: Signal[bytes] | None = None
 
     # --- from the client's side
 
@@ -112,8 +109,6 @@ class RequestBody:
     def _finish(self) -> None:
         if self._taker is not None:
             self._taker.end_body()
-        elif self._collected is not None:
-            self._collected.set(bytes(self._waiting))
 
     def pace_from(self, deadline: float) -> None:
         """It is wanted, and more of it is due at `deadline`. The time in which nobody wanted it is not the client's."""
@@ -128,22 +123,13 @@ class RequestBody:
     @property
     def held_back(self) -> bool:
         """Nobody takes the body yet and enough of it waits."""
-        return self._taker is None and self._collected is None and len(self._waiting) >= WAITING_BYTES_MAX
+        return self._taker is None and len(self._waiting) >= WAITING_BYTES_MAX
 
     def limit(self, bytes_max: int) -> None:
         """Lowers the bound to the route's. Raises GatewayError BODY_TOO_LARGE when it is passed already, or will be."""
         self.bytes_max = bytes_max
         if self.length > bytes_max or self.received_bytes > bytes_max:
             raise GatewayError(ErrorCode.BODY_TOO_LARGE, "the body is longer than the route takes", closes=True)
-
-    def collect(self) -> Signal[bytes]:
-        """The whole body, within the bound set by `limit`. It stays here, to be streamed to a taker afterwards."""
-        self._collected = Signal()
-        if self.whole:
-            self._collected.set(bytes(self._waiting))
-        else:
-            self._source.want_body()
-        return self._collected
 
     def stream_to(self, taker: BodyTaker) -> None:
         """From now on the body goes to `taker`, what waits first."""

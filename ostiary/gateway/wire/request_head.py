@@ -48,6 +48,7 @@ _SINGLE: Final = RequestHeader.SINGLE
 _FRAMING: Final = RequestHeader.FRAMING
 _LIST: Final = RequestHeader.LIST
 _NOTED: Final = RequestHeader.NOTED
+_NOTED_LIST: Final = RequestHeader.NOTED_LIST
 _CONNECTION: Final = RequestHeader.CONNECTION
 _known_names: Final[dict[bytes, tuple[RequestHeader, bytes]]] = {}
 _known_lines: Final[dict[bytes, tuple[RequestHeader, bytes, bytes]]] = {}
@@ -149,7 +150,9 @@ def parse_request_head(head: bytes, limits: ClientLimits) -> RequestHead:
         elif kind is _NOTED:
             values.setdefault(lower, value)
             passing.append(line)
-        elif kind is _LIST or kind is _CONNECTION:
+        elif kind is _LIST or kind is _CONNECTION or kind is _NOTED_LIST:
+            if kind is _NOTED_LIST:
+                passing.append(line)
             before = values.get(lower)
             values[lower] = value if before is None else b"%b, %b" % (before, value)
     if not has_line_characters(b"".join(fresh)):

@@ -13,6 +13,7 @@ from ostiary.gateway.signal import Signal
 from .chunked import LAST_CHUNK, ChunkedDecoder, ChunkedError, encode_chunk
 from .deadlines import NEVER, Deadlines
 from .dialing import refused_in_handshake
+from .held_body import HeldBody
 from .request_body import RequestBody
 from .request_head import Framing
 from .response_head import HEAD_BYTES_MAX, ResponseError, ResponseHead, parse_response_head
@@ -97,7 +98,7 @@ class UpstreamConnection:
         self._interim = 0
         self._first_byte = False
         self._client: ClientConnection | None = None
-        self._body: RequestBody | None = None
+        self._body: RequestBody | HeldBody | None = None
         self._chunked_out = False
         self._gzip: GzipStream | None = None
 
@@ -107,7 +108,7 @@ class UpstreamConnection:
         self,
         head: bytes,
         method: bytes,
-        body: RequestBody | None,
+        body: RequestBody | HeldBody | None,
         *,
         first_byte_seconds: float,
         idle_seconds: float,
@@ -363,6 +364,7 @@ class UpstreamConnection:
         self.deadline = NEVER
         self._client = None
         self._gzip = None
+        self._body = None  # which may go to another connection now
         self._pool.discard(self)
         self._break()
 

@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from ostiary.core.config import load_file
+from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.model import (
     Configuration,
     Environment,
@@ -75,7 +76,7 @@ def test_no_example_of_a_platform_has_a_secret_or_an_open_route(name: str) -> No
     text = (resource_directory("config") / name).read_text(encoding="utf-8")
     configuration = example(name)
     assert configuration.control_plane.operator_token == ENVIRONMENT["OPERATOR_TOKEN"]
-    assert configuration.stores.key_encryption_key == bytes(32)
+    assert configuration.stores.key_encryption == the_only_one(bytes(32))
     assert "sk_live_" not in text.replace("bi_sk_live_…", "")
     for route in configuration.routes:
         assert Scheme.ANONYMOUS not in route.authentication.schemes

@@ -88,8 +88,8 @@ def test_a_yaml_bomb_is_refused_before_it_expands() -> None:
 
 def test_an_alias_inside_its_own_anchor_is_refused() -> None:
     """Row 111: a value that contains itself would be read for ever."""
-    assert refused_text("version: &v [1, *v]") == (1, "the alias *v stands inside its own anchor")
-    assert refused_text("version: *v") == (1, "the alias *v has no anchor before it")
+    assert refused_text("version: &v [1, *v]") == (1, "this alias stands inside its own anchor")
+    assert refused_text("version: *v") == (1, "this alias has no anchor before it")
 
 
 def test_python_tags_are_refused_and_construct_nothing(tmp_path: Path) -> None:

@@ -99,9 +99,16 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ('"http://127.0.0.1:9000"', "unix:/run/", "upstreams.live.targets[0].url", "must be unix: and the absolute path of a socket (write unix:/run/app.sock)"),
         ('"http://127.0.0.1:9000"', "unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "upstreams.live.targets[0].url", "the path of a unix socket has at most 103 bytes (give it a shorter one)"),
         # who may call
-        ("[bearer]", "[jwt]", "routes[0].auth.schemes[0]", "'jwt' is not supported yet by this version of Ostiary (use bearer or hmac)"),
-        ("[bearer]", "[http-signature]", "routes[0].auth.schemes[0]", "'http-signature' is not supported yet by this version of Ostiary (use hmac)"),
-        ("[bearer]", "[]", "routes[0].auth.schemes", "must have 1 to 4 items, not 0"),
+        ("[bearer]", "[oauth]", "routes[0].auth.schemes[0]", "'oauth' is not supported yet by this version of Ostiary (use bearer or hmac)"),
+        ("[bearer]", "[jwt]", "routes[0].auth.schemes", "'jwt' needs to know whose tokens are taken (add issuers: [name] beside schemes)"),
+        ("[bearer]", "[bearer], issuers: [corp]", "routes[0].auth.issuers", "means nothing without the scheme 'jwt' (add jwt to schemes, or remove it)"),
+        ("[bearer]", "[jwt], issuers: [corp]", "routes[0].auth.issuers[0]", "there is no issuer 'corp' (no issuer is defined; add it under issuers)"),
+        ("[bearer]", "[bearer, mtls]", "routes[0]", "takes the scheme 'mtls', and the gateway asks no client for a certificate (add client_ca to gateway.listen.tls; client_certificate: optional if others may do without)"),
+        ("[bearer]", "[]", "routes[0].auth.schemes", "must have 1 to 7 items, not 0"),
+        ("[clients:write]", "{some: [a]}", "routes[0].auth.scopes.POST", "there is no field 'some' (there is all, any)"),
+        ("[bearer]", "[bearer], components: [x-a]", "routes[0].auth.components", "only http-signature has components (add it to schemes, or remove the components)"),
+        ("[bearer]", "[http-signature], components: [X-A]", "routes[0].auth.components[0]", "can't be signed: a component that is no header name in lower case (must be a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like)"),
+        ("[bearer]", "[http-signature], components: ['@status']", "routes[0].auth.components[0]", "can't be signed: a derived component that requests don't have (must be a component of RFC 9421: a header's name in lower case, or `@authority`, `@target-uri` and their like)"),
         (", POST: [clients:write]}", "}", "routes[0].auth", "names scopes, but none for POST: any key could call with that (add POST: [scope], or POST: [] if it needs none)"),
         ("POST: [clients:write]", "POST: [clients:write], PUT: [x]", "routes[0].auth", "names scopes for PUT, which the route does not take (add the method to match)"),
         # keys
@@ -321,6 +328,16 @@ def test_warnings_do_not_hide_behind_problems() -> None:
         "3JfQv0m8Zt1xR7bK/2cWn5sPd9yHqLuAoE4iGgTzXk0=",
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "redis://:hunter2@cache.internal:6379/0",
+        "hunter2pass",
+        "corr&ct-horse",
+        "p@ssphrase of words",
+        "hvs.CAESIJlU02LQZq",
+        "eyJhbGciOiJIUzI1NiJ9.e30",
+        "Bearer abcdefghijk",
+        "ghp_abcdefghij",
+        "AKIAIOSFODNN7EXAMPLE",
+        "-----BEGIN PRIVATE KEY-----",
+        "deadbeef01",
     ],
 )
 def test_a_secret_in_the_wrong_field_is_not_shown(field: str, secret: str) -> None:
@@ -333,9 +350,36 @@ def test_a_secret_in_the_wrong_field_is_not_shown(field: str, secret: str) -> No
     assert f"gateway.{field}" in str(caught.value)
 
 
+def test_a_secret_of_this_file_is_not_shown_wherever_else_it_stands(tmp_path: Path) -> None:
+    """A passphrase of plain words looks like plain words; that it is the operator token shows in the other line."""
+    words = "correct horse battery staple and more".replace(" ", "-")
+    (tmp_path / "token").write_text(words + "\n")
+    text = (
+        "version: 1\nroutes: []\n"
+        "control_plane: {operator_token: file:token, listen: {port: %s}}\n"
+        "gateway: {drain: %s, trusted_proxies: [%s], %s: 1}\n"
+        "stores: {postgres: 'postgresql://u:wordy-password@h/d', redis_deadline: wordy-password}\n"
+    ) % ((words,) * 4)
+    with pytest.raises(ConfigurationError) as caught:
+        load_text(text, name=str(tmp_path / "f.yaml"), environment={})
+    told = str(caught.value)
+    assert len(caught.value.problems) == 5
+    assert words[:16] not in told
+    assert "wordy-password" not in told
+    assert "f.yaml:3: control_plane.listen.port" in told
+
+
 def test_names_are_shown() -> None:
     """A message that hides what is wrong helps nobody."""
     for name in (
+        "least_connections",
+        "*.example.com",
+        "10.0.0.0/33",
+        "/v1/clients/{id}",
+        "2027-01-31T00:00:00Z",
+        "100ms",
+        "hmac-body",
+        "clients-v2",
         "a-very-long-name-of-an-upstream-in-the-second-region-v2",
         "/srv/ostiary/certificates/api.example.com/2026",
     ):

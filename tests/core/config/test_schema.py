@@ -99,7 +99,7 @@ def test_what_the_loader_accepts_the_schema_accepts(before: str, after: str) -> 
         ("version: 1", "version: 1\nusage: {record: {ip: masked}}"),
         ("version: 1", "version: 1\nusage: {retention: {events: 36h}}"),
         ("per: minute", "per: fortnight"),
-        ("[bearer]", "[jwt]"),
+        ("[bearer]", "[oauth]"),
         ('{targets: [{url: "http://127.0.0.1:9000"}]}', "{targets: []}"),
         ('"http://127.0.0.1:9000"', "ftp://x"),
         ("version: 1\n", ""),

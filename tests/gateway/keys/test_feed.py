@@ -53,6 +53,7 @@ async def refused(ring: KeyRing, key: MadeKey, *, within_seconds: float) -> floa
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 async def test_revocation_holds_in_every_process_within_a_second(database: KeyDatabase, ring_of: RingMaker) -> None:
     """Row 70: a revoked key is refused at most 1 s after the revocation was committed, in each of several processes that all
     had it in use."""

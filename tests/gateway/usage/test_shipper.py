@@ -34,6 +34,8 @@ from tests.gateway.usage.calls import (
     until,
 )
 
+pytestmark = pytest.mark.long
+
 SEGMENTS = int(os.environ.get("OSTIARY_SEGMENTS", "300"))  # 10 000 in the full proof
 
 

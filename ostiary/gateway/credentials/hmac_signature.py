@@ -1,0 +1,74 @@
+"""Schemes `hmac` and `hmac-body`: `X-API-Key: <key id>:<signature>`, over the whole request or over its body alone."""
+
+from __future__ import annotations
+
+import time
+from binascii import hexlify
+from hashlib import sha256
+
+from ostiary.core.errors import ErrorCode
+from ostiary.core.signing import (
+    EMPTY_BODY_SHA256,
+    hmac_message,
+    nonce_is_well_formed,
+    parse_signed_credential,
+    parse_timestamp,
+    timestamp_is_current,
+)
+from ostiary.gateway.credentials.holding import hold_body
+from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
+from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.signal import Signal
+
+
+async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
+    """Sets `scheme`, `known_key`, `nonce` and the body. Raises CREDENTIALS_INVALID, TIMESTAMP_OUT_OF_RANGE, KEYS_UNAVAILABLE,
+    BODY_TOO_LARGE for a body past the bound of signed ones, and OVERLOADED when there is no room to hold it."""
+    route = exchange.route
+    assert route is not None  # noqa: S101  match has set it
+    values = exchange.head.values
+    timestamp, nonce = values.get(b"x-timestamp"), values.get(b"x-nonce")
+    full = timestamp is not None or nonce is not None or not route.takes_hmac_body
+    scheme = exchange.scheme = "hmac" if full else "hmac-body"
+    if full and not route.takes_hmac:
+        refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "the route does not take this scheme")
+    if full:
+        _check_freshness(exchange, timestamp, nonce)
+    parsed = parse_signed_credential(credential)
+    if parsed is None:
+        refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "X-API-Key is not id:signature")
+    key_id, signature = parsed
+    found = keys.find(key_id, exchange.ip)
+    known = await found if isinstance(found, Signal) else found
+    if known is not None:
+        exchange.claimed_key_id = key_id
+    signer = known.signer if known is not None and known.signer is not None else NOBODY
+    if full:
+        assert timestamp is not None  # noqa: S101  _check_freshness
+        assert nonce is not None  # noqa: S101  _check_freshness
+        body_sha256 = EMPTY_BODY_SHA256
+        if exchange.body is not None:
+            digest = sha256()
+            await hold_body(exchange, exchange.body, [digest])
+            body_sha256 = hexlify(digest.digest())
+        message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, body_sha256)
+        exchange.nonce = nonce.decode()
+        holds = signer.verify(message, signature)
+    else:
+        begun = signer.begin()
+        if exchange.body is not None:
+            await hold_body(exchange, exchange.body, [begun])
+        holds = signer.verify_begun(begun, signature)
+    if not holds or known is None or known.signer is None:
+        refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, why_unverified(known))
+    exchange.known_key = known
+
+
+def _check_freshness(exchange: Exchange, timestamp: bytes | None, nonce: bytes | None) -> None:
+    seconds = parse_timestamp(timestamp) if timestamp is not None else None
+    skew_seconds = exchange.snapshot.skew_seconds
+    if seconds is None or not timestamp_is_current(seconds, now=time.time(), skew_seconds=skew_seconds):
+        refuse(exchange, "hmac", ErrorCode.TIMESTAMP_OUT_OF_RANGE, "timestamp missing, malformed or out of range")
+    if nonce is None or not nonce_is_well_formed(nonce):
+        refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "nonce missing or malformed")

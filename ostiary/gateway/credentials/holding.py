@@ -1,0 +1,23 @@
+"""Holding a body back until its signature has verified."""
+
+from __future__ import annotations
+
+from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.wire.held_body import Hash, HeldBody
+from ostiary.gateway.wire.request_body import RequestBody
+
+
+async def hold_body(exchange: Exchange, body: RequestBody, hashes: list[Hash]) -> None:
+    """Takes the whole body, hashed by each of `hashes`. Sets `body_bytes`, or `held_body` where it is too long for memory.
+
+    Raises GatewayError: BODY_TOO_LARGE, and OVERLOADED when the disk has no room for it."""
+    route = exchange.route
+    assert route is not None  # noqa: S101  match has set it
+    body.limit(route.signed_body_bytes_max)
+    held = exchange.held_body = HeldBody(exchange.snapshot.held_bodies, hashes, exchange.client.fail_exchange)
+    body.stream_to(held)
+    await held.arrived
+    in_memory = held.in_memory
+    if in_memory is not None:
+        exchange.body_bytes = in_memory
+        exchange.held_body = None

@@ -1,0 +1,147 @@
+"""Scheme `http-signature`: HTTP Message Signatures (RFC 9421), over what the client says they cover and at least over method,
+target, and the digest of the body if there is one."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256, sha512
+from typing import Final
+
+from ostiary.core.content_digest import Digest, parse_content_digest
+from ostiary.core.errors import ErrorCode
+from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim
+from ostiary.core.signature_base import SignedMessage, Uncoverable
+from ostiary.core.signing import timestamp_is_current
+from ostiary.core.structured_fields import Malformed
+from ostiary.gateway.credentials.holding import hold_body
+from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
+from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.keys import KeyRing
+from ostiary.gateway.phases.admit import is_trusted
+from ostiary.gateway.signal import Signal
+from ostiary.gateway.wire.held_body import Hash
+from ostiary.gateway.wire.request_body import RequestBody
+
+_EMPTY_SHA256: Final = sha256().digest()
+_EMPTY_SHA512: Final = sha512().digest()
+_SIGNATURE_FIELDS: Final = frozenset((b"signature-input", b"signature"))
+_CLOCK_DETAIL: Final = (
+    "`created` must be the current Unix time in seconds, and `expires` not past. Check this machine's clock."
+)
+
+
+async def check(exchange: Exchange, keys: KeyRing) -> None:
+    """Sets `scheme`, `known_key`, `nonce` and the body. Raises CREDENTIALS_INVALID, TIMESTAMP_OUT_OF_RANGE, KEYS_UNAVAILABLE,
+    BODY_TOO_LARGE for a body past the bound of signed ones, and OVERLOADED when there is no room to hold it."""
+    exchange.scheme = "http-signature"
+    head, body = exchange.head, exchange.body
+    values = head.values
+    message = SignedMessage(head.method, b"http", values.get(b"host", b""), head.target, head.lines, values)
+    _set_origin(exchange, message)
+    try:
+        claim = read_claim(values.get(b"signature-input", b""), values.get(b"signature", b""))
+        base = claim.recipe.base(message, claim.parameters)
+        digest = _digest_of(claim, message)
+    except (SignatureRefused, Uncoverable, Malformed) as error:
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
+    _check_coverage(exchange, claim)
+    _check_freshness(exchange, claim)
+    found = keys.find(claim.key_id, exchange.ip)
+    known = await found if isinstance(found, Signal) else found
+    if known is not None:
+        exchange.claimed_key_id = claim.key_id
+    body_holds = True
+    if body is not None:
+        if digest is None:
+            refuse(
+                exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "a body, and content-digest is not covered"
+            )
+        body_holds = await _body_holds(exchange, body, digest)
+    elif digest is not None:
+        body_holds = digest.holds(_EMPTY_SHA256, _EMPTY_SHA512)
+    signer = known.signer if known is not None and known.signer is not None else NOBODY
+    if not claim.is_verified_by(signer, base) or not body_holds or known is None or known.signer is None:
+        reason = why_unverified(known) if body_holds else "the body is not that of Content-Digest"
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, reason)
+    _leave_to_upstream(exchange, claim)
+    exchange.nonce = claim.nonce
+    exchange.known_key = known
+
+
+def _set_origin(exchange: Exchange, message: SignedMessage) -> None:
+    """Scheme and host as the client sent them: those of its connection, or what a trusted proxy says of the one that it has
+    ended. A proxy that says two things says nothing."""
+    client, values = exchange.client, message.values
+    if client.secure:
+        message.scheme = b"https"
+    trusted = exchange.snapshot.trusted_proxies
+    if trusted and is_trusted(client.peer, trusted):
+        proto = values.get(b"x-forwarded-proto", b"").lower()
+        if proto == b"https" or proto == b"http":
+            message.scheme = proto
+        host = values.get(b"x-forwarded-host")
+        if host and b"," not in host:
+            message.host = host
+
+
+def _digest_of(claim: Claim, message: SignedMessage) -> Digest | None:
+    """What the body must come to, if the signature covers that. Raises Malformed, Uncoverable."""
+    if not claim.recipe.covers_digest:
+        return None
+    return parse_content_digest(b", ".join(message.field_lines(b"content-digest")))
+
+
+def _check_coverage(exchange: Exchange, claim: Claim) -> None:
+    """A signature that leaves open what it is for could be put on another request."""
+    route, recipe = exchange.route, claim.recipe
+    assert route is not None  # noqa: S101  match has set it
+    if not recipe.covers_request:
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "method and target are not covered")
+    if route.components and not route.components <= recipe.identifiers:
+        refuse(
+            exchange,
+            "http-signature",
+            ErrorCode.CREDENTIALS_INVALID,
+            "a component is not covered that the route asks for",
+        )
+    if recipe.query_alone and exchange.head.target.endswith(b"?"):
+        refuse(
+            exchange,
+            "http-signature",
+            ErrorCode.CREDENTIALS_INVALID,
+            "an empty query, which @query does not tell from none; @target-uri does",
+        )
+
+
+def _check_freshness(exchange: Exchange, claim: Claim) -> None:
+    now = time.time()
+    expired = claim.expires is not None and (claim.expires < int(now) or claim.expires < claim.created)
+    if expired or not timestamp_is_current(claim.created, now=now, skew_seconds=exchange.snapshot.skew_seconds):
+        reason = "expires is past" if expired else "created is out of range"
+        refuse(exchange, "http-signature", ErrorCode.TIMESTAMP_OUT_OF_RANGE, reason, _CLOCK_DETAIL)
+
+
+async def _body_holds(exchange: Exchange, body: RequestBody, digest: Digest) -> bool:
+    """Takes the whole body; whether it is what the field says."""
+    by_256 = None if digest.sha256 is None else sha256()
+    by_512 = None if digest.sha512 is None else sha512()
+    hashes: list[Hash] = [each for each in (by_256, by_512) if each is not None]
+    await hold_body(exchange, body, hashes)
+    return digest.holds(
+        None if by_256 is None else by_256.digest(),
+        None if by_512 is None else by_512.digest(),
+    )
+
+
+def _leave_to_upstream(exchange: Exchange, claim: Claim) -> None:
+    """Our signature goes no further; those of others do."""
+    head = exchange.head
+    head.lines = [
+        line
+        for line in head.lines
+        if line[:9].lower() != b"signature" or line.partition(b":")[0].lower() not in _SIGNATURE_FIELDS
+    ]
+    if claim.other_inputs:
+        head.lines.append(b"Signature-Input: " + claim.other_inputs)
+    if claim.other_signatures:
+        head.lines.append(b"Signature: " + claim.other_signatures)
