@@ -28,7 +28,7 @@ from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.__main__ import Unobserved
 from ostiary.gateway.usage.shipper import Shipper
 
-_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*_usage*.sql"))
+_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
 _AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 

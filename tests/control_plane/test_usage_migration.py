@@ -10,14 +10,14 @@ import asyncpg
 from ostiary.control_plane.db import migrate
 from ostiary.control_plane.db.schema import read_migrations
 from ostiary.control_plane.usage.histogram import calls_by_place
-from ostiary.gateway.usage.record import COLUMNS_OF_VERSION
+from ostiary.gateway.usage.record import COLUMNS_OF
 
 BEFORE = [migration for migration in read_migrations() if migration.name < "0008"]
 DAYS = [datetime(2026, 1, day, 11, 59, 59, tzinfo=UTC) for day in (1, 2, 31)]
 
 # As the shipper of before wrote: without the new columns.
 _INSERT = f"""
-INSERT INTO usage_events ({", ".join(COLUMNS_OF_VERSION[1])})
+INSERT INTO usage_events ({", ".join(COLUMNS_OF[1])})
 SELECT $1::timestamptz + number * interval '1 second', 500 + number * 977, 400, 1, 2, 'req-' || number, 'GET',
     CASE WHEN number % 4 = 0 THEN 404 ELSE 200 END, 'ak_' || number % 3, NULL, NULL, 'live', 'clients', '/clients', NULL,
     NULL, number % 10 = 0, true

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ostiary.gateway.usage.record import COLUMNS_OF_VERSION, COPY_END, COPY_HEAD, occurred_day
+from ostiary.gateway.usage.record import COLUMNS_OF, COPY_END, COPY_HEAD, occurred_day
 from ostiary.gateway.usage.run import RunState
 from ostiary.gateway.usage.segment import Segment
 
@@ -123,7 +123,7 @@ class UsageLedger:
         async with self._connection.transaction():
             if not await self._connection.fetchval(_ENTER_SEGMENT, header.segment_id, header.run_id):
                 return Written(0, 0, repeated=True)
-            poisoned = await self._copy(segment.records, COLUMNS_OF_VERSION[header.version])
+            poisoned = await self._copy(segment.records, COLUMNS_OF[header.version])
             rows, lost = len(segment.records) - poisoned, segment.lost + poisoned
             await self._connection.execute(_SETTLE_SEGMENT, header.segment_id, rows, lost)
             stored_before = header.accepted_before

@@ -38,7 +38,7 @@ COLUMNS = (
 )
 RECORD_VERSION = 2
 # What a gateway of before left in the spool is written as it is.
-COLUMNS_OF_VERSION = {
+COLUMNS_OF = {
     1: tuple(column for column in COLUMNS if column not in ("country", "ip_hash")),
     2: COLUMNS,
 }

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from ostiary.gateway.usage.record import COLUMNS_OF_VERSION, RECORD_VERSION
+from ostiary.gateway.usage.record import COLUMNS_OF, RECORD_VERSION
 
 HEADER_BYTES = 4096  # a page
 FRAME_BYTES = 8  # CRC-32 and length (of the frame, these 8 bytes included, so that it is never 0), native byte order
@@ -101,7 +101,7 @@ def read_header(data: bytes) -> SegmentHeader:
     magic, version, segment_id, run_id, created_us, accepted, dropped, worker = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise DamagedFile("it does not begin as a segment does")
-    if version not in COLUMNS_OF_VERSION:
+    if version not in COLUMNS_OF:
         raise DamagedFile(f"it is of version {version}, and this Ostiary reads versions up to {RECORD_VERSION}")
     if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]):
         raise DamagedFile("the checksum of its header does not match")

@@ -17,8 +17,8 @@ from ostiary.gateway.usage.record import EVERYTHING
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
 
 _MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
-# The tables of usage; they need no other.
-MIGRATION = "".join(path.read_text(encoding="utf-8") for path in sorted(_MIGRATIONS.glob("*_usage*.sql")))
+# All of them: whatever a migration adds to the tables of usage, a shipper writes.
+MIGRATION = "".join(path.read_text(encoding="utf-8") for path in sorted(_MIGRATIONS.glob("*.sql")))
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 

@@ -14,7 +14,7 @@ from tests.gateway.usage.calls import MIGRATION, Observed, Rows
 
 @pytest.fixture
 async def database(empty_database: str) -> str:
-    """The URL of a database with the usage tables, and nothing else: they need no other."""
+    """The URL of a database with the current schema."""
     connection = await asyncpg.connect(empty_database)
     try:
         await connection.execute(MIGRATION)

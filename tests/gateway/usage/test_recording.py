@@ -16,7 +16,7 @@ from netaddr import IPSet
 
 from ostiary.core.usage import AddressRecording, AgentRecording, Recording
 from ostiary.gateway.usage import ClientFields, ClientRecording, CountryDatabaseError
-from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF_VERSION
+from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF
 from ostiary.gateway.usage.recording import LOOK_SECONDS
 from ostiary.gateway.usage.salt import daily_salt
 from ostiary.gateway.usage.segment import read_header
@@ -206,10 +206,10 @@ async def test_what_a_gateway_of_before_left_in_the_spool_is_delivered(
     """Row 89: an older version. Without it: an upgrade sets aside every call that waited for Postgres."""
     spool = open_spool(spool_directory)
     old = call("old", occurred_at=time.time())
-    at, kept = 2, [len(COLUMNS_OF_VERSION[1]).to_bytes(2)]
+    at, kept = 2, [len(COLUMNS_OF[1]).to_bytes(2)]
     for column in COLUMNS:
         length = max(0, int.from_bytes(old[at : at + 4], signed=True)) + 4
-        if column in COLUMNS_OF_VERSION[1]:
+        if column in COLUMNS_OF[1]:
             kept.append(old[at : at + length])
         at += length
     spool.append(b"".join(kept))
