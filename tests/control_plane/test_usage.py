@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from ostiary.control_plane.db import Connection
-from tests.control_plane.support import Api
+from ostiary.control_plane.http import Answer, export
+from ostiary.control_plane.http.edge import Edge
+from ostiary.control_plane.usage.model import KeyOverage
+from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
@@ -311,6 +318,43 @@ async def test_csv_is_the_whole_list_and_no_cell_is_a_formula(api: Api, connecti
     assert len(daily.text.splitlines()) == 3
     for name in ("endpoints", "errors", "overage"):
         assert (await api.get(f"/usage/{name}?format=csv&limit=1")).status == 200
+
+
+async def test_an_export_without_end_is_refused_before_it_begins(api: Api, connection: Connection) -> None:
+    """A wrong date would stream a whole year, for hours, to somebody who wanted a day."""
+    await _record(connection, {"at": TODAY})
+    await connection.execute("UPDATE usage_rollups_minute SET calls = 1000001")
+    span = f"since={_text(TODAY)}&until={_text(TODAY + timedelta(minutes=1))}"
+    reply = await api.get(f"/usage/logs?{span}&format=csv")
+    assert reply.fields == {"format": "these are 1000001 rows, and at most 1000000 go into one file"}
+
+
+async def test_an_export_that_breaks_off_does_not_look_whole(connection: Connection) -> None:
+    """A script would bill from the first half of the calls."""
+    async with TestClient(TestServer(export_app(connection))) as client:
+
+        async def read() -> str:
+            async with client.get("/", headers={"Authorization": f"Bearer {OPERATOR_TOKEN}"}) as answer:
+                assert answer.status == 200
+                return await answer.text()
+
+        with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+            await read()
+
+
+def export_app(connection: Connection) -> web.Application:
+    """A list of two pages, of which the second can't be had."""
+
+    async def pages() -> AsyncIterator[Sequence[Answer]]:
+        yield [KeyOverage(key_id="ak", app_id=None, organization_id=None, environment=None, calls=1, overage=1)]
+        await connection.fetchval("SELECT 1 / 0")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await export.stream(request, name="list", columns=("key_id", "calls"), pages=pages())
+
+    app = web.Application(middlewares=[Edge(operator_token=OPERATOR_TOKEN).middleware()])
+    app.router.add_get("/", handle)
+    return app
 
 
 async def test_an_export_that_is_refused_is_a_problem_and_no_file(refusing_api: Api) -> None:
