@@ -45,7 +45,7 @@ ALTER TABLE usage_rollups_day ALTER COLUMN latency_histogram TYPE numeric USING 
 DROP FUNCTION usage_latency_refined, usage_histogram, usage_histogram_add;
 
 -- As usage_rollups_day, by exact status. Partitioned by day (minutes) and by month (hours), so that retention drops files and
--- deletes no rows. The unique index begins with the app, for that is what is asked for; BRIN finds a span of everyone's.
+-- deletes no rows. The unique index begins with the app, for that is what is asked for; another finds a span of everyone's.
 CREATE TABLE usage_rollups_minute (
     minute             timestamptz NOT NULL,
     organization_id    uuid,
@@ -66,7 +66,7 @@ CREATE TABLE usage_rollups_minute (
     CONSTRAINT usage_rollups_minute_key UNIQUE NULLS NOT DISTINCT
         (app_id, minute, key_id, route, method, status, environment, organization_id)
 ) PARTITION BY RANGE (minute);
-CREATE INDEX usage_rollups_minute_by_time ON usage_rollups_minute USING brin (minute) WITH (pages_per_range = 16);
+CREATE INDEX usage_rollups_minute_by_time ON usage_rollups_minute (minute);
 CREATE INDEX usage_rollups_minute_by_organization ON usage_rollups_minute (organization_id, minute);
 
 CREATE TABLE usage_rollups_hour (
@@ -89,7 +89,7 @@ CREATE TABLE usage_rollups_hour (
     CONSTRAINT usage_rollups_hour_key UNIQUE NULLS NOT DISTINCT
         (app_id, hour, key_id, route, method, status, environment, organization_id)
 ) PARTITION BY RANGE (hour);
-CREATE INDEX usage_rollups_hour_by_time ON usage_rollups_hour USING brin (hour) WITH (pages_per_range = 16);
+CREATE INDEX usage_rollups_hour_by_time ON usage_rollups_hour (hour);
 CREATE INDEX usage_rollups_hour_by_organization ON usage_rollups_hour (organization_id, hour);
 
 CREATE INDEX usage_rollups_day_by_app ON usage_rollups_day (app_id, day);
