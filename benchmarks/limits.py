@@ -22,12 +22,12 @@ import redis.asyncio
 import uvloop
 
 import ostiary.gateway.limits.limiter
-from benchmarks import cpu
+from benchmarks import cpu, leased
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.report import table
 from benchmarks.statistics import Spread
 from ostiary.core import keyspace
-from ostiary.core.model import Authentication, Match, Period, Plan, Quota, Rate, Route, StoreFailure, Window
+from ostiary.core.model import Authentication, Counting, Match, Period, Plan, Quota, Rate, Route, StoreFailure, Window
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Limiter, Outcome, UnobservedLimiter, compile_policy, script
 from ostiary.gateway.limits.batch import Question
@@ -87,6 +87,18 @@ CASES = (
     Case("the same, with a nonce", 8, FULL, nonce=True),
     Case("the same, of 1000 keys", 8, FULL, nonce=True, keys=1000),
     Case("the same, through redis-py", 8, FULL, nonce=True, by_redis_py=True),
+    # Nearly all of these are decided in the worker; the first, and what renews the slices, in Redis.
+    Case("window, slots, leased", 1, Plan("leased", windows=(Window(ENOUGH, 3600, counting=Counting.LEASED),))),
+    Case(
+        "bucket + 2 windows + day, leased",
+        4,
+        Plan(
+            "leased",
+            Rate(1_000_000, 60, 100_000_000, counting=Counting.LEASED),
+            tuple(Window(ENOUGH, seconds, counting=Counting.LEASED) for seconds in (3600, 7200)),
+            (Quota(ENOUGH, Period.DAY, counting=Counting.LEASED),),
+        ),
+    ),
 )
 
 
@@ -146,6 +158,8 @@ class Caller:
 
         for _ in range(size):
             Drive(one(), whole.set_exception)
+        if whole.done():  # by slices alone: what renews them needs a turn of the loop
+            await asyncio.sleep(0)
         await whole
 
 
@@ -195,6 +209,16 @@ async def bench(cases: Sequence[Case], *, calls: int, runs: int) -> list[Cost]:
     ]
 
 
+async def bench_loads(*, seconds: float, names: Sequence[str] = leased.NAMES) -> list[leased.Load]:
+    with (
+        tempfile.TemporaryDirectory(prefix="ostiary-bench-") as directory,
+        EmbeddedValkey(Path(directory) / "v") as valkey,
+    ):
+        for thread in os.listdir(f"/proc/{valkey.pid}/task"):
+            os.sched_setaffinity(int(thread), {OTHER_CORE})
+        return await leased.measured(valkey.url(), valkey.pid, seconds=seconds, names=names)
+
+
 def text(costs: Sequence[Cost]) -> str:
     """A line a case; medians, with the least and the largest beside them."""
     rows = [["", "limits", *(f"{who}, {size} a batch" for size in BATCHES for who in ("worker", "Redis"))]]
@@ -230,9 +254,12 @@ def main(calls: int, runs: int, json_file: Path | None, quick: bool) -> None:
     compiled = not ostiary.gateway.limits.limiter.__file__.endswith(".py")
     how = "compiled" if compiled else "interpreted"
     click.echo(f"µs of CPU a decision, {how}: median (least–largest) of {runs} runs of {calls} calls\n\n{text(costs)}")
+    loads = uvloop.run(bench_loads(seconds=0.5 if quick else 10.0))
+    click.echo(f"\n{leased.PER_SECOND} calls a second on one key, over all workers\n\n{leased.text(loads)}")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+        figures = [*map(asdict, costs), *map(asdict, loads)]
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.failed_attempts import AttemptTable, Gate
 from ostiary.gateway.keys import KeyRing
-from ostiary.gateway.limits import Limiter, UnobservedLimiter
+from ostiary.gateway.limits import Limiter, QuotaEvents, UnobservedLimiter
 from ostiary.gateway.phases.admit import RequestIds, admit
 from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
@@ -106,7 +106,9 @@ class Subject:
         self.keys = keys
         self.spool = spool
         self.ids = RequestIds()
-        self.recorder = Recorder(metrics=metrics, spool=spool, unrouted=RouteMeters(metrics, "none"))
+        self.recorder = Recorder(
+            metrics=metrics, spool=spool, unrouted=RouteMeters(metrics, "none"), quota_events=QuotaEvents()
+        )
         self.head = parse_request_head(self.request_head, self.limits)
         self.answer = parse_response_head(ANSWER_HEAD, b"GET")
         self.exchange = self.begin()
@@ -234,6 +236,7 @@ class SignatureScheme:
             body = RequestBody(Framing.LENGTH, len(self._body), 1 << 62, self._client)
             body.feed(self._body)
         exchange = Exchange(client=self._client, snapshot=gateway.snapshot, head=head, body=body, started=0.0)
+        exchange.ip = self._client.peer
         exchange.route = gateway.snapshot.routes[0]
         drive(authenticate(exchange, self._keys))
 

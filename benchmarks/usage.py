@@ -44,7 +44,7 @@ def _measure(name: str, work: Callable[[], object], *, calls: int = 2000, record
 
 def measure_worker(directory: Path) -> None:
     """Prints what a call costs the worker, and what a write instead of the mapping would."""
-    caller = caller_part("ak_test_0123456789012345678901", str(uuid.uuid4()), str(uuid.uuid4()), "test")
+    caller = caller_part("ak_test_0123456789012345678901", str(uuid.uuid4()), str(uuid.uuid4()), "test", 1)
     route = route_part("clients", "/v1/clients/{id}")
 
     def record() -> bytes:
@@ -97,7 +97,9 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
     """Prints what a row costs from the spool to Postgres: 100 keys, 3 routes, 2 status classes."""
     chance = random.Random(1)
     callers = [
-        caller_part(f"ak_test_{key:022d}", str(uuid.UUID(int=key // 2 + 1)), str(uuid.UUID(int=key // 4 + 1)), "test")
+        caller_part(
+            f"ak_test_{key:022d}", str(uuid.UUID(int=key // 2 + 1)), str(uuid.UUID(int=key // 4 + 1)), "test", 1
+        )
         for key in range(100)
     ]
     routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]

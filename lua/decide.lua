@@ -1,7 +1,9 @@
 -- Decides a batch of requests: token buckets, sliding windows, calendar quotas, concurrency and nonces.
 --
 -- Guarantees
---   All or nothing: a request that anything refuses leaves no trace; a used nonce takes nothing of the limits.
+--   All or nothing: a request that anything refuses leaves no trace, but in limits that charge refused calls; a used nonce
+--   takes nothing of any limit.
+--   A limit in shadow refuses nothing, and counts the calls that it would have let in.
 --   In order: each request of the batch sees what those before it took.
 --   No span of a window's length ever holds more calls than its limit; a calendar period neither (unless overage is let in).
 --   Every key that is written gets its time to live here, in the same step.
@@ -12,8 +14,8 @@
 --       2  '' in production: the clock is Redis's own. Tests, and only they, send microseconds here, because a month's end
 --          or a leap day can't be waited for. Whoever may send EVALSHA may write these keys anyway, so it opens nothing
 --       3  the name of this batch, with the number of a request the id of its lease; '' when nothing is leased
---       4  settlements, of calls that were taken before and turned out to cost something else: for each two doubles, how much
---          more (or less, if negative) and when it was taken (µs)
+--       4  settlements, of calls that were taken before and turned out to cost something else: for each three doubles, how much
+--          more (or less, if negative), when it was taken (µs), and from when on a bucket takes nothing of it back (µs)
 --       5… specifications, each (little-endian; text is preceded by its length in a byte):
 --          text: life of the nonce in ms, '' without a nonce. double: what the call costs, in calls that cost 1.
 --          byte: number of parts. For each part:
@@ -24,15 +26,26 @@
 --              2 sliding window  limit, length (µs), slot (µs)                   numbers: calls, first slot forgotten at,
 --                                                                                last slot forgotten at, calls in it, slots
 --                                                                                before it
---              3 quota           limit, period (1 hour, 2 day, 3 month), 1 if it refuses     numbers: calls, ends at (µs)
+--              3 quota           limit, period (1 hour, 2 day, 3 month), 1 if it refuses,    numbers: calls, ends at (µs)
+--                                2 more if nobody is told how much of it is used
+--          and, where one of them has any, its terms: a byte for each limit over all parts, then for each bound on calls
+--          under way, the sum of: 1 in shadow; 2 refused calls are charged; 4 left as it is by settlements; 8 settlements are
+--          of a call that a limit elsewhere refused: counted as such, and of a bucket no more is given back than what no
+--          refill can have made up for
 -- State   layout, numbers, then for each window its slots but the last, oldest first (forgotten at, calls): 12 bytes each.
---         The layout names the limits ("b600;w3600;q2;|"): a plan that changes keeps the counts of what it keeps.
+--         The layout names the limits ("b600;w3600;q2;|", with an "s" behind what is in shadow): a plan that changes keeps the
+--         counts of what it keeps, also of what goes into shadow or comes out of it.
 -- Returns one string: the clock (µs, 8 bytes), then for each request 14 bytes:
 --         outcome (0 allowed, 1 rate, 2 quota, 3 concurrency, 4 nonce used; +16 past a quota that lets in),
 --         which limit (from 0 over all parts, then concurrency; 255 none): the one that refuses, of several the one with the
 --         longest wait; else the one nearest to running out,
---         calls left of it (8 bytes), whole seconds until this call, or one more of cost 1, is admitted (4 bytes).
+--         calls left of it (8 bytes), whole seconds until this call, or one more of cost 1, is admitted (4 bytes);
+--         then, where there is any, notes of 13 bytes each: whose (2 bytes, from 0 over settlements and requests), what
+--         (1 would have been refused, by a limit in shadow; 2 this much of a quota is used), which limit (as above), how
+--         much (50, 80, 90, 100 %; 0 for 1), when the quota's period ends (µs, 8 bytes; 0 for 1).
 -- Settled calls are counted, or given back, before the requests are decided. They are never refused: a limit may owe.
+-- How much of a quota is used is told by the call that reaches it, and once more by the 1st, 2nd, 4th, 8th ... call past it:
+-- an answer may be lost, and whoever hears it twice takes it for one.
 -- Cost    one MGET, one SET for each subject that was let in, one SET for each nonce; two or three calls for each lease.
 --         O(1) a request, but for slots that left a window since the last call (each once) and a walk over at most 242 slots
 --         where a limit was lowered under its use, a dear call is refused, or a call is settled for less.
@@ -62,7 +75,7 @@ local specifications = {}
 for i = 5, #ARGV do
   local text = ARGV[i]
   local nonce_ttl, cost, parts_n, at = unpack_from('<Bc0dB', text)
-  local parts, first = {false}, 0
+  local parts, first, leases_n = {false}, 0, 0
   for p = 1, parts_n do
     local ttl, layout, state_format, limits_format, limits_n, concurrency, lease_us
     ttl, layout, state_format, limits_format, limits_n, concurrency, lease_us, at =
@@ -71,11 +84,35 @@ for i = 5, #ARGV do
     at = limits[limits_n * STRIDE + 1]
     parts[p] = {
       ttl = ttl, layout = layout, format = state_format, limits = limits, limits_n = limits_n, first = first,
-      numbers_n = (#state_format - 1), concurrency = concurrency, lease_us = lease_us,
+      numbers_n = (#state_format - 1), concurrency = concurrency, lease_us = lease_us, lease = leases_n,
     }
     first = first + limits_n
+    if concurrency >= 0 then leases_n = leases_n + 1 end
   end
-  specifications[i - 5] = {nonce_ttl = nonce_ttl, cost = cost, parts = parts, parts_n = parts_n, limits_n = first}
+  local specification = {nonce_ttl = nonce_ttl, cost = cost, parts = parts, parts_n = parts_n, limits_n = first}
+  if at <= #text then
+    -- Sets of places (of a limit from 0 over all parts, then of bounds on calls under way), by what they are for; nil where no
+    -- limit is. `free` is the opposite of `charged`. All that is rare stands in line, where it is needed: a function costs
+    -- every batch that does not call it.
+    local shadow, free = {}, {}
+    for place = 0, #text - at do
+      local bits = byte(text, at + place)
+      if bits % 2 == 1 then shadow[place] = true end
+      if floor(bits / 2) % 2 == 1 then
+        specification.charged = specification.charged or {}
+        specification.charged[place] = true
+      else
+        free[place] = true
+      end
+      if floor(bits / 4) % 2 == 1 then
+        specification.without = specification.without or {}
+        specification.without[place] = true
+      end
+      if bits >= 8 then specification.crossing = true end
+    end
+    specification.shadow, specification.free, specification.terms = shadow, free, true
+  end
+  specifications[i - 5] = specification
 end
 
 -- --- the calendar --------------------------------------------------------------------------------------------------
@@ -137,8 +174,8 @@ local function settle(state, part)
   end
 end
 
--- A state of another layout: its limits by name ("w3600", "q2"; "b" for the bucket, with the cost of a call it was counted
--- in), each with its numbers and slots.
+-- A state of another layout: its limits by name ("w3600", "q2s"; "b" and "bs" for the buckets, with the cost of a call they
+-- were counted in), each with its numbers and slots.
 local function read_other(raw)
   local known = {}
   local finish = raw and string.find(raw, '|', 1, true)
@@ -154,7 +191,11 @@ local function read_other(raw)
     else
       local a, b
       a, b, at = unpack_from('<dd', raw, at)
-      if kind == 'b' then known.b = {a, b, tonumber(sub(name, 2))} else known[name] = {a, b} end
+      if kind == 'b' then
+        known[sub(name, -1) == 's' and 'bs' or 'b'] = {a, b, tonumber(string.match(name, '%d+'))}
+      else
+        known[name] = {a, b}
+      end
     end
   end
   for w = 1, #windows do
@@ -211,11 +252,15 @@ local function hold(state, part)
     local known, numbers, l = read_other(raw), {}, 1
     state.numbers = numbers
     for name in string.gmatch(sub(layout, 1, -2), '[^;]+') do
-      local kind, o, old = limits[l], limits[l + 4], known[name]
+      local kind, o, in_shadow = limits[l], limits[l + 4], sub(name, -1) == 's'
+      local bare = in_shadow and sub(name, 1, -2) or name
+      if kind == BUCKET then bare = 'b' end
+      -- What goes into shadow, or comes out of it, keeps its count.
+      local old = known[in_shadow and bare .. 's' or bare] or known[in_shadow and bare or bare .. 's']
       if kind == BUCKET then
-        old = known.b or {limits[l + 1], now_ms, limits[l + 2]}
+        old = old or {limits[l + 1], now_ms, limits[l + 2]}
         -- In another unit, whole tokens are kept.
-        if old[3] ~= limits[l + 2] then old[1] = floor(old[1] / old[3]) * limits[l + 2] end
+        if old[3] ~= limits[l + 2] then old = {floor(old[1] / old[3]) * limits[l + 2], old[2]} end
       end
       for n = 1, NUMBERS[kind] do numbers[o + n - 1] = old and old[n] or 0 end
       if kind == WINDOW then rings[o] = old and old.ring or '' end
@@ -245,32 +290,58 @@ local function wait(state, limits, l, wanted)
   return numbers[o + 2] - now
 end
 
--- Counts `calls`, at least 1, in every limit of the state. `settled`: nobody asked whether there is room.
-local function take(state, part, calls, settled)
+-- Counts `calls`, at least 1, in every limit of the state but those whose places are in `except`. `unasked`: nobody asked
+-- whether there is room; 1 for a call that was let in; 2 for one that was not, of which a bucket owes at most its burst: whoever
+-- stops calling is let in again after the time that two bursts take. `i` is the settlement or request that it is for, from 1.
+local function take(state, part, calls, unasked, except, i)
   local numbers, limits = state.numbers, part.limits
   for l = 1, part.limits_n * STRIDE, STRIDE do
     local kind, o = limits[l], limits[l + 4]
-    if kind == BUCKET then
-      numbers[o] = numbers[o] - calls * limits[l + 2]
-      if settled then numbers[o] = math.max(numbers[o], -4503599627370496) end  -- DEBT_MAX in core/limiting.py
-    else
-      if kind == WINDOW then
-        local slot = limits[l + 3]
-        if settled then slot = math.max(slot, ceil(limits[l + 2] / 120)) end  -- WINDOW_SLOTS in core/limiting.py
-        local forgotten_at = now - now % slot + slot + limits[l + 2]
-        if numbers[o] == 0 then
-          numbers[o + 1], numbers[o + 2], numbers[o + 3] = forgotten_at, forgotten_at, calls
-        elseif forgotten_at <= numbers[o + 2] then
-          -- The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
-          numbers[o + 3] = numbers[o + 3] + calls
-        else
-          while numbers[o + 3] > 4294967295 do  -- more than a slot's four bytes hold
-            state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], 4294967295)
-            numbers[o + 3], numbers[o + 4] = numbers[o + 3] - 4294967295, numbers[o + 4] + 1
+    if except and except[part.first + (l - 1) / STRIDE] then
+      -- left as it is
+    elseif kind == BUCKET then
+      local level = numbers[o] - calls * limits[l + 2]
+      if unasked == 1 then
+        level = math.max(level, -4503599627370496)  -- DEBT_MAX in core/limiting.py
+      elseif unasked == 2 then
+        level = math.max(level, math.min(numbers[o], -limits[l + 1]))
+      end
+      numbers[o] = level
+    elseif kind == QUOTA then
+      local after = numbers[o] + calls
+      numbers[o] = after
+      if after * 2 >= limits[l + 1] and limits[l + 3] < 2 then
+        -- How much is to be told; `past` and `was` are how far the share is passed, and was before.
+        for _, share in ipairs({100, 90, 80, 50}) do  -- QUOTA_SHARES in core/limiting.py
+          local past = after - ceil(limits[l + 1] * share / 100)
+          if past >= 0 then
+            local was = past - calls
+            local _, power = math.frexp(past)
+            local _, power_was = math.frexp(math.max(was, 0))
+            if was < 0 or power ~= power_was then
+              state.notes = (state.notes or '')
+                .. pack('<I2BBBI8', i - 1, 2, part.first + (l - 1) / STRIDE, share, numbers[o + 1])
+            end
+            break
           end
-          state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], numbers[o + 3])
-          numbers[o + 2], numbers[o + 3], numbers[o + 4] = forgotten_at, calls, numbers[o + 4] + 1
         end
+      end
+    else
+      local slot = limits[l + 3]
+      if unasked then slot = math.max(slot, ceil(limits[l + 2] / 120)) end  -- WINDOW_SLOTS in core/limiting.py
+      local forgotten_at = now - now % slot + slot + limits[l + 2]
+      if numbers[o] == 0 then
+        numbers[o + 1], numbers[o + 2], numbers[o + 3] = forgotten_at, forgotten_at, calls
+      elseif forgotten_at <= numbers[o + 2] then
+        -- The same slot; or the clock was set back, or the slots became finer: keep the call longer, never less.
+        numbers[o + 3] = numbers[o + 3] + calls
+      else
+        while numbers[o + 3] > 4294967295 do  -- more than a slot's four bytes hold
+          state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], 4294967295)
+          numbers[o + 3], numbers[o + 4] = numbers[o + 3] - 4294967295, numbers[o + 4] + 1
+        end
+        state.rings[o] = state.rings[o] .. pack(SLOT, numbers[o + 2], numbers[o + 3])
+        numbers[o + 2], numbers[o + 3], numbers[o + 4] = forgotten_at, calls, numbers[o + 4] + 1
       end
       numbers[o] = numbers[o] + calls
     end
@@ -311,7 +382,7 @@ if wanted_n > 0 then
 end
 
 k = 0
-local settled_n = #ARGV[4] / 16
+local settled_n = #ARGV[4] / 24
 if settled_n > 0 then
   local min, max = math.min, math.max
 
@@ -351,13 +422,20 @@ if settled_n > 0 then
     end
   end
 
-  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts.
-  local function give_back(state, part, calls, taken_at)
+  -- Takes back what a call was charged too much at the moment `taken_at`, as far as that still counts. `crossing`: of a
+  -- bucket no more than what refill can't have made up for since. It may have been full without the call, and every unit
+  -- that would have run over was gained since then. And nothing from `ends_at` on: what a bucket's slice has left is worth
+  -- nothing after its slot, because room for it is kept free no longer (core/slicing.py).
+  local function give_back(state, part, calls, taken_at, ends_at, except, crossing)
     local numbers, limits = state.numbers, part.limits
     for l = 1, part.limits_n * STRIDE, STRIDE do
       local kind, o = limits[l], limits[l + 4]
-      if kind == BUCKET then
-        numbers[o] = min(limits[l + 1], numbers[o] + calls * limits[l + 2])
+      if except and except[part.first + (l - 1) / STRIDE] then
+        -- left as it is
+      elseif kind == BUCKET then
+        local units = calls * limits[l + 2]
+        if crossing then units = max(0, units - max(0, now_ms - floor(taken_at / 1000)) * limits[l + 3]) end
+        if now < ends_at then numbers[o] = min(limits[l + 1], numbers[o] + units) end
       elseif kind == QUOTA then
         if period_end(limits[l + 2], taken_at) == numbers[o + 1] then numbers[o] = max(0, numbers[o] - calls) end
       else
@@ -368,7 +446,8 @@ if settled_n > 0 then
   end
 
   for i = 1, settled_n do
-    local specification, difference, taken_at = specifications[byte(refs, i)], unpack_from('<dd', ARGV[4], i * 16 - 15)
+    local specification = specifications[byte(refs, i)]
+    local difference, taken_at, ends_at = unpack_from('<ddd', ARGV[4], i * 24 - 23)
     for p = 1, specification.parts_n do
       local part = specification.parts[p]
       if part.limits_n > 0 then
@@ -376,9 +455,9 @@ if settled_n > 0 then
         local state = state_at[k]
         if state.part ~= part then hold(state, part) end
         if difference > 0 then
-          take(state, part, difference, true)
+          take(state, part, difference, specification.crossing and 2 or 1, specification.without, i)
         else
-          give_back(state, part, -difference, taken_at)
+          give_back(state, part, -difference, taken_at, ends_at, specification.without, specification.crossing)
         end
         state.changed = true
       end
@@ -387,14 +466,16 @@ if settled_n > 0 then
   end
 end
 
-local answers = {pack('<I8', now)}
+local answers, notes = {pack('<I8', now)}, nil
 for i = settled_n + 1, requests_n do
   local specification = specifications[byte(refs, i)]
   local parts, parts_n, cost = specification.parts, specification.parts_n, specification.cost
+  local terms, skipped = specification.terms, nil  -- `skipped`: places of limits in shadow that would have refused
+  local shadow = terms and specification.shadow
   local held = {false}
   local outcome, index, longest, remaining, overage = 0, 255, -1, 0, 0
   local fewest, nearest, nearest_part, nearest_state
-  local lease_key, lease_us, crowded
+  local leases_n, crowded, before, lease_at, lease_part = 0, nil, k, nil, nil
 
   for p = 1, parts_n do
     local part = parts[p]
@@ -412,7 +493,12 @@ for i = settled_n + 1, requests_n do
           left = limits[l + 1] - numbers[limits[l + 4]]
         end
         if left < cost then
-          if kind == QUOTA and limits[l + 3] == 0 then
+          if shadow and shadow[part.first + (l - 1) / STRIDE] then
+            if kind ~= QUOTA or limits[l + 3] ~= 2 then
+              skipped = skipped or {}
+              skipped[part.first + (l - 1) / STRIDE] = true
+            end
+          elseif kind == QUOTA and limits[l + 3] == 0 then
             overage, left = 16, cost
           else
             local waiting = wait(state, limits, l, cost)
@@ -422,18 +508,27 @@ for i = settled_n + 1, requests_n do
             end
           end
         end
-        if left >= cost and (not fewest or left < fewest) then
+        if left >= cost and (not fewest or left < fewest)
+            and not (shadow and shadow[part.first + (l - 1) / STRIDE]) then
           fewest, nearest, nearest_part, nearest_state = left, l, part, state
         end
       end
     end
     if part.concurrency >= 0 then
       k = k + 1
-      lease_key, lease_us = KEYS[k], part.lease_us
-      if outcome == 0 and call('ZCARD', lease_key) >= part.concurrency then
+      leases_n, lease_at, lease_part = leases_n + 1, k, part
+      if outcome == 0 and not crowded and call('ZCARD', KEYS[k]) >= part.concurrency then
         -- Only now, so that the common case is one call: leases that ended with the worker that held them.
-        call('ZREMRANGEBYSCORE', lease_key, '-inf', now)
-        crowded = call('ZCARD', lease_key) >= part.concurrency
+        call('ZREMRANGEBYSCORE', KEYS[k], '-inf', now)
+        if call('ZCARD', KEYS[k]) >= part.concurrency then
+          local place = specification.limits_n + part.lease
+          if shadow and shadow[place] then
+            skipped = skipped or {}
+            skipped[place] = true
+          else
+            crowded = place
+          end
+        end
       end
     end
   end
@@ -443,24 +538,81 @@ for i = settled_n + 1, requests_n do
     nonce_key = KEYS[k]
   end
 
+  if terms and specification.charged and (outcome > 0 or crowded) and cost > 0 then
+    local refused = outcome > 0
+    outcome, index, longest, remaining = 0, 255, -1, 0
+    for p = 1, parts_n do
+      local part, state = parts[p], held[p]
+      for l = 1, part.limits_n * STRIDE, STRIDE do
+        if specification.charged[part.first + (l - 1) / STRIDE] and not state.charged then
+          take(state, part, cost, 2, specification.free, i)
+          state.changed, state.charged = true, true
+        end
+      end
+      if state then state.charged = nil end
+    end
+    -- How the same call would stand now, as above: what a client is told to wait must suffice.
+    for p = 1, refused and parts_n or 0 do
+      local part, state = parts[p], held[p]
+      for l = 1, part.limits_n * STRIDE, STRIDE do
+        local limits, kind, place = part.limits, part.limits[l], part.first + (l - 1) / STRIDE
+        local left
+        if kind == BUCKET then
+          left = floor(state.numbers[limits[l + 4]] / limits[l + 2])
+        else
+          left = limits[l + 1] - state.numbers[limits[l + 4]]
+        end
+        if left < cost and not shadow[place] and not (kind == QUOTA and limits[l + 3] == 0) then
+          local waiting = wait(state, limits, l, cost)
+          if waiting > longest then
+            longest, index, outcome, remaining = waiting, place, kind == QUOTA and 2 or 1, left > 0 and left or 0
+          end
+        end
+      end
+    end
+  end
   if outcome > 0 then
     answers[i - settled_n + 1] = pack('<BBI8I4', outcome, index, remaining, ceil(longest / 1000000))
   elseif crowded then
-    answers[i - settled_n + 1] = pack('<BBI8I4', 3, specification.limits_n, 0, 1)
+    answers[i - settled_n + 1] = pack('<BBI8I4', 3, crowded, 0, 1)
   elseif nonce_key and not call('SET', nonce_key, '', 'NX', 'PX', specification.nonce_ttl) then
     answers[i - settled_n + 1] = pack('<BBI8I4', 4, 255, 0, 0)
   else
-    if lease_key then
-      call('ZADD', lease_key, now + lease_us, ARGV[3] .. ':' .. (i - settled_n))
-      call('PEXPIRE', lease_key, floor(lease_us / 1000))
+    if leases_n == 1 and not skipped then  -- the usual case, without a look for the others
+      call('ZADD', KEYS[lease_at], now + lease_part.lease_us, ARGV[3] .. ':' .. (i - settled_n))
+      call('PEXPIRE', KEYS[lease_at], floor(lease_part.lease_us / 1000))
+    elseif leases_n > 0 then
+      local at = before
+      for p = 1, parts_n do
+        local part = parts[p]
+        if part.limits_n > 0 then at = at + 1 end
+        if part.concurrency >= 0 then
+          at = at + 1
+          if not (skipped and skipped[specification.limits_n + part.lease]) then
+            call('ZADD', KEYS[at], now + part.lease_us, ARGV[3] .. ':' .. (i - settled_n))
+            call('PEXPIRE', KEYS[at], floor(part.lease_us / 1000))
+          end
+        end
+      end
     end
     if cost > 0 then
       for p = 1, parts_n do
         local state = held[p]
         if state then
           state.changed = true
-          take(state, parts[p], cost)
+          take(state, parts[p], cost, nil, skipped, i)
         end
+      end
+    end
+    if skipped then
+      notes = notes or {}
+      local others = {}
+      for place = 0, specification.limits_n + leases_n - 1 do
+        if skipped[place] then notes[#notes + 1] = pack('<I2BBBI8', i - 1, 1, place, 0, 0) end
+        if not (skipped[place] and specification.charged and specification.charged[place]) then others[place] = true end
+      end
+      for p = 1, (specification.charged and cost > 0) and parts_n or 0 do
+        if held[p] then take(held[p], parts[p], cost, 2, others, i) end
       end
     end
     if nearest then
@@ -475,5 +627,10 @@ end
 
 for _, state in pairs(states) do
   if state.changed then save(state) end
+  if state.notes then
+    notes = notes or {}
+    notes[#notes + 1] = state.notes
+  end
 end
+if notes then answers[#answers + 1] = table.concat(notes) end
 return table.concat(answers)

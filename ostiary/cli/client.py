@@ -98,9 +98,13 @@ class Client:
         given = {name: value for name, value in document.items() if value is not None}
         return self._call("PUT", path, json.dumps(given).encode())
 
-    def delete(self, path: str, parameters: Mapping[str, object]) -> Document:
+    def patch(self, path: str, document: Mapping[str, object]) -> Document:
+        """Fields that are None are sent as null. Raises ApiError."""
+        return self._call("PATCH", path, json.dumps(document).encode())
+
+    def delete(self, path: str, parameters: Mapping[str, object] | None = None) -> Document:
         """Raises ApiError."""
-        return self._call("DELETE", f"{path}?{urlencode(parameters)}", None)
+        return self._call("DELETE", path + (f"?{urlencode(parameters)}" if parameters else ""), None)
 
     def items(self, path: str, parameters: Mapping[str, object], *, limit: int) -> Listing:
         """The first `limit` items of a list, over as many pages as that takes. Raises ApiError."""

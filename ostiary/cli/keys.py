@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import click
 
 from ostiary.cli.accounts import print_list
 from ostiary.cli.client import Client, Document, api_command, json_option, limit_option, segment
+from ostiary.cli.key_limits import limits
 from ostiary.cli.rewrap import rewrap
+from ostiary.cli.table import table
 
-COLUMNS = ("key_id", "name", "environment", "state", "plan", "scopes", "secret_hint", "expires_at", "created_at")
+COLUMNS = (
+    "key_id",
+    "name",
+    "environment",
+    "state",
+    "plan",
+    "scopes",
+    "secret_hint",
+    "last_used_at",
+    "expires_at",
+    "created_at",
+)
+GENERATION_COLUMNS = (
+    "number",
+    "secret_hint",
+    "created_at",
+    "ends_at",
+    "last_used_at",
+    "last_used_ip",
+    "last_used_user_agent",
+)
+SHOWN_ONCE = "The secret is shown this once: keep it now."
+
+
+def _seconds(value: str) -> int:
+    """`7d`, `12h`, `30m`, `45s`, or 0; the API knows which are too long."""
+    found = re.fullmatch(r"([0-9]{1,7})([dhms])", value)
+    if found is None and value != "0":
+        raise click.BadParameter(f"{value!r} is not like 7d, 12h, 30m or 0")
+    return 0 if found is None else int(found[1]) * {"d": 86_400, "h": 3600, "m": 60, "s": 1}[found[2]]
 
 
 @click.group()
@@ -24,9 +54,12 @@ def keys() -> None:
       export OSTIARY_OPERATOR_TOKEN=$(cat /etc/ostiary/operator-token)
       ostiary keys create --app ID --name phone --scope clients:read --plan standard
       ostiary keys list --app ID
+      ostiary keys rotate ak_live_… --grace 7d
+      ostiary keys show ak_live_…
     """
 
 
+keys.add_command(limits)
 keys.add_command(rewrap)
 
 
@@ -55,19 +88,15 @@ keys.add_command(rewrap)
 def create(client: Client, app_id: str, as_json: bool, **fields: object) -> None:
     """Create a key, and print its id and its secret.
 
-    The secret is shown this once and is nowhere else: keep it now. A lost secret can't be brought back; revoke the key and
-    create another.
+    The secret is shown this once and is nowhere else: keep it now. A lost secret can't be brought back; rotate the key.
 
     \b
     Example:
       ostiary keys create --app ID --name "nightly import" --scope clients:read --plan standard
+      ostiary keys create --app ID --name shop --environment live --expires-in-days 90 --allowed-ip 203.0.113.0/24
     """
     created = client.post(f"/apps/{segment(app_id)}/keys", fields)
-    if as_json:
-        click.echo(json.dumps(created, indent=2))
-    else:
-        click.echo(f"key id  {created['key_id']}\nsecret  {created['secret']}")
-    click.echo("The secret is shown this once: keep it now.", err=True)
+    _print_secret(created, as_json=as_json)
 
 
 @keys.command("list")
@@ -84,6 +113,122 @@ def list_keys(client: Client, app_id: str, limit: int, as_json: bool) -> None:
       ostiary keys list --app ID --json
     """
     print_list(client.items(f"/apps/{segment(app_id)}/keys", {}, limit=limit), COLUMNS, as_json=as_json)
+
+
+@keys.command("show")
+@click.argument("key_id")
+@api_command
+@json_option
+def show(client: Client, key_id: str, as_json: bool) -> None:
+    """Show a key: what it may do, which secrets it has, and when each was last used, from where and by what.
+
+    What is used shows some seconds later. A secret is known by its last four characters.
+
+    \b
+    Example:
+      ostiary keys show ak_live_…
+      ostiary keys show ak_live_… --json
+    """
+    _print_key(client.get(f"/keys/{segment(key_id)}"), as_json=as_json)
+
+
+@keys.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--grace",
+    "grace_seconds",
+    type=_seconds,
+    default="7d",
+    show_default=True,
+    metavar="TIME",
+    help="How long the secret before works too, as in 7d, 12h, 30m; 0 ends it at once.",
+)
+@api_command
+@json_option
+def rotate(client: Client, key_id: str, grace_seconds: int, as_json: bool) -> None:
+    """Give a key another secret, and print it. Until the grace is over the secret before works too.
+
+    A key has at most two secrets: rotating again ends the older one. No grace outlives the key.
+
+    \b
+    Example:
+      ostiary keys rotate ak_live_… --grace 7d
+      ostiary keys rotate ak_live_… --grace 0
+    """
+    rotated = client.post(f"/keys/{segment(key_id)}/rotate", {"grace_seconds": grace_seconds})
+    _print_secret(rotated, as_json=as_json)
+    before = rotated["generations"][1]
+    ends = f"works until {before['ends_at']}" if rotated["state"] == "rotating" else "has ended"
+    click.echo(f"The secret that ends in {before['secret_hint']} {ends}.", err=True)
+
+
+@keys.command("end")
+@click.argument("key_id")
+@click.argument("generation", type=click.IntRange(min=1))
+@api_command
+@json_option
+def end(client: Client, key_id: str, generation: int, as_json: bool) -> None:
+    """End the secret before the present one, ahead of its time. Gateways refuse it within a second.
+
+    GENERATION is its number, as `ostiary keys show` has it, with who used it last.
+
+    \b
+    Example:
+      ostiary keys show ak_live_…
+      ostiary keys end ak_live_… 1
+    """
+    _print_key(client.delete(f"/keys/{segment(key_id)}/generations/{generation}"), as_json=as_json)
+
+
+@keys.command("update")
+@click.argument("key_id")
+@click.option("--name", help="What the key is for, for people.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="What it may do from now on. Repeatable.")
+@click.option("--no-scopes", is_flag=True, help="No scope any more.")
+@click.option("--plan", metavar="NAME", help="The plan whose limits hold, by its name in the configuration.")
+@click.option("--no-plan", is_flag=True, help="No plan any more: only the limits of routes hold.")
+@click.option(
+    "--allowed-ip", "allowed_ips", multiple=True, metavar="NETWORK", help="Only from there from now on. Repeatable."
+)
+@click.option("--no-allowed-ips", is_flag=True, help="From anywhere.")
+@click.option(
+    "--allowed-origin", "allowed_origins", multiple=True, metavar="ORIGIN", help="Only from these pages. Repeatable."
+)
+@click.option("--no-allowed-origins", is_flag=True, help="From any page.")
+@api_command
+@json_option
+def update(
+    client: Client,
+    key_id: str,
+    as_json: bool,
+    name: str | None,
+    no_plan: bool,
+    plan: str | None,
+    **lists: tuple[str, ...] | bool,
+) -> None:
+    """Change what a key is called, may do or is held to; what is not given stays. In force within a second.
+
+    A list that is given replaces the whole list.
+
+    \b
+    Example:
+      ostiary keys update ak_live_… --scope clients:read --scope clients:write
+      ostiary keys update ak_live_… --plan gold --allowed-ip 203.0.113.0/24
+      ostiary keys update ak_live_… --no-allowed-ips
+    """
+    changes: Document = {}
+    if name is not None:
+        changes["name"] = name
+    if plan is not None or no_plan:
+        changes["plan"] = plan
+    for field in ("scopes", "allowed_ips", "allowed_origins"):
+        if lists[field] or lists[f"no_{field}"]:
+            changes[field] = lists[field]
+        if lists[field] and lists[f"no_{field}"]:
+            raise click.UsageError(f"give {field}, or --no-{field.replace('_', '-')}")
+    if plan is not None and no_plan:
+        raise click.UsageError("give --plan, or --no-plan")
+    _print_key(client.patch(f"/keys/{segment(key_id)}", changes), as_json=as_json)
 
 
 @keys.command("revoke")
@@ -105,133 +250,21 @@ def revoke(client: Client, key_id: str, reason: str, as_json: bool) -> None:
         click.echo(f"{revoked['key_id']} was revoked at {revoked['revoked_at']}: {revoked['revoked_reason']}")
 
 
-@keys.group("limits")
-def limits() -> None:
-    """Limits of one key in place of its plan's, part by part. In force within a second.
-
-    \b
-    Example:
-      ostiary keys limits set ak_live_… --limit 20000/hour --concurrency 20 --reason "launch week"
-      ostiary keys limits show ak_live_…
-      ostiary keys limits remove ak_live_… --reason "launch is over"
-    """
-
-
-def _calls(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`; the API knows which spans there are."""
-    found = re.fullmatch(r"([0-9]{1,13})/([a-z]+)", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not like 5000/hour")
-    return {"requests": int(found[1]), "per": found[2]}
-
-
-def _rate(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`, with `+BURST` behind it where another burst is meant."""
-    calls, plus, burst = value.partition("+")
-    if plus and re.fullmatch(r"[0-9]{1,13}", burst) is None:
-        raise click.BadParameter(f"{value!r} is not like 100/minute+600")
-    return _calls(calls) | ({"burst": int(burst)} if plus else {})
-
-
-@limits.command("set")
-@click.argument("key_id")
-@click.option("--rate", type=_rate, metavar="N/SPAN[+BURST]", help="Token bucket, as in 100/minute+600.")
-@click.option(
-    "--limit",
-    "limits",
-    type=_calls,
-    multiple=True,
-    metavar="N/SPAN",
-    help="Sliding window, as in 5000/hour. Repeatable.",
-)
-@click.option("--no-limits", is_flag=True, help="No sliding window, whatever the plan says.")
-@click.option(
-    "--quota", "quotas", type=_calls, multiple=True, metavar="N/PERIOD", help="As in 1000000/month. Repeatable."
-)
-@click.option("--no-quotas", is_flag=True, help="No quota, whatever the plan says.")
-@click.option("--concurrency", type=int, metavar="N", help="Calls under way at once.")
-@click.option("--overage", type=click.Choice(["block", "warn", "charge"]), help="What happens past a quota.")
-@click.option("--reason", required=True, help="Why, for the people who will ask.")
-@api_command
-@json_option
-def set_limits(
-    client: Client,
-    key_id: str,
-    limits: tuple[dict[str, object], ...],
-    no_limits: bool,
-    quotas: tuple[dict[str, object], ...],
-    no_quotas: bool,
-    as_json: bool,
-    **parts: object,
-) -> None:
-    """Replace parts of a key's plan for this key alone. What is not given is as the plan has it, whatever was set before.
-
-    \b
-    Example:
-      ostiary keys limits set ak_live_… --rate 100/minute+600 --quota 2000000/month --reason "contract 2027"
-    """
-    if (limits and no_limits) or (quotas and no_quotas):
-        raise click.UsageError("give limits, or --no-limits; quotas, or --no-quotas")
-    document = {
-        **parts,
-        "limits": list(limits) if limits or no_limits else None,
-        "quotas": list(quotas) if quotas or no_quotas else None,
-    }
-    _print_limits(client.put(f"/keys/{segment(key_id)}/limits", document), as_json=as_json)
-
-
-@limits.command("show")
-@click.argument("key_id")
-@api_command
-@json_option
-def show_limits(client: Client, key_id: str, as_json: bool) -> None:
-    """Show what holds for a key in place of its plan's limits, and who set it when and why.
-
-    \b
-    Example:
-      ostiary keys limits show ak_live_…
-    """
-    _print_limits(client.get(f"/keys/{segment(key_id)}/limits"), as_json=as_json)
-
-
-@limits.command("remove")
-@click.argument("key_id")
-@click.option("--reason", required=True, help="Why, for the people who will ask.")
-@api_command
-@json_option
-def remove_limits(client: Client, key_id: str, reason: str, as_json: bool) -> None:
-    """Go back to the limits of the key's plan.
-
-    \b
-    Example:
-      ostiary keys limits remove ak_live_… --reason "launch is over"
-    """
-    _print_limits(client.delete(f"/keys/{segment(key_id)}/limits", {"reason": reason}), as_json=as_json)
-
-
-def _print_limits(found: Document, *, as_json: bool) -> None:
+def _print_secret(document: Document, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo(f"key id  {document['key_id']}\nsecret  {document['secret']}")
+    click.echo(SHOWN_ONCE, err=True)
+
+
+def _print_key(document: Document, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
         return
-    plan = f"plan {found['plan']}" if found["plan"] else "no plan"
-    click.echo(f"{found['key_id']}  {plan}")
-    for name in ("rate", "limits", "quotas", "concurrency", "overage"):
-        click.echo(f"{name:<12} {_shown(found[name])}")
-    if found["changed_at"] is not None:
-        click.echo(f"changed {found['changed_at']} by {found['changed_by']}: {found['reason']}")
-
-
-def _shown(part: Any) -> str:
-    match part:
-        case None:
-            return "as in the plan"
-        case []:
-            return "none"
-        case list():
-            return ", ".join(_shown(each) for each in part)
-        case {"requests": requests, "per": per, "burst": burst}:
-            return f"{requests}/{per}+{burst}"
-        case {"requests": requests, "per": per}:
-            return f"{requests}/{per}"
-        case _:
-            return str(part)
+    fields = [
+        {"field": name.replace("_", " "), "value": value} for name, value in document.items() if name != "generations"
+    ]
+    click.echo(table(fields, ("field", "value"), heading=False))
+    click.echo()
+    click.echo(table(document["generations"], GENERATION_COLUMNS))

@@ -12,12 +12,14 @@ from ostiary.cli.accounts import print_list
 from ostiary.cli.client import Client, Document, Listing, api_command, json_option, limit_option
 from ostiary.cli.table import table
 from ostiary.cli.tail import LOG_COLUMNS, follow
-from ostiary.cli.usage_options import Moment, csv_option, filter_options, must_exist, span_options
+from ostiary.cli.usage_options import Moment, csv_option, filter_options, must_exist, span_options, whose_options
 
 FIGURES = (
     *("calls", "errors", "overage", "bytes_in", "bytes_out"),
     *("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
 )
+SHADOW_COLUMNS = ("route", "limit", "calls", "would_refuse")
+QUOTA_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "period_ends")
 GROUPS_MAX = 1000  # of one answer
 
 
@@ -48,6 +50,8 @@ def usage() -> None:
       ostiary usage errors --since 1h
       ostiary usage logs --key ID --status 5xx
       ostiary usage tail --route clients
+      ostiary usage shadow --days 7
+      ostiary usage quotas --days 31
       ostiary usage reconcile -c gateway.yaml
     """
 
@@ -152,6 +156,44 @@ def overage(client: Client, asked: Document, span: Document, limit: int, as_csv:
     columns = ("key_id", "app_id", "organization_id", "environment", "calls", "overage")
     query = {**asked, **span}
     _print(client, "/usage/overage", query, columns, limit=limit, as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("shadow")
+@filter_options
+@span_options
+@api_command
+@csv_option
+@json_option
+def shadow(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
+    """Calls that limits in shadow would have refused, by route and limit, beside all calls of the route.
+
+    A limit that would have refused none is not listed.
+
+    \b
+    Example:
+      ostiary usage shadow --days 7
+    """
+    must_exist(client, asked)
+    _print(client, "/usage/shadow", {**asked, **span}, SHADOW_COLUMNS, as_csv=as_csv, as_json=as_json)
+
+
+@usage.command("quotas")
+@whose_options
+@span_options
+@api_command
+@csv_option
+@json_option
+def quotas(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
+    """Who reached 50, 80, 90 and 100 % of a quota, and when; the latest first.
+
+    --key, --app and --org are for quotas that count a key, an app, an organization.
+
+    \b
+    Example:
+      ostiary usage quotas --app ID
+    """
+    must_exist(client, asked)
+    _print(client, "/usage/quotas", {**asked, **span}, QUOTA_COLUMNS, as_csv=as_csv, as_json=as_json)
 
 
 @usage.command("logs")

@@ -37,6 +37,22 @@ class Moment(click.ParamType[str]):
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def whose_options(function: FunctionT) -> FunctionT:
+    """Whose. The command gets the parameters of the API as its keyword `asked`."""
+
+    @click.option("--app", "app_id", metavar="ID", help="Only this app's.")
+    @click.option("--org", "--organization", "organization_id", metavar="ID", help="Only this organization's.")
+    @click.option("--key", "key_id", metavar="ID", help="Only this key's.")
+    @functools.wraps(function)
+    def command(
+        *arguments: Any, app_id: str | None, organization_id: str | None, key_id: str | None, **options: Any
+    ) -> Any:
+        asked = {"app_id": app_id, "organization_id": organization_id, "key_id": key_id}
+        return function(*arguments, asked=asked, **options)
+
+    return cast("FunctionT", command)
+
+
 def filter_options(function: FunctionT) -> FunctionT:
     """Which calls. The command gets the parameters of the API as its keyword `asked`."""
 

@@ -6,6 +6,8 @@ request (key id, address, nonce) has been checked before it becomes part of a na
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
 
 from ostiary.core.limiting import Limit
 from ostiary.core.model import Environment, LimitBy
@@ -22,6 +24,9 @@ STATE_MARGIN_MS = 1000
 
 PROBE_NONCE_MS = 1000
 
+# What tells callers apart by a header: names of tenants and users are far shorter. Beyond it the header counts as not sent.
+HEADER_VALUE_BYTES_MAX: Final = 256
+
 
 def plan_state(key_id: str) -> str:
     """String: what a key has used of its plan (lua/decide.lua describes the content). Lives `state_ttl_ms`."""
@@ -33,14 +38,31 @@ def leases(key_id: str) -> str:
     return f"ost:{{k:{key_id}}}:leases"
 
 
+def shared_plan_state(subject: str, plan: str) -> str:
+    """String: what all keys of an app or organization have used of a plan that counts them together. The plan is in the name,
+    because keys of one app may have different ones. Lives `state_ttl_ms`."""
+    return f"ost:{{{subject}}}:plan:{plan}"
+
+
+def shared_leases(subject: str, plan: str) -> str:
+    """Sorted set: their calls under way, as in `leases`."""
+    return f"ost:{{{subject}}}:leases:{plan}"
+
+
 def nonce(key_id: str, value: str) -> str:
     """String: this nonce of this key is used up. Lives twice the allowed clock skew."""
     return f"ost:{{k:{key_id}}}:nonce:{value}"
 
 
-def route_state(route: str, by: LimitBy, subject: str) -> str:
-    """String: what `subject` (see `subject`) has used of the limits of a route. Lives `state_ttl_ms`."""
+def route_state(route: str, by: str, subject: str) -> str:
+    """String: what `subject` (see `subject`) has used of the limits of a route by one measure: `ip`, `header-x-tenant` ...
+    Lives `state_ttl_ms`."""
     return f"ost:{{{subject}}}:{by}:{route}"
+
+
+def route_leases(route: str, by: str, subject: str) -> str:
+    """Sorted set: the calls of `subject` under way on a route, as in `leases`."""
+    return f"ost:{{{subject}}}:leases-{by}:{route}"
 
 
 def subject(
@@ -52,12 +74,21 @@ def subject(
     app_id: str | None,
     organization_id: str | None,
     ip: str,
+    header: str = "",
+    value: bytes = b"",
 ) -> str:
-    """Whose calls are counted together. Test calls are counted apart from live ones, whatever they go by: nobody's tests use
-    up what their customers have. A caller that lacks what the limit goes by is counted by the narrowest thing known of it
-    (its key, else its address): a limit by app must hold for a key without an app too."""
-    who = _who(by, route=route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip)
-    return f"test:{who}" if environment is Environment.TEST else who
+    """Whose calls are counted together. Test calls are counted apart from live ones: nobody's tests use up what their
+    customers have. An address has no environment: its calls without a caller (preflights) count with the others. A
+    caller that lacks what the limit goes by is counted by the narrowest thing known of it (its key, else its address):
+    a limit by app must hold for a key without an app too, and one by a header for calls without it, or with more in it
+    than HEADER_VALUE_BYTES_MAX.
+
+    The value of a header is the client's, may be a secret, and is of any length: what stands in the name is a hash."""
+    if by is LimitBy.HEADER and 0 < len(value) <= HEADER_VALUE_BYTES_MAX:
+        who = f"h:{sha256(header.encode() + b':' + value).hexdigest()[:32]}"
+    else:
+        who = _who(by, route=route, key_id=key_id, app_id=app_id, organization_id=organization_id, ip=ip)
+    return f"test:{who}" if environment is Environment.TEST and by is not LimitBy.IP else who
 
 
 def _who(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from math import gcd
 from typing import Protocol
 
-from ostiary.core.model import Overage, Period, Quota, Rate, Window
+from ostiary.core.model import LimitMode, Overage, Period, Quota, Rate, RefusedCalls, Window
 
 SECOND_US = 1_000_000
 
@@ -28,7 +28,13 @@ INTEGER_MAX = 2**53
 # A bucket owes at most this many units, whatever is settled: what is below zero stays exact too.
 DEBT_MAX = 2**52
 
+# How much of a quota is told when it is reached, in %.
+QUOTA_SHARES = (50, 80, 90, 100)
+
 PERIOD_NUMBERS = {Period.HOUR: 1, Period.DAY: 2, Period.MONTH: 3}
+
+
+_SUFFIX = {LimitMode.ENFORCE: "", LimitMode.SHADOW: "s"}
 
 
 class LimitOutOfRange(ValueError):
@@ -47,6 +53,8 @@ class TokenBucket:
     capacity: int
     cost: int
     gain: int
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
 
     @classmethod
     def of(cls, rate: Rate, *, workers: int = 1, least: int = 1) -> TokenBucket:
@@ -54,14 +62,17 @@ class TokenBucket:
 
         Raises LimitOutOfRange when requests or burst are below one, or their arithmetic does not fit 53 bits."""
         if rate.requests < 1 or rate.burst < 1 or rate.per_seconds < 1:
-            raise LimitOutOfRange(f"a rate needs requests, burst and period of at least 1: {rate}")
+            raise LimitOutOfRange("a rate needs requests, burst and period of at least 1")
         per_ms = rate.per_seconds * 1000 * workers
         unit = gcd(rate.requests, per_ms)
         cost = per_ms // unit
         capacity = share(rate.burst, workers, least) * cost
         if capacity >= INTEGER_MAX:
-            raise LimitOutOfRange(f"a burst of {rate.burst} is too large to be counted exactly at this refill: {rate}")
-        return cls(capacity, cost, rate.requests // unit)
+            raise LimitOutOfRange(
+                f"a burst of {rate.burst} is too large to be counted exactly at a refill of {rate.requests} in "
+                f"{rate.per_seconds} s"
+            )
+        return cls(capacity, cost, rate.requests // unit, rate.mode, rate.refused)
 
     @property
     def memory_us(self) -> int:
@@ -71,7 +82,12 @@ class TokenBucket:
     @property
     def identity(self) -> str:
         """Limits of one identity keep their counts when a plan changes; a bucket's has the unit it is counted in."""
-        return f"b{self.cost}"
+        return f"b{self.cost}{_SUFFIX[self.mode]}"
+
+    @property
+    def measure(self) -> str:
+        """What it counts in, whatever its numbers and its mode."""
+        return "b"
 
     def counter(self, now_us: int) -> BucketCounter:
         return BucketCounter(self, self.capacity, now_us // 1000)
@@ -88,6 +104,8 @@ class SlidingWindow:
     limit: int
     window_us: int
     slot_us: int
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
 
     @classmethod
     def of(cls, window: Window, *, workers: int = 1, least: int = 1) -> SlidingWindow:
@@ -96,7 +114,8 @@ class SlidingWindow:
             raise LimitOutOfRange(f"a window needs at least one second and no negative limit: {window}")
         limit = share(window.requests, workers, least)
         window_us = window.window_seconds * SECOND_US
-        return cls(limit, window_us, 1 if limit <= WINDOW_SLOTS else -(-window_us // WINDOW_SLOTS))
+        slot_us = 1 if limit <= WINDOW_SLOTS else -(-window_us // WINDOW_SLOTS)
+        return cls(limit, window_us, slot_us, window.mode, window.refused)
 
     @property
     def memory_us(self) -> int:
@@ -109,6 +128,10 @@ class SlidingWindow:
 
     @property
     def identity(self) -> str:
+        return f"{self.measure}{_SUFFIX[self.mode]}"
+
+    @property
+    def measure(self) -> str:
         return f"w{self.window_us // SECOND_US}"
 
     def counter(self, now_us: int) -> WindowCounter:
@@ -122,12 +145,15 @@ class CalendarQuota:
     limit: int
     period: Period
     refuses: bool
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
 
     @classmethod
     def of(cls, quota: Quota, overage: Overage, *, workers: int = 1, least: int = 1) -> CalendarQuota:
         if quota.requests < 0:
             raise LimitOutOfRange(f"a quota can't be negative: {quota}")
-        return cls(share(quota.requests, workers, least), quota.period, overage is Overage.BLOCK)
+        refuses = (quota.overage or overage) is Overage.BLOCK
+        return cls(share(quota.requests, workers, least), quota.period, refuses, quota.mode, quota.refused)
 
     @property
     def memory_us(self) -> int:
@@ -136,6 +162,10 @@ class CalendarQuota:
 
     @property
     def identity(self) -> str:
+        return f"{self.measure}{_SUFFIX[self.mode]}"
+
+    @property
+    def measure(self) -> str:
         return f"q{PERIOD_NUMBERS[self.period]}"
 
     def counter(self, now_us: int) -> QuotaCounter:
@@ -162,6 +192,17 @@ def period_end_us(period: Period, now_us: int) -> int:
     now = datetime.fromtimestamp(now_us // SECOND_US, UTC)
     year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * SECOND_US
+
+
+def share_reached(limit: int, before: int, after: int) -> int:
+    """How much of a quota is to be told, in %, after its count went from `before` to `after`; 0 if nothing is: the highest of
+    QUOTA_SHARES that is reached, by the call that reaches it, and once more by the 1st, 2nd, 4th, 8th ... call past it."""
+    for percent in reversed(QUOTA_SHARES):
+        threshold = -(-limit * percent // 100)
+        if after >= threshold:
+            again = (after - threshold).bit_length() > max(0, before - threshold).bit_length()
+            return percent if before < threshold or again else 0
+    return 0
 
 
 # --- counters -------------------------------------------------------------------------------------------------------
@@ -192,6 +233,10 @@ class Counter(Protocol):
     def charge(self, now_us: int, cost: int) -> None:
         """Counts what was not asked for: there may be no room for it."""
 
+    def charge_refused(self, now_us: int, cost: int) -> None:
+        """Counts a call that was refused: a bucket owes at most its burst for such calls, so that whoever stops calling is
+        let in again after the time that two bursts take."""
+
     def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
         """Takes back what a call was charged too much at `taken_us`, as far as that still counts; at least 1."""
 
@@ -205,16 +250,18 @@ def carry_over(old: Sequence[Counter], limits: Sequence[Limit], now_us: int) -> 
     counters: list[Counter] = []
     for limit in limits:
         fresh = limit.counter(now_us)
-        for counter in old:
-            match fresh, counter:
-                case BucketCounter(), BucketCounter():
-                    same_unit = fresh.limit.cost == counter.limit.cost
-                    fresh.level = counter.level if same_unit else counter.left() * fresh.limit.cost
-                    fresh.at_ms = counter.at_ms
-                case WindowCounter(), WindowCounter() if limit.identity == counter.limit.identity:
-                    fresh.total, fresh.slots = counter.total, counter.slots
-                case QuotaCounter(), QuotaCounter() if limit.identity == counter.limit.identity:
-                    fresh.count, fresh.ends_us = counter.count, counter.ends_us
+        same = [counter for counter in old if counter.limit.measure == limit.measure]
+        # What goes into shadow, or comes out of it, keeps its count, unless there was one in its own mode already.
+        counter = min(same, key=lambda counter: counter.limit.mode is not limit.mode, default=None)
+        match fresh, counter:
+            case BucketCounter(), BucketCounter():
+                same_unit = fresh.limit.cost == counter.limit.cost
+                fresh.level = counter.level if same_unit else counter.left() * fresh.limit.cost
+                fresh.at_ms = counter.at_ms
+            case WindowCounter(), WindowCounter():
+                fresh.total, fresh.slots = counter.total, deque([*slot] for slot in counter.slots)
+            case QuotaCounter(), QuotaCounter():
+                fresh.count, fresh.ends_us = counter.count, counter.ends_us
         counters.append(fresh)
     return counters
 
@@ -244,6 +291,15 @@ class BucketCounter:
 
     def charge(self, now_us: int, cost: int) -> None:
         self.level = max(-DEBT_MAX, self.level - cost * self.limit.cost)
+
+    def charge_refused(self, now_us: int, cost: int) -> None:
+        self.level = max(self.level - cost * self.limit.cost, min(self.level, -self.limit.capacity))
+
+    def take_back(self, now_us: int, cost: int, taken_us: int) -> None:
+        """As `give_back`, but no more than what is certain to be missing still: the bucket may have been full without the
+        call, and whatever would have run over was gained since."""
+        gained = max(0, now_us // 1000 - taken_us // 1000) * self.limit.gain
+        self.level = min(self.limit.capacity, self.level + max(0, cost * self.limit.cost - gained))
 
     def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
         self.level = min(self.limit.capacity, self.level + cost * self.limit.cost)
@@ -277,6 +333,9 @@ class WindowCounter:
 
     def charge(self, now_us: int, cost: int) -> None:
         self._count(now_us, cost, self.limit.coarse_us)
+
+    def charge_refused(self, now_us: int, cost: int) -> None:
+        self.charge(now_us, cost)
 
     def _count(self, now_us: int, cost: int, slot_us: int) -> None:
         forgotten_us = self._forgotten_us(now_us, slot_us)
@@ -337,76 +396,15 @@ class QuotaCounter:
     def charge(self, now_us: int, cost: int) -> None:
         self.count += cost
 
+    def charge_refused(self, now_us: int, cost: int) -> None:
+        self.count += cost
+
     def give_back(self, now_us: int, cost: int, taken_us: int) -> None:
         if period_end_us(self.limit.period, taken_us) == self.ends_us:
             self.count = max(0, self.count - cost)
 
     def wait_us(self, now_us: int, wanted: int) -> int:
         return self.ends_us - now_us
-
-
-# --- one request ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a request stands with its limits.
-
-    `index` is the limit that refuses (of several the one with the longest wait, so that waiting for it is enough), or else
-    the one nearest to running out; None without limits. `remaining` is what is left of it, in calls that cost 1, after this
-    one. `reset_seconds`, rounded up, is when this call, or after an admitted one another of cost 1, would be admitted."""
-
-    refused: bool
-    index: int | None
-    remaining: int
-    reset_seconds: int
-    overage: bool
-
-
-def examine(counters: Sequence[Counter], now_us: int, cost: int = 1) -> Standing:
-    """Settles all counters and says whether a call of this cost is within all of them. Counts nothing: a refused call is
-    free. A call that costs nothing is refused only while something is owed."""
-    longest_us, refusing, left_of_refusing = -1, None, 0
-    fewest, nearest = 0, None
-    overage = False
-    for index, counter in enumerate(counters):
-        counter.settle(now_us)
-        left = counter.left()
-        if left < cost:
-            if counter.refuses:
-                if (wait_us := counter.wait_us(now_us, cost)) > longest_us:
-                    longest_us, refusing, left_of_refusing = wait_us, index, left
-                continue
-            overage = True
-            left = cost
-        if nearest is None or left < fewest:
-            fewest, nearest = left, index
-    if refusing is not None:
-        return Standing(True, refusing, max(0, left_of_refusing), max(1, seconds_up(longest_us)), False)
-    return Standing(False, nearest, max(0, fewest - cost), 0, overage)
-
-
-def take(counters: Sequence[Counter], standing: Standing, now_us: int, cost: int = 1) -> Standing:
-    """Counts one call that `examine` admitted at this very moment; the standing with its reset."""
-    if cost:
-        for counter in counters:
-            counter.take(now_us, cost)
-    reset = 0
-    if standing.index is not None:
-        nearest = counters[standing.index]
-        reset = seconds_up(nearest.wait_us(now_us, nearest.left() + 1))
-    return Standing(False, standing.index, standing.remaining, reset, standing.overage)
-
-
-def amend(counters: Sequence[Counter], difference: int, taken_us: int, now_us: int) -> None:
-    """A call that was taken at `taken_us` has cost so much more, or less, than it was taken for. What is more counts from
-    now on, room or no room; what is less is taken back where it still counts."""
-    for counter in counters:
-        counter.settle(now_us)
-        if difference > 0:
-            counter.charge(now_us, difference)
-        elif difference < 0:
-            counter.give_back(now_us, -difference, taken_us)
 
 
 def seconds_up(duration_us: int) -> int:

@@ -90,13 +90,36 @@ class Period(StrEnum):
 
 
 class LimitBy(StrEnum):
-    """Whose calls a route's limit counts together."""
+    """Whose calls a limit counts together; a plan's are those of the first three. `HEADER`: calls with one value of it."""
 
     KEY = "key"
     APP = "app"
     ORGANIZATION = "organization"
     ROUTE = "route"
     IP = "ip"
+    HEADER = "header"
+
+
+class LimitMode(StrEnum):
+    """Whether a limit refuses, or only tells which calls it would have refused."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class Counting(StrEnum):
+    """Where calls of a limit are counted. LEASED: a worker takes a slice of what is left and counts by itself
+    (`core.slicing`)."""
+
+    EXACT = "exact"
+    LEASED = "leased"
+
+
+class RefusedCalls(StrEnum):
+    """What a refused call, whichever limit refuses it, takes of a limit: nothing, or what an admitted one takes."""
+
+    FREE = "free"
+    CHARGED = "charged"
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
@@ -109,6 +132,9 @@ class Rate:
     requests: int
     per_seconds: int
     burst: int
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +143,45 @@ class Window:
 
     requests: int
     window_seconds: int
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
+    counting: Counting = Counting.EXACT
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """At most `requests` in a calendar period, UTC."""
+    """At most `requests` in a calendar period, UTC. `overage`: what happens past it; None as the plan says."""
 
     requests: int
     period: Period
+    mode: LimitMode = LimitMode.ENFORCE
+    refused: RefusedCalls = RefusedCalls.FREE
+    overage: Overage | None = None
+    counting: Counting = Counting.EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """At most so many calls under way at once."""
+
+    at_most: int
+    mode: LimitMode = LimitMode.ENFORCE
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLimit:
-    """A sliding window of a route, besides the plan of the key; `by` says whose calls are counted together."""
+    """A limit of a route, besides the plan of the key; `by` says whose calls are counted together. `header`, in lower case,
+    is whose values tell callers apart, if they are told apart by one."""
 
-    requests: int
-    window_seconds: int
+    limit: Rate | Window | Quota | Concurrency
     by: LimitBy
+    header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All parts given must hold. `concurrency` is calls under way at once, None for no bound."""
+    """All parts given must hold. `concurrency` is calls under way at once, None for no bound. `by` is whose use it counts:
+    each key's, or that of all keys of an app or an organization together."""
 
     name: str
     rate: Rate | None = None
@@ -146,6 +189,8 @@ class Plan:
     quotas: tuple[Quota, ...] = ()
     concurrency: int | None = None
     overage: Overage = Overage.BLOCK
+    concurrency_mode: LimitMode = LimitMode.ENFORCE
+    by: LimitBy = LimitBy.KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +224,11 @@ class LimitOverride:
     quotas: tuple[Quota, ...] | None = None
     concurrency: int | None = None
     overage: Overage | None = None
+    concurrency_mode: LimitMode | None = None
 
     def applied_to(self, plan: Plan | None) -> Plan:
-        """The limits of a key with this plan, or with none."""
+        """The limits of a key with this plan, or with none. They count the key by itself, whatever the plan counts by: who
+        shares it would otherwise be held to limits that are meant for another."""
         base = Plan("") if plan is None else plan
         return Plan(
             base.name,
@@ -190,7 +237,14 @@ class LimitOverride:
             quotas=base.quotas if self.quotas is None else self.quotas,
             concurrency=base.concurrency if self.concurrency is None else self.concurrency,
             overage=base.overage if self.overage is None else self.overage,
+            concurrency_mode=self._concurrency_mode(base),
         )
+
+    def _concurrency_mode(self, base: Plan) -> LimitMode:
+        """A bound that is the key's own is in force, unless it says that it is not."""
+        if self.concurrency_mode is not None:
+            return self.concurrency_mode
+        return base.concurrency_mode if self.concurrency is None else LimitMode.ENFORCE
 
 
 # --- routes ---------------------------------------------------------------------------------------------------------
@@ -262,7 +316,8 @@ class Key:
     """A credential as the gateway needs it.
 
     `secret` is the whole secret string where it must be recoverable (signing), else None; `secret_sha256` is what a bearer
-    credential is looked up by. Neither is ever shown: `repr` gives the id alone."""
+    credential is looked up by. Neither is ever shown: `repr` gives the id alone. `generation` numbers the secrets that the
+    key has had. `previous` is the same key under the secret before this one, which works until its own `expires_at`."""
 
     id: str
     environment: Environment
@@ -276,6 +331,8 @@ class Key:
     allowed_origins: frozenset[str] = frozenset()
     expires_at: float | None = None
     limits: LimitOverride | None = None
+    generation: int = 1
+    previous: Key | None = None
 
     def __repr__(self) -> str:
         return f"Key({self.id!r})"

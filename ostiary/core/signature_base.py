@@ -1,8 +1,7 @@
 """What a signature of RFC 9421 covers, and the text that is signed: the signature base (§2.5).
 
-A client names its components in the same words with every request, so those are read once: `recipe_of` remembers. A recipe
-says what to take from a request, `Recipe.base` takes it. Components of answers (`@status`, `;req`), of trailers (`;tr`), and
-of fields whose type one would have to know (`;sf`) are refused: nothing here could fill them in for certain."""
+A `Recipe` says what to take from a request, `Recipe.base` takes it. Components of answers (`@status`, `;req`), of trailers
+(`;tr`), and of fields whose type one would have to know (`;sf`) are refused: nothing here could fill them in for certain."""
 
 from __future__ import annotations
 
@@ -18,8 +17,6 @@ COMPONENTS_MAX: Final = 32
 TAKING_APART_MAX: Final = 8
 _DICTIONARY_BYTES_MAX: Final = 2048
 _QUERY_PAIRS_MAX: Final = 256
-_RECIPES_KNOWN_MAX: Final = 1024  # of some 2 KB; clients choose them
-_RECIPE_BYTES_MAX: Final = 1024
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 _FIELD_NAME: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
@@ -147,16 +144,8 @@ class Recipe:
         return base
 
 
-_known: Final[dict[bytes, Recipe]] = {}
-
-
-def known_recipe(text: bytes) -> Recipe | None:
-    """The recipe of a list of components that was met before, and is spelled canonically."""
-    return _known.get(text)
-
-
 def recipe_of(items: list[Item]) -> Recipe:
-    """The recipe of a list of components, remembered under its canonical spelling. Raises Uncoverable."""
+    """The recipe of a list of components. Raises Uncoverable."""
     if len(items) > COMPONENTS_MAX:
         raise Uncoverable(f"more than {COMPONENTS_MAX} components")
     steps = [step_of(item) for item in items]
@@ -168,12 +157,7 @@ def recipe_of(items: list[Item]) -> Recipe:
     ]
     if len(set(identities)) != len(items):
         raise Uncoverable("a component is covered twice")
-    recipe = Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
-    if len(_known) >= _RECIPES_KNOWN_MAX:
-        _known.clear()  # rare, and cheaper than to remember what was used last
-    if len(recipe.text) <= _RECIPE_BYTES_MAX:
-        _known[recipe.text] = recipe
-    return recipe
+    return Recipe(b"(%b)" % b" ".join([item.text for item in items]), steps, frozenset(identities))
 
 
 def step_of(item: Item) -> Step:

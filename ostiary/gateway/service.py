@@ -92,7 +92,9 @@ class Gateway:
         self._ids = RequestIds()
         self._open_connections = metrics.gauge("client_connections")
         self._unrouted = self._meters_of(UNROUTED)
-        self._recorder = Recorder(metrics=metrics, spool=spool, unrouted=self._unrouted)
+        self._recorder = Recorder(
+            metrics=metrics, spool=spool, unrouted=self._unrouted, quota_events=limiter.quota_events
+        )
         self._held_bodies = HeldBodies(configuration.stores.spool, self.limits.held_body_bytes)
         self._held_body_bytes = metrics.gauge("held_body_bytes")
         self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)

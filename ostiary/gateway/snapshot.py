@@ -82,9 +82,9 @@ class Admission:
         self.methods: dict[bytes, bool] = {}  # method -> has the scopes
         self.identity = b"" if key is None else _identity_headers(key)
         self.caller = (
-            caller_part(None, None, None, None)
+            caller_part(None, None, None, None, None)
             if key is None
-            else caller_part(key.id, key.app_id, key.organization_id, key.environment.value)
+            else caller_part(key.id, key.app_id, key.organization_id, key.environment.value, key.generation)
         )
 
 

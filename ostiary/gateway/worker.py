@@ -184,3 +184,6 @@ class LimiterMetrics:
 
     def settled(self, result: str) -> None:
         self._values[self._metrics.counter("rate_limit_settlements_total", result=result)] += 1
+
+    def slice_asked(self, result: str) -> None:
+        self._values[self._metrics.counter("rate_limit_slices_total", result=result)] += 1

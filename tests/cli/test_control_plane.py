@@ -54,19 +54,63 @@ def test_a_new_secret_is_printed_once_and_the_reader_is_told(run: Run) -> None:
     assert "shown this once" in result.stderr
 
 
+def test_a_key_is_rotated_shown_changed_and_its_old_secret_ended(run: Run) -> None:
+    """Row 66: at three in the morning an operator would write JSON by hand to replace a secret."""
+    app_id = run("apps", "create", "Turn", "--org", run("orgs", "create", "Turn").stdout.strip()).stdout.strip()
+    created = json.loads(run("keys", "create", "--app", app_id, "--name", "x", "--scope", "a", "--json").stdout)
+    key_id, old = created["key_id"], created["secret"][-4:]
+    rotated = run("keys", "rotate", key_id, "--grace", "12h")
+    assert rotated.stdout.count("sk_test_") == 1
+    assert "shown this once" in rotated.stderr
+    assert f"The secret that ends in {old} works until " in rotated.stderr
+    new = rotated.stdout.split()[-1][-4:]
+    shown = run("keys", "show", key_id).stdout.splitlines()
+    assert [line.split() for line in shown if line.startswith("state")] == [["state", "rotating"]]
+    assert shown[-3].split()[:3] == ["NUMBER", "SECRET", "HINT"]
+    assert (shown[-2].split()[:2], shown[-1].split()[:2]) == (["2", new], ["1", old])
+    document = json.loads(run("keys", "show", key_id, "--json").stdout)
+    assert [generation["number"] for generation in document["generations"]] == [2, 1]
+    assert "rotating" in run("keys", "list", "--app", app_id).stdout
+    assert json.loads(run("keys", "end", key_id, "1", "--json").stdout)["state"] == "active"
+    assert "409" in run("keys", "end", key_id, "2", exit_code=1).stderr
+
+    changed = json.loads(
+        run(
+            "keys", "update", key_id, "--scope", "b", "--plan", "standard", "--allowed-ip", "10.0.0.0/8", "--json"
+        ).stdout
+    )
+    assert (changed["name"], changed["scopes"], changed["plan"]) == ("x", ["b"], "standard")
+    changed = json.loads(run("keys", "update", key_id, "--no-plan", "--no-scopes", "--name", "y", "--json").stdout)
+    assert (changed["name"], changed["scopes"], changed["plan"]) == ("y", [], None)
+    assert changed["allowed_ips"] == ["10.0.0.0/8"]
+    assert "give at least one field" in run("keys", "update", key_id, exit_code=1).stderr
+    for wrong in (("--plan", "a", "--no-plan"), ("--scope", "a", "--no-scopes")):
+        run("keys", "update", key_id, *wrong, exit_code=2)
+
+    gone = run("keys", "rotate", key_id, "--grace", "0")
+    assert f"The secret that ends in {new} has ended." in gone.stderr
+    for grace in ("a week", "7", "-1d", "7w"):
+        assert "is not like 7d" in run("keys", "rotate", key_id, "--grace", grace, exit_code=2).stderr
+    assert "grace_seconds" in run("keys", "rotate", key_id, "--grace", "91d", exit_code=1).stderr
+
+
 def test_limits_of_a_key_are_set_shown_and_removed(run: Run) -> None:
     """A platform team would write JSON by hand to give one caller more."""
     app_id = run("apps", "create", "Own", "--org", run("orgs", "create", "Own").stdout.strip()).stdout.strip()
     key_id = json.loads(run("keys", "create", "--app", app_id, "--name", "x", "--json").stdout)["key_id"]
     limits = ("keys", "limits")
-    shown = run(*limits, "set", key_id, "--rate", "100/minute+600", "--limit", "5000/hour", "--limit", "9/second",
-                "--no-quotas", "--concurrency", "7", "--reason", "launch").stdout  # fmt: skip
-    for line in ("rate         100/minute+600", "limits       5000/hour, 9/second", "quotas       none", "concurrency  7",
-                 "overage      as in the plan"):  # fmt: skip
+    terms = ("--rate", "100/minute+600", "--limit", "5000/hour", "--limit", "9/second,shadow,charged", "--no-quotas")
+    bound = ("--concurrency", "7", "--concurrency-mode", "shadow")
+    shown = run(*limits, "set", key_id, *terms, *bound, "--reason", "launch").stdout
+    lines = (
+        *("rate         100/minute+600", "limits       5000/hour, 9/second,shadow,charged", "quotas       none"),
+        *("concurrency  7,shadow", "overage      as in the plan"),
+    )
+    for line in lines:
         assert line in shown
     assert "by operator: launch" in run(*limits, "show", key_id).stdout
     document = json.loads(run(*limits, "show", key_id, "--json").stdout)
-    assert document["rate"] == {"requests": 100, "per": "minute", "burst": 600}
+    assert document["rate"] == {"requests": 100, "per": "minute", "burst": 600, "mode": "enforce", "refused": "free"}
     assert "rate         as in the plan" in run(*limits, "remove", key_id, "--reason", "over").stdout
     for wrong in (("--rate", "fast"), ("--limit", "5/hour+6"), ("--rate", "5/hour+x")):
         assert "is not like" in run(*limits, "set", key_id, *wrong, "--reason", "x", exit_code=2).stderr
@@ -93,7 +137,9 @@ def test_usage_per_day_has_every_day_and_refuses_an_unknown_app(run: Run) -> Non
 
 
 def _meter(postgres: str, *calls: tuple[str, int]) -> None:
-    """Finished calls of now, by request id and status, as the shipper writes them."""
+    """Finished calls of now, by request id and status, as the shipper writes them. One of 200 would have been refused by a
+    limit in shadow, and tells of a quota."""
+    reached = {"subject": "k:ak_of_a_file", "quota": "p:day", "period_ends_us": 1, "percent": 80, "calls_max": 9}
 
     async def write() -> None:
         connection = await asyncpg.connect(postgres)
@@ -103,11 +149,13 @@ def _meter(postgres: str, *calls: tuple[str, int]) -> None:
                 await connection.execute(
                     """
                     INSERT INTO usage_events (occurred_at, request_id, key_id, route, path_template, method, status,
-                        latency_us, bytes_in, bytes_out, overage, complete)
-                    VALUES (now(), $1, 'ak_of_a_file', 'clients', '/v1/clients', 'GET', $2, 1500, 0, 121, true, true)
+                        latency_us, bytes_in, bytes_out, overage, complete, would_refuse, quota_reached)
+                    VALUES (now(), $1, 'ak_of_a_file', 'clients', '/v1/clients', 'GET', $2::smallint, 1500, 0, 121, true,
+                        true, CASE WHEN $2 = 200 THEN 'p:minute' END, CASE WHEN $2 = 200 THEN $3::jsonb END)
                     """,
                     request_id,
                     status,
+                    json.dumps([reached]),
                 )
         finally:
             await connection.close()
@@ -126,6 +174,10 @@ def test_usage_is_told_in_tables_json_and_csv(run: Run, module_database: str) ->
     [error] = json.loads(run("usage", "errors", "--since", "2h", "--json").stdout)["data"]
     assert (error["status"], error["calls"]) == (503, 2)
     assert run("usage", "overage", "--days", "1").stdout.splitlines()[1].split()[-2:] == ["3", "3"]
+    assert run("usage", "shadow", "--days", "1").stdout.splitlines()[1].split() == ["clients", "p:minute", "3", "1"]
+    assert run("usage", "shadow", "--status", "404", "--csv").stdout.splitlines() == ["route,limit,calls,would_refuse"]
+    quotas = json.loads(run("usage", "quotas", "--key", "ak_of_a_file", "--json").stdout)["data"]
+    assert [event["threshold"] for event in quotas] == [80, 50]
     logs = run("usage", "logs", "--limit", "2")
     assert len(logs.stdout.splitlines()) == 3
     assert "1 more" in logs.stderr

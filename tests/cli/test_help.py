@@ -41,18 +41,10 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("config check", "config explain", "config diff", "config schema"),
         *("db migrate", "db status"),
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
-        "keys rewrap",
+        *("keys show", "keys update", "keys rotate", "keys end", "keys rewrap"),
         *("keys limits set", "keys limits show", "keys limits remove"),
-        *(
-            "usage summary",
-            "usage daily",
-            "usage endpoints",
-            "usage errors",
-            "usage overage",
-            "usage logs",
-            "usage tail",
-        ),
-        *("usage reconcile", "usage retention"),
+        *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
+        *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
     }
 
 
@@ -103,7 +95,8 @@ def needed(path: tuple[str, ...]) -> list[str]:
     words = []
     for parameter in LEAVES[path].params:
         if parameter.required and "--config" not in parameter.opts:
-            words += ["x"] if isinstance(parameter, click.Argument) else [parameter.opts[0], "x"]
+            word = "1" if isinstance(parameter.type, click.IntRange) else "x"
+            words += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
     return words
 
 

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from ostiary.cli.reconcile import reconcile
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
-from tests.gateway.usage.calls import MIGRATION
+from tests.gateway.usage.calls import SCHEMA
 
 
 @pytest.fixture
 async def configuration(empty_database: str, tmp_path: Path) -> Path:
     connection = await asyncpg.connect(empty_database)
-    await connection.execute(MIGRATION)
+    await connection.execute(SCHEMA)
     await connection.close()
     path = tmp_path / "gateway.yaml"
     path.write_text(
@@ -30,7 +30,7 @@ async def configuration(empty_database: str, tmp_path: Path) -> Path:
 
 def _meter(directory: Path, calls: int) -> None:
     spool = Spool(directory=directory, worker="0", bytes_max=1 << 30)
-    caller, route = caller_part("ak_test_1", None, None, "test"), route_part("clients", "/v1/clients")
+    caller, route = caller_part("ak_test_1", None, None, "test", 1), route_part("clients", "/v1/clients")
     for number in range(calls):
         spool.append(
             encode(caller, route, b"req-%d" % number, 0.0, b"GET", 200, 1, 1, 0, 0, b"192.0.2.1", None, False, True)

@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from ostiary.control_plane.db import Connection
-from ostiary.core.model import LimitOverride, Overage, Period, Quota, Rate, Window
+from ostiary.core.model import LimitMode, LimitOverride, Overage, Period, Quota, Rate, RefusedCalls, Window
 from ostiary.core.overrides import override_document, read_override
 from tests.control_plane.support import Api
 
-ALL = {
+ALL: dict[str, Any] = {
     "rate": {"requests": 50, "per": "minute", "burst": 100},
-    "limits": [{"requests": 10_000, "per": "hour"}, {"requests": 5, "per": "second"}],
+    "limits": [
+        {"requests": 10_000, "per": "hour"},
+        {"requests": 5, "per": "hour", "mode": "shadow", "refused": "charged"},
+    ],
     "quotas": [{"requests": 1_000_000, "per": "month"}],
     "concurrency": 20,
+    "concurrency_mode": "shadow",
     "overage": "charge",
 }
 
@@ -31,17 +35,23 @@ async def test_every_part_is_stored_answered_and_read_back_by_a_gateway(api: Api
     key_id = (await api.key(await api.app(), plan="standard"))["key_id"]
     reply = await put(api, key_id, **ALL)
     assert reply.status == 200, reply.text
-    assert {name: reply.document[name] for name in ALL} == ALL
+    usual = {"mode": "enforce", "refused": "free"}
+    assert {name: reply.document[name] for name in ALL} == ALL | {
+        "rate": usual | {"requests": 50, "per": "minute", "burst": 100},
+        "limits": [usual | limit for limit in ALL["limits"]],
+        "quotas": [usual | quota for quota in ALL["quotas"]],
+    }
     assert (reply.document["key_id"], reply.document["plan"]) == (key_id, "standard")
     assert (reply.document["reason"], reply.document["changed_by"]) == ("a test", "operator")
     assert (await api.get(f"/keys/{key_id}/limits")).document == reply.document
     stored = read_override(json.loads(await connection.fetchval("SELECT limits FROM api_keys WHERE id = $1", key_id)))
     assert stored == LimitOverride(
         rate=Rate(50, 60, 100),
-        windows=(Window(10_000, 3600), Window(5, 1)),
+        windows=(Window(10_000, 3600), Window(5, 3600, LimitMode.SHADOW, RefusedCalls.CHARGED)),
         quotas=(Quota(1_000_000, Period.MONTH),),
         concurrency=20,
         overage=Overage.CHARGE,
+        concurrency_mode=LimitMode.SHADOW,
     )
     assert override_document(stored) == ALL
 
@@ -52,7 +62,7 @@ async def test_a_put_replaces_all_that_was_set_before(api: Api) -> None:
     await put(api, key_id, **ALL)
     reply = await put(api, key_id, limits=[], rate={"requests": 5, "per": "second"})
     assert reply.document["limits"] == []
-    assert reply.document["rate"] == {"requests": 5, "per": "second", "burst": 5}
+    assert reply.document["rate"] == {"requests": 5, "per": "second", "burst": 5, "mode": "enforce", "refused": "free"}
     assert [reply.document[name] for name in ("quotas", "concurrency", "overage")] == [None, None, None]
 
 

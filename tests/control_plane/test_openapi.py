@@ -50,7 +50,20 @@ async def test_answers_are_as_described(api: Api) -> None:
         ("/apps/{app_id}", "get", await api.get("/apps/none")),
         ("/apps/{app_id}/keys", "get", await api.get(f"/apps/{app_id}/keys")),
         ("/keys/{key_id}", "get", await api.get(f"/keys/{key_id}")),
+        ("/keys/{key_id}", "patch", await api.request("PATCH", f"/keys/{key_id}", json={"name": "y", "plan": None})),
+        ("/keys/{key_id}/rotate", "post", await api.post(f"/keys/{key_id}/rotate", {})),
+        (
+            "/keys/{key_id}/generations/{number}",
+            "delete",
+            await api.request("DELETE", f"/keys/{key_id}/generations/1"),
+        ),
+        (
+            "/keys/{key_id}/generations/{number}",
+            "delete",
+            await api.request("DELETE", f"/keys/{key_id}/generations/2"),
+        ),
         ("/keys/{key_id}/revoke", "post", await api.post(f"/keys/{key_id}/revoke", {"reason": "x"})),
+        ("/keys/{key_id}/rotate", "post", await api.post(f"/keys/{key_id}/rotate", {})),
         ("/apps/{app_id}/usage", "get", await api.get(f"/apps/{app_id}/usage?days=2")),
         ("/usage/daily", "get", await api.get("/usage/daily")),
         ("/usage/summary", "get", await api.get("/usage/summary")),
@@ -84,6 +97,12 @@ async def test_schemas_refuse_what_the_api_refuses(api: Api) -> None:
         assert not validator.is_valid(fields)
         assert (await api.post(f"/apps/{app_id}/keys", fields)).status == 422
     assert validator.is_valid({"name": "x", "scopes": ["clients:read"], "environment": "live"})
+    validator = Draft202012Validator({"$ref": "#/components/schemas/KeyChanges", "components": document["components"]})
+    key_id = (await api.key(app_id))["key_id"]
+    for changes in ({"name": None}, {"scopes": None}, {"environment": "live"}, {"plan": 1}, {"allowed_ips": None}):
+        assert not validator.is_valid(changes)
+        assert (await api.request("PATCH", f"/keys/{key_id}", json=changes)).status == 422
+    assert validator.is_valid({"plan": None, "allowed_origins": []})
 
 
 async def test_the_docs_page_names_every_operation_and_problem_and_loads_nothing(api: Api) -> None:

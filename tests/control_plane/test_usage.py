@@ -35,8 +35,8 @@ async def _record(connection: Connection, *calls: dict[str, Any]) -> None:
         await connection.execute(
             """
             INSERT INTO usage_events (occurred_at, request_id, key_id, app_id, organization_id, environment, route,
-                path_template, method, status, latency_us, bytes_in, bytes_out, overage, complete)
-            VALUES ($1, $2, $3, $4, $5, $8, $9, '/clients', $10, $6, $7, 10, 100, $11, true)
+                path_template, method, status, latency_us, bytes_in, bytes_out, overage, complete, would_refuse)
+            VALUES ($1, $2, $3, $4, $5, $8, $9, '/clients', $10, $6, $7, 10, 100, $11, true, $12)
             """,
             moment,
             call.get("request_id", uuid4().hex),
@@ -49,6 +49,7 @@ async def _record(connection: Connection, *calls: dict[str, Any]) -> None:
             call.get("route", "clients"),
             call.get("method", "GET"),
             call.get("overage", False),
+            call.get("would_refuse"),
         )
 
 
@@ -376,3 +377,87 @@ async def test_a_wrong_question_is_refused_by_field(refusing_api: Api, query: st
     reply = await refusing_api.get(f"/usage/daily?{query}")
     field = "since" if query.startswith("until") else query.partition("=")[0]
     assert (reply.status, list(reply.fields)) == (422, [field])
+
+
+async def test_the_report_on_shadows_has_what_they_would_have_refused(api: Api, connection: Connection) -> None:
+    """An operator would put a limit in force that refuses half of the calls."""
+    app_id = await api.app()
+    calls = [{"app_id": app_id}] * 3 + [{"app_id": app_id, "would_refuse": "standard:minute,minute-by-ip"}]
+    await _record(connection, *calls, {"app_id": app_id, "would_refuse": "standard:minute"}, {})
+    await _record(connection, {"app_id": app_id, "would_refuse": "standard:minute", "at": TODAY - timedelta(days=9)})
+    reply = await api.get(f"/usage/shadow?app_id={app_id}&days=3")
+    assert reply.document["data"] == [
+        {"route": "clients", "limit": "standard:minute", "calls": 5, "would_refuse": 2},
+        {"route": "clients", "limit": "minute-by-ip", "calls": 5, "would_refuse": 1},
+    ]
+    assert reply.document["total"] == 2
+    assert (await api.get(f"/usage/shadow?app_id={uuid4()}")).document["data"] == []
+    text = (await api.get(f"/usage/shadow?app_id={app_id}&days=3&format=csv")).text
+    assert text.splitlines() == [
+        "route,limit,calls,would_refuse",
+        "clients,standard:minute,5,2",
+        "clients,minute-by-ip,5,1",
+    ]
+
+
+async def test_the_report_on_shadows_is_of_the_calls_and_the_time_asked_for(api: Api, connection: Connection) -> None:
+    """A share of all calls would be told that is of some of them, or of another hour."""
+    app_id = await api.app()
+    refused: dict[str, Any] = {"app_id": app_id, "key_id": "ak_live_1", "would_refuse": "key:minute"}
+    other: dict[str, Any] = {"app_id": app_id, "environment": "test", "route": "orders", "status": 404}
+    await _record(connection, refused, {**refused, "would_refuse": None}, {**refused, **other}, other)
+    await _record(connection, {**refused, "at": TODAY - timedelta(hours=1)})
+    spans = {
+        "": [("clients", 3, 2), ("orders", 2, 1)],
+        "&days=1": [("clients", 3, 2), ("orders", 2, 1)],
+        f"&since={_text(TODAY)}&until={_text(TODAY + timedelta(minutes=1))}": [("clients", 2, 1), ("orders", 2, 1)],
+        f"&since={_text(TODAY - timedelta(hours=1))}&until={_text(TODAY)}": [("clients", 1, 1)],
+        "&environment=test": [("orders", 2, 1)],
+        "&route=clients": [("clients", 3, 2)],
+        "&key_id=ak_live_1": [("clients", 3, 2), ("orders", 1, 1)],
+        "&status=404": [("orders", 2, 1)],
+        "&status=2xx": [("clients", 3, 2)],
+    }
+    for query, expected in spans.items():
+        data = (await api.get(f"/usage/shadow?app_id={app_id}{query}")).document["data"]
+        assert [(each["route"], each["calls"], each["would_refuse"]) for each in data] == expected, query
+
+
+async def test_the_report_on_shadows_ends_where_single_calls_do(api: Api, connection: Connection) -> None:
+    """Of calls that are gone it would say that no limit had refused any: a tenth of the share that there was."""
+    app_id = await api.app()
+    call = {"app_id": app_id, "would_refuse": "standard:minute"}
+    await _record(connection, call, {**call, "at": TODAY - timedelta(days=5)})
+    kept_from = TODAY.date() - timedelta(days=2)
+    await connection.execute("INSERT INTO usage_retention (kind, kept_from) VALUES ('events', $1)", kept_from)
+    (shown,) = (await api.get(f"/usage/shadow?app_id={app_id}")).document["data"]
+    assert (shown["calls"], shown["would_refuse"]) == (1, 1)
+    assert (await api.get(f"/usage/shadow?app_id={app_id}&days=3")).document["total"] == 1
+    for query, field in (("days=4", "days"), (f"since={_text(TODAY - timedelta(days=4))}", "since")):
+        reply = await api.get(f"/usage/shadow?{query}")
+        assert (reply.status, list(reply.fields)) == (422, [field])
+        assert str(kept_from) in reply.fields[field]
+
+
+async def test_quota_events_are_those_of_whom_was_asked_for(api: Api, connection: Connection) -> None:
+    """One customer would see how much another uses."""
+    app_id = await api.app()
+    for subject, threshold in (("k:ak_1", 50), ("k:ak_1", 80), (f"a:{app_id}", 100)):
+        await connection.execute(
+            "INSERT INTO quota_events VALUES ($1, 'standard:day', $2, $3, 1000, $4)",
+            subject,
+            TODAY + timedelta(days=1),
+            threshold,
+            TODAY + timedelta(seconds=threshold),
+        )
+    (event,) = (await api.get(f"/usage/quotas?app_id={app_id}")).document["data"]
+    assert (event["subject"], event["threshold"], event["calls_max"]) == (f"a:{app_id}", 100, 1000)
+    assert [event["threshold"] for event in (await api.get("/usage/quotas?key_id=ak_1")).document["data"]] == [80, 50]
+    assert (await api.get("/usage/quotas")).document["total"] == 3
+    since, until = _text(TODAY + timedelta(seconds=60)), _text(TODAY + timedelta(seconds=100))
+    span = (await api.get(f"/usage/quotas?since={since}&until={until}")).document["data"]
+    assert [event["threshold"] for event in span] == [80]
+    text = (await api.get(f"/usage/quotas?app_id={app_id}&format=csv")).text
+    assert text.splitlines()[1].startswith(f"a:{app_id},standard:day,100,1000,")
+    # Quotas are of no route alone: refused, not answered as if it had not been asked.
+    assert list((await api.get("/usage/quotas?route=clients")).fields) == ["route"]

@@ -20,14 +20,12 @@ from ostiary.core.limiting import (
     LimitOutOfRange,
     SlidingWindow,
     TokenBucket,
-    amend,
     carry_over,
-    examine,
     period_end_us,
     share,
-    take,
 )
 from ostiary.core.model import Overage, Period, Quota, Rate, Window
+from ostiary.core.standing import amend, examine, take
 from tests.support.spans import most_in_any_span
 
 START_US = 1_753_000_000 * SECOND_US

@@ -26,6 +26,7 @@ from ostiary.demo.stores import EmbeddedPostgres
 from tests.endurance.callers import Stream
 from tests.support.gateway_process import DEADLINE_SECONDS, REPOSITORY, GatewayProcess, eventually
 
+# Failed attempts have no bound: a test refuses in a second what would take a caller an hour.
 # `roomy` has a limit that no test reaches: Redis is asked for every call, and refuses none.
 CONFIGURATION = """\
 version: 1
@@ -33,6 +34,7 @@ gateway:
   listen: {{host: 127.0.0.1, port: 0, workers: {workers}}}
   admin: {{host: 127.0.0.1, port: 0}}
   drain: 10s
+  failed_attempts: off
 control_plane:
   listen: {{host: 127.0.0.1, port: 0}}
   operator_token: file:operator_token

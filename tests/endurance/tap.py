@@ -82,7 +82,7 @@ class Link:
             if subjects and isinstance(reply, bytes):
                 assert script.is_reply(reply, len(subjects)), "a batch with requests that the tap does not know"
                 moment_us = script.clock_us(reply)
-                for subject, (code, *_) in zip(subjects, script.answers(reply), strict=True):
+                for subject, (code, *_) in zip(subjects, script.answers(reply, len(subjects)), strict=True):
                     self._decided.write(moment_us, _EVENTS[code & ~script.OVERAGE], subject)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ async def gateway(origin: Origin, valkey_server: EmbeddedValkey) -> AsyncIterato
             "live",
             "/live/**",
             authentication=Authentication(schemes=EVERY_SCHEME),
-            upstreams={Environment.LIVE: "origin"},
+            upstreams={Environment.LIVE: "live"},
         ),
     ]
     keys = [
@@ -81,7 +81,8 @@ async def gateway(origin: Origin, valkey_server: EmbeddedValkey) -> AsyncIterato
         key("ak_test_page", b"o" * 40, scopes={"read"}, origins={"https://good.test"}),
         key("ak_test_ours", OURS, scopes={"read"}),
     ]
-    settings = configuration([upstream(origin.port)], routes, keys=keys, redis=valkey_server.url())
+    upstreams = [upstream(origin.port), upstream(origin.port, name="live")]
+    settings = configuration(upstreams, routes, keys=keys, redis=valkey_server.url())
     async with running_gateway(settings) as gateway:
         yield gateway
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ostiary.core.model import LimitOverride, Plan, Window
+from ostiary.core.model import Concurrency, LimitOverride, Plan, Window
 from ostiary.gateway import snapshot as snapshot_module
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy
@@ -29,7 +29,7 @@ async def test_keys_with_the_same_plan_and_override_share_one_policy() -> None:
         own = policy_of(compiled, 2, LimitOverride(concurrency=9))
         assert policy_of(compiled, 3, None) is plain
         assert policy_of(compiled, 4, LimitOverride(concurrency=9)) is own
-    assert (plain.parts[0].concurrency, own.parts[0].concurrency) == (5, 9)
+    assert (plain.parts[0].concurrency, own.parts[0].concurrency) == (Concurrency(5), Concurrency(9))
     assert plain.parts[0].sources == own.parts[0].sources, "the rest is the plan's"
 
 
@@ -39,5 +39,6 @@ async def test_overrides_that_are_all_different_take_bounded_memory(monkeypatch:
     async with running_gateway(configuration([upstream(9)], [route()], plans=PLANS)) as running:
         compiled = running.gateway.snapshot.routes[0]
         for number in range(1, 50):
-            assert policy_of(compiled, number, LimitOverride(concurrency=number)).parts[0].concurrency == number
+            policy = policy_of(compiled, number, LimitOverride(concurrency=number))
+            assert policy.parts[0].concurrency == Concurrency(number)
             assert len(compiled._policies) <= 8

@@ -154,7 +154,7 @@ def main() -> None:
         site = Site(
             home, postgres=fresh_database(postgres), redis=valkey.url(), origin_port=origin.port, workers=WORKERS
         )
-        site.write(site.text.replace("  drain: 10s", "  drain: 10s\n  trusted_proxies: [127.0.0.1]"))
+        site.write(site.text.replace("  failed_attempts: off", "  trusted_proxies: [127.0.0.1]"))
         with site.control_plane() as control_plane, site.gateway() as gateway:
             (key,) = control_plane.make_keys(1)
             failures = uvloop.run(prove(gateway, key["secret"], chosen.keys, many=False))

@@ -19,6 +19,8 @@ from tests.support.messages import request
 from tests.support.signatures import hmac_lines, signature_lines
 
 T_MAX = 4.5
+SCHEMES = "hmac, http-signature"
+COUNTED = "{per_address: 1000000, per_key: 1000000}"  # as always, with a bound that the proof does not reach
 KNOWN, UNKNOWN = stack.KEY_ID, stack.KEY_ID[::-1]  # of one length
 Lines = Callable[[str, str], tuple[bytes, ...]]
 
@@ -84,7 +86,7 @@ def main() -> None:
     failures = []
     with (
         tempfile.TemporaryDirectory() as name,
-        stack.gateway(Path(name), {"/**": 9}, workers=1, scheme="hmac, http-signature") as gateway,
+        stack.gateway(Path(name), {"/**": 9}, workers=1, scheme=SCHEMES, failed_attempts=COUNTED) as gateway,
     ):
         for title, lines in (("hmac", by_hmac), ("http-signature", by_http_signature)):
             times = measure(gateway.port, lines, samples, chance)

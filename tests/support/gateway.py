@@ -7,7 +7,7 @@ import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ostiary.core.model import (
@@ -51,8 +51,10 @@ def key(
     networks: tuple[Network, ...] = (),
     origins: Iterable[str] = (),
     expires_at: float | None = None,
+    previous: tuple[bytes, float] | None = None,
 ) -> Key:
-    return Key(
+    """`previous` is the secret before, and when it ends."""
+    made = Key(
         id=identifier,
         environment=environment,
         secret_sha256=hashlib.sha256(secret).digest(),
@@ -63,6 +65,11 @@ def key(
         allowed_origins=frozenset(origins),
         expires_at=expires_at,
     )
+    if previous is None:
+        return made
+    before, ends_at = previous
+    hashed = hashlib.sha256(before).digest()
+    return replace(made, generation=2, previous=replace(made, secret=before, secret_sha256=hashed, expires_at=ends_at))
 
 
 def route(name: str = "all", path: str = "/**", **changes: object) -> Route:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ostiary.gateway.usage.record import COLUMNS
 from ostiary.gateway.usage.segment import scan
 
-_NUMBERS = frozenset({"occurred_at", "latency_us", "upstream_us", "bytes_in", "bytes_out", "status"})
+_NUMBERS = frozenset({"occurred_at", "latency_us", "upstream_us", "key_generation", "bytes_in", "bytes_out", "status"})
 
 
 class Metered(NamedTuple):
@@ -22,6 +22,7 @@ class Metered(NamedTuple):
     latency_us: int
     key_id: str | None
     complete: bool
+    key_generation: int
 
 
 def metered(directory: Path) -> list[Metered]:
@@ -56,4 +57,5 @@ def _read(record: bytes) -> Metered:
         latency_us=numbers["latency_us"],
         key_id=key_id.decode() if key_id is not None else None,
         complete=values["complete"] == b"\x01",
+        key_generation=numbers["key_generation"],
     )

@@ -26,7 +26,7 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, change, read, remove, replace
+from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
 from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 
@@ -52,6 +52,7 @@ __all__ = [
     "RequestCursor",
     "Rule",
     "Uuid",
+    "amend",
     "change",
     "cut",
     "invalid",

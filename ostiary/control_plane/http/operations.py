@@ -24,6 +24,7 @@ class Method(StrEnum):
     GET = "GET"
     POST = "POST"
     PUT = "PUT"
+    PATCH = "PATCH"
     DELETE = "DELETE"
 
 
@@ -155,6 +156,34 @@ def replace(
     )
 
 
+def amend(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    path_model: type[PathT],
+    body_model: type[BodyT],
+    refusals: tuple[ProblemCode, ...] = (),
+) -> AnyOperation:
+    """A PATCH with a JSON body: what is not given stays as it is. Sent twice, it does the same."""
+    return Operation(
+        id=id,
+        method=Method.PATCH,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=path_model,
+        query_model=NoParameters,
+        body_model=body_model,
+        refusals=refusals,
+    )
+
+
 def remove(
     id: str,
     path: str,
@@ -164,7 +193,8 @@ def remove(
     handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
     answer: type[Answer],
     path_model: type[PathT],
-    query_model: type[QueryT],
+    query_model: type[QueryT] | type[NoParameters] = NoParameters,
+    refusals: tuple[ProblemCode, ...] = (),
 ) -> AnyOperation:
     """A DELETE. What there is to say stands in the query: a body of a DELETE means nothing (RFC 9110 §9.3.5)."""
     return Operation(
@@ -178,4 +208,5 @@ def remove(
         path_model=path_model,
         query_model=query_model,
         body_model=NoBody,
+        refusals=refusals,
     )

@@ -37,8 +37,8 @@ class ProblemCode(Enum):
     SECRET_ALREADY_SHOWN = Meaning(
         409,
         "Secret already shown",
-        "An earlier call with this Idempotency-Key made the key, and its secret was in that one answer. If the answer was "
-        "lost, revoke the key and create another one with a new Idempotency-Key.",
+        "An earlier call with this Idempotency-Key made the secret, and it was in that one answer. If the answer was lost, "
+        "rotate the key with a new Idempotency-Key, and end the generation whose secret nobody has.",
     )
     BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than 64 KiB.")
     UNSUPPORTED_MEDIA_TYPE = Meaning(

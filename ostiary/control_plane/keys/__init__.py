@@ -1,4 +1,4 @@
-"""Keys of apps: made with a secret that is shown once, listed, revoked, given limits of their own.
+"""Keys of apps: made with a secret that is shown once, listed, changed, rotated, revoked, given limits of their own.
 
 api       the operations
 service   the rules

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, change, read, remove, replace
+from ostiary.control_plane.http import (
+    AnyOperation,
+    Call,
+    NoBody,
+    NoParameters,
+    ProblemCode,
+    amend,
+    change,
+    read,
+    remove,
+    replace,
+)
 from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce, Removal
-from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyPath, KeyQuery, NewKey, Revocation
+from ostiary.control_plane.keys.model import (
+    CreatedKey,
+    GenerationPath,
+    Key,
+    KeyChanges,
+    KeyPage,
+    KeyPath,
+    KeyQuery,
+    NewKey,
+    Revocation,
+    Rotation,
+)
 from ostiary.control_plane.keys.service import Keys
 
 
@@ -18,6 +40,15 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
 
     async def get_key(call: Call[KeyPath, NoParameters, NoBody]) -> Key:
         return await keys.key(call.connection, call.path.key_id)
+
+    async def amend_key(call: Call[KeyPath, NoParameters, KeyChanges]) -> Key:
+        return await keys.amend(call.connection, call.path.key_id, call.body)
+
+    async def rotate_key(call: Call[KeyPath, NoParameters, Rotation]) -> CreatedKey:
+        return await keys.rotate(call.connection, call.path.key_id, call.body)
+
+    async def end_generation(call: Call[GenerationPath, NoParameters, NoBody]) -> Key:
+        return await keys.end_generation(call.connection, call.path.key_id, call.path.number)
 
     async def revoke_key(call: Call[KeyPath, NoParameters, Revocation]) -> Key:
         return await keys.revoke(call.connection, call.path.key_id, call.body)
@@ -58,10 +89,46 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             "getKey",
             "/keys/{key_id}",
             tag="keys",
-            summary="Read a key, without its secret.",
+            summary="Read a key, without its secrets: which it has, until when, and when each was last used by whom.",
             handler=get_key,
             path_model=KeyPath,
             answer=Key,
+        ),
+        amend(
+            "amendKey",
+            "/keys/{key_id}",
+            tag="keys",
+            summary="Change name, scopes, plan or restrictions of a key. In force within a second; its secret stays.",
+            handler=amend_key,
+            path_model=KeyPath,
+            body_model=KeyChanges,
+            answer=Key,
+            refusals=(ProblemCode.CONFLICT,),
+        ),
+        change(
+            "rotateKey",
+            "/keys/{key_id}/rotate",
+            tag="keys",
+            summary="Give a key another secret, shown in this one answer. The one before works on for the grace, and the one "
+            "before that ends at once.",
+            handler=rotate_key,
+            path_model=KeyPath,
+            body_model=Rotation,
+            answer=CreatedKey,
+            status=200,
+            refusals=(ProblemCode.CONFLICT,),
+            shown_once=frozenset({"secret"}),
+        ),
+        remove(
+            "endGeneration",
+            "/keys/{key_id}/generations/{number}",
+            tag="keys",
+            summary="End the secret before the present one, ahead of its time. Gateways refuse it within a second. Ending it "
+            "again changes nothing.",
+            handler=end_generation,
+            path_model=GenerationPath,
+            answer=Key,
+            refusals=(ProblemCode.CONFLICT,),
         ),
         change(
             "revokeKey",

@@ -22,7 +22,15 @@ CONCURRENCY_MAX = 1_000_000
 Requests = Annotated[int, Field(ge=1, le=COUNT_MAX)]
 
 
-class KeyRate(Request):
+class _Terms(Request):
+    """`mode`: shadow only tells which calls it would have refused. `refused`: whether calls that are refused, by this
+    limit or another, take nothing of it or what an admitted one takes."""
+
+    mode: Literal["enforce", "shadow"] | None = None
+    refused: Literal["free", "charged"] | None = None
+
+
+class KeyRate(_Terms):
     """A token bucket: `burst` calls at once, refilled with `requests` in every span."""
 
     requests: Requests
@@ -30,14 +38,14 @@ class KeyRate(Request):
     burst: Requests | None = None
 
 
-class KeyWindow(Request):
+class KeyWindow(_Terms):
     """A sliding window: no span of this length ever holds more than `requests` calls."""
 
     requests: Requests
     per: Literal["second", "minute", "hour", "day"]
 
 
-class KeyQuota(Request):
+class KeyQuota(_Terms):
     """At most `requests` calls in a calendar period, UTC."""
 
     requests: Requests
@@ -46,19 +54,22 @@ class KeyQuota(Request):
 
 class KeyLimits(Request):
     """What holds for a key in place of its plan's, whole: a part that is not given is as the plan has it, whatever stood here
-    before. An empty list takes the plan's away. `reason` is for the people who will ask."""
+    before. An empty list takes the plan's away. They count this key by itself, whatever its plan counts by. `reason` is
+    for the people who will ask."""
 
     rate: KeyRate | None = None
-    limits: Annotated[tuple[KeyWindow, ...], Field(max_length=4)] | None = None
-    quotas: Annotated[tuple[KeyQuota, ...], Field(max_length=3)] | None = None
+    limits: Annotated[tuple[KeyWindow, ...], Field(max_length=8)] | None = None
+    quotas: Annotated[tuple[KeyQuota, ...], Field(max_length=6)] | None = None
     concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None
+    concurrency_mode: Literal["enforce", "shadow"] | None = None
     overage: Literal["block", "warn", "charge"] | None = None
     reason: Reason
 
     @model_validator(mode="after")
     def _as_plans_are(self) -> Self:
         for name, parts in (("limits", self.limits), ("quotas", self.quotas)):
-            if len({part.per for part in parts or ()}) < len(parts or ()):
+            # One in force and one in shadow may stand beside each other.
+            if len({(part.per, part.mode or "enforce") for part in parts or ()}) < len(parts or ()):
                 raise PydanticCustomError("twins", f"two of {name} have the same span: both would have to hold")
         if not self.document():
             raise PydanticCustomError("nothing", "give at least one part; to go back to the plan's, DELETE")
@@ -72,7 +83,8 @@ class KeyLimits(Request):
         """What is stored, and read by gateways."""
         document: dict[str, object] = self.model_dump(exclude={"reason"}, exclude_none=True)
         if self.rate is not None:
-            document["rate"] = self.rate.model_dump() | {"burst": self.rate.burst or self.rate.requests}
+            burst = {"burst": self.rate.burst or self.rate.requests}
+            document["rate"] = self.rate.model_dump(exclude_none=True) | burst
         return document
 
 
@@ -82,15 +94,15 @@ class Removal(Parameters):
     reason: Reason
 
 
-class RateInForce(Answer):
-    requests: int
-    per: str
-    burst: int
-
-
 class LimitInForce(Answer):
     requests: int
     per: str
+    mode: Literal["enforce", "shadow"] = "enforce"
+    refused: Literal["free", "charged"] = "free"
+
+
+class RateInForce(LimitInForce):
+    burst: int
 
 
 class KeyLimitsInForce(Answer):
@@ -103,6 +115,7 @@ class KeyLimitsInForce(Answer):
     limits: tuple[LimitInForce, ...] | None
     quotas: tuple[LimitInForce, ...] | None
     concurrency: int | None
+    concurrency_mode: Literal["enforce", "shadow"] | None
     overage: Literal["block", "warn", "charge"] | None
     reason: str | None
     changed_by: str | None
@@ -124,7 +137,8 @@ async def in_force(connection: Connection, key_id: str) -> KeyLimitsInForce | No
     if row is None:
         return None
     document = json.loads(row["limits"]) if row["limits"] is not None else {}
-    parts = {name: document.get(name) for name in ("rate", "limits", "quotas", "concurrency", "overage")}
+    names = ("rate", "limits", "quotas", "concurrency", "concurrency_mode", "overage")
+    parts = {name: document.get(name) for name in names}
     last = {name: row[name] for name in ("reason", "changed_by", "changed_at")}
     return KeyLimitsInForce(key_id=row["id"], plan=row["plan"], **parts, **last)
 

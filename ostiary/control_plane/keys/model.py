@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from ostiary.control_plane.http import Answer, KeyId, KeyPaging, Name, Page, Parameters, Request, Rule
+from ostiary.control_plane.http import Answer, Count, KeyId, KeyPaging, Name, Page, Parameters, Request, Rule
 
 # A list goes to every gateway with the key and is looked through on each call: 64 entries are room for any real office,
 # and a longer list belongs into a network range.
 ENTRIES_MAX = 64
 EXPIRY_DAYS_MAX = 3650
+# A week is time for a customer's own deployment; a secret that is replaced and works for more than a quarter is not replaced.
+GRACE_SECONDS = 7 * 86_400
+GRACE_SECONDS_MAX = 90 * 86_400
 
 Scope = Annotated[str, Rule(r"^[a-z0-9_.:*-]{1,64}$", "1 to 64 of a-z 0-9 _ . : * -")]
 Origin = Annotated[
@@ -65,6 +68,7 @@ Expiry = Annotated[
 
 class KeyState(StrEnum):
     ACTIVE = "active"
+    ROTATING = "rotating"  # active, and the secret before works too
     EXPIRED = "expired"
     REVOKED = "revoked"
 
@@ -89,8 +93,22 @@ class NewKey(Request):
         return self
 
 
+class Generation(Answer):
+    """One secret of a key, without itself: `secret_hint` is its last four characters. It ends at `ends_at`; null is when the
+    key does. What is said of its last use is up to some seconds late, and null if there was none, or if it is not kept."""
+
+    number: int
+    secret_hint: str
+    created_at: datetime
+    ends_at: datetime | None
+    last_used_at: datetime | None
+    last_used_ip: str | None
+    last_used_user_agent: str | None
+
+
 class Key(Answer):
-    """A key without its secret. `secret_hint` is the secret's last four characters, to tell keys apart."""
+    """A key without its secret. `secret_hint` is the last four characters of its present secret, to tell keys apart.
+    `generations` are that secret and the one before, if there was one, also when it has ended."""
 
     key_id: KeyId
     app_id: str
@@ -107,6 +125,8 @@ class Key(Answer):
     revoked_at: datetime | None
     revoked_reason: str | None
     created_at: datetime
+    last_used_at: datetime | None
+    generations: tuple[Generation, ...]
 
     @property
     def id(self) -> str:
@@ -117,6 +137,40 @@ class CreatedKey(Key):
     """The one answer that has the secret. Keep it now: it is nowhere else."""
 
     secret: Annotated[str, Field(repr=False, description="shown in this answer only")]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+def _left_out() -> Any:
+    """A field that may be left out, and may not be null: its default is no value, and no one is to read it."""
+    return Field(default=None, json_schema_extra=_without_default)
+
+
+class KeyChanges(Request):
+    """What is to be another from now on; what is not given stays. A list replaces the whole list. `plan` null is no plan."""
+
+    name: Name = _left_out()
+    scopes: Annotated[tuple[Scope, ...], Field(max_length=ENTRIES_MAX)] = _left_out()
+    plan: PlanName | None = _left_out()
+    allowed_ips: Annotated[tuple[NetworkText, ...], Field(max_length=ENTRIES_MAX)] = _left_out()
+    allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=ENTRIES_MAX)] = _left_out()
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError("nothing", "give at least one field to change")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+class Rotation(Request):
+    """For how long the secret before works besides the new one, in seconds; it never outlives the key. 0 ends it at once."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=GRACE_SECONDS_MAX)] = GRACE_SECONDS
 
 
 class KeyPage(Page[Key]):
@@ -131,6 +185,11 @@ class Revocation(Request):
 
 class KeyPath(Parameters):
     key_id: KeyId
+
+
+class GenerationPath(Parameters):
+    key_id: KeyId
+    number: Annotated[Count, Field(ge=1)]
 
 
 class KeyQuery(KeyPaging):

@@ -1,4 +1,5 @@
-"""The rules of keys: the plan must exist, the secret is made here and kept nowhere, a revocation is for ever."""
+"""The rules of keys: the plan must exist, a secret is made here and kept nowhere, a key has at most two secrets at a time, a
+revocation is for ever."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ from ostiary.control_plane.http import Problem, ProblemCode, cut, invalid
 from ostiary.control_plane.http.idempotency import OPERATOR
 from ostiary.control_plane.keys import limits, store
 from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce
-from ostiary.control_plane.keys.model import CreatedKey, Key, KeyPage, KeyQuery, NewKey, Revocation
+from ostiary.control_plane.keys.model import (
+    CreatedKey,
+    Key,
+    KeyChanges,
+    KeyPage,
+    KeyQuery,
+    KeyState,
+    NewKey,
+    Revocation,
+    Rotation,
+)
 from ostiary.control_plane.keys.sealing import Sealing
 from ostiary.control_plane.keys.store import StoredSecret
 from ostiary.core.credentials import generate_key_id, generate_secret, secret_sha256
@@ -31,14 +42,11 @@ class Keys:
         self._key_prefix = key_prefix
 
     async def create(self, connection: Connection, app_id: str, new: NewKey) -> CreatedKey:
-        """The only place where a secret exists in the open: it is in the value returned, and in nothing else."""
-        if new.plan is not None and new.plan not in self._plans:
-            raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(self._plans)) or 'none'}")
+        """The secret is in the value returned, and in nothing else."""
+        self._check_plan(new.plan)
         environment = Environment(new.environment)
         key_id = generate_key_id(environment, self._key_prefix)
-        secret = generate_secret(environment, self._key_prefix)
-        octets = secret.encode()
-        sealed, data_key_wrapped = await self._sealing.seal(octets, key_id=key_id)
+        secret, stored = await self._new_secret(key_id, environment)
         try:
             key = await store.insert(
                 connection,
@@ -46,7 +54,7 @@ class Keys:
                 key_id=key_id,
                 new=new,
                 expires_at=_expiry(new),
-                secret=StoredSecret(secret_sha256(octets), sealed, data_key_wrapped, secret[-4:]),
+                secret=stored,
             )
         except asyncpg.ForeignKeyViolationError as error:
             raise _no_such_app() from error
@@ -70,6 +78,36 @@ class Keys:
         await store.revoke(connection, key_id, revocation.reason)
         return await self.key(connection, key_id)
 
+    async def rotate(self, connection: Connection, key_id: str, rotation: Rotation) -> CreatedKey:
+        """The secret is in the value returned, and in nothing else."""
+        key = await self.key(connection, key_id)
+        secret, stored = await self._new_secret(key_id, Environment(key.environment))
+        done = await store.rotate(connection, key_id, stored, grace_seconds=rotation.grace_seconds)
+        key = await self.key(connection, key_id)
+        if not done:
+            raise Problem(ProblemCode.CONFLICT, f"The key is {key.state}; create another one.")
+        return CreatedKey(**dict(key), secret=secret)
+
+    async def end_generation(self, connection: Connection, key_id: str, number: int) -> Key:
+        """A generation that has ended already stays as it is: ending is safe to repeat."""
+        key = await self.key(connection, key_id)
+        if number > key.generations[0].number:
+            raise Problem(ProblemCode.NOT_FOUND, "The key has no such generation.")
+        if number == key.generations[0].number:
+            raise Problem(
+                ProblemCode.CONFLICT, "This is the present secret: rotate the key with a grace of 0, or revoke it."
+            )
+        await store.end_previous(connection, key_id, number)
+        return await self.key(connection, key_id)
+
+    async def amend(self, connection: Connection, key_id: str, changes: KeyChanges) -> Key:
+        self._check_plan(changes.given().get("plan"))
+        await store.amend(connection, key_id, changes)
+        key = await self.key(connection, key_id)
+        if key.state is KeyState.REVOKED:
+            raise Problem(ProblemCode.CONFLICT, "The key is revoked: nothing about it changes any more.")
+        return key
+
     async def limits(self, connection: Connection, key_id: str) -> KeyLimitsInForce:
         found = await limits.in_force(connection, key_id)
         if found is None:
@@ -83,6 +121,17 @@ class Keys:
     async def remove_limits(self, connection: Connection, key_id: str, reason: str) -> KeyLimitsInForce:
         await limits.put(connection, key_id, None, reason=reason, changed_by=OPERATOR)
         return await self.limits(connection, key_id)
+
+    def _check_plan(self, plan: str | None) -> None:
+        if plan is not None and plan not in self._plans:
+            raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(self._plans)) or 'none'}")
+
+    async def _new_secret(self, key_id: str, environment: Environment) -> tuple[str, StoredSecret]:
+        """The only place where a secret is made: in the open, and as it is kept."""
+        secret = generate_secret(environment, self._key_prefix)
+        octets = secret.encode()
+        sealed, data_key_wrapped = await self._sealing.seal(octets, key_id=key_id)
+        return secret, StoredSecret(secret_sha256(octets), sealed, data_key_wrapped, secret[-4:])
 
 
 def _expiry(new: NewKey) -> datetime | None:

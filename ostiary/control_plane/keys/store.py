@@ -1,8 +1,8 @@
-"""All SQL about keys. Only `insert` touches the columns of the secret; nothing here ever reads them."""
+"""All SQL about keys. `insert` and `rotate` write the columns of secrets; nothing here ever gives one out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
@@ -11,7 +11,7 @@ from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
-from ostiary.control_plane.keys.model import Key, KeyState, NewKey
+from ostiary.control_plane.keys.model import Generation, Key, KeyChanges, KeyState, NewKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,21 @@ class StoredSecret:
     hint: str
 
 
-# The columns of an answer. `k` is the key, `a` its app.
+# The columns of an answer. `k` is the key, `a` its app, `u` the last use of its generation, `p` that of the one before.
 _COLUMNS = """k.id, k.app_id, a.organization_id, k.name, k.environment, k.secret_hint, k.plan, k.scopes, k.allowed_networks,
-    k.allowed_origins, k.expires_at, k.revoked_at, k.revoked_reason, k.created_at, k.expires_at <= now() AS expired"""
+    k.allowed_origins, k.expires_at, k.revoked_at, k.revoked_reason, k.created_at, k.expires_at <= now() AS expired,
+    k.generation, coalesce(k.secret_created_at, k.created_at) AS secret_created_at,
+    k.previous_secret_hint, k.previous_secret_created_at, k.previous_ends_at,
+    k.previous_secret_sha256 IS NOT NULL AND k.previous_ends_at > now() AS rotating,
+    u.last_used_at, u.last_used_ip, u.last_used_user_agent, p.last_used_at AS previous_last_used_at,
+    p.last_used_ip AS previous_last_used_ip, p.last_used_user_agent AS previous_last_used_user_agent"""
+_USES = """LEFT JOIN key_uses u ON u.key_id = k.id AND u.generation = k.generation
+    LEFT JOIN key_uses p ON p.key_id = k.id AND p.generation = k.generation - 1"""
 
 KEYS_OF_APP_PAGE = f"""
     -- Guarantees the app's next keys in one total order (time, then id), none twice and none left out; read along the index
     -- of the app from the position on, or from the end of time.
-    SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+    SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id {_USES}
     WHERE k.app_id = $1 AND (k.created_at, k.id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
     ORDER BY k.created_at DESC, k.id DESC LIMIT $4
 """  # noqa: S608  a constant of this file
@@ -51,7 +58,7 @@ async def insert(
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
             RETURNING *
         )
-        SELECT {_COLUMNS} FROM k LEFT JOIN apps a ON a.id = k.app_id
+        SELECT {_COLUMNS} FROM k LEFT JOIN apps a ON a.id = k.app_id {_USES}
         """,  # noqa: S608  a constant of this file
         key_id,
         app_id,
@@ -75,7 +82,7 @@ async def key(connection: Connection, key_id: str) -> Key | None:
     row = await connection.fetchrow(
         f"""
         -- Guarantees the key, or nothing.
-        SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.id = $1
+        SELECT {_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id {_USES} WHERE k.id = $1
         """,  # noqa: S608  a constant of this file
         key_id,
     )
@@ -109,6 +116,80 @@ async def revoke(connection: Connection, key_id: str, reason: str) -> None:
     )
 
 
+async def rotate(connection: Connection, key_id: str, secret: StoredSecret, *, grace_seconds: int) -> bool:
+    """False, and nothing is done, if there is no such key in force."""
+    rotated = await connection.fetchval(
+        """
+        -- Guarantees that of two rotations at once the second replaces what the first made (the row lock), so that never more
+        -- than two secrets are in force: the one that was the present stays for the grace, never past the key's end, and the
+        -- one before it is gone. Gateways hear of it at the commit, by the table's trigger.
+        WITH changed AS (
+            UPDATE api_keys SET
+                generation = generation + 1, secret_created_at = now(),
+                secret_sha256 = $2, secret_sealed = $3, data_key_wrapped = $4, secret_hint = $5,
+                previous_secret_sha256 = CASE WHEN $6 > 0 THEN secret_sha256 END,
+                previous_secret_sealed = CASE WHEN $6 > 0 THEN secret_sealed END,
+                previous_data_key_wrapped = CASE WHEN $6 > 0 THEN data_key_wrapped END,
+                previous_secret_hint = secret_hint,
+                previous_secret_created_at = coalesce(secret_created_at, created_at),
+                previous_ends_at = least(now() + $6 * interval '1 second', expires_at)
+            WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+            RETURNING id, generation
+        ),
+        forgotten AS (  -- of generations that are shown no more
+            DELETE FROM key_uses USING changed
+            WHERE key_uses.key_id = changed.id AND key_uses.generation < changed.generation - 1
+        )
+        SELECT EXISTS (SELECT FROM changed)
+        """,
+        key_id,
+        secret.sha256,
+        secret.sealed,
+        secret.data_key_wrapped,
+        secret.hint,
+        grace_seconds,
+    )
+    return bool(rotated)
+
+
+async def end_previous(connection: Connection, key_id: str, generation: int) -> None:
+    """Does nothing if that is not the generation before the present one, or if it has ended."""
+    await connection.execute(
+        """
+        -- Guarantees that what was ended has no secret here any more, and that a generation is ended once: the first time
+        -- stays. Gateways hear of it at the commit, by the table's trigger.
+        UPDATE api_keys SET previous_ends_at = now(), previous_secret_sha256 = NULL, previous_secret_sealed = NULL,
+            previous_data_key_wrapped = NULL
+        WHERE id = $1 AND generation = $2 + 1 AND previous_secret_sha256 IS NOT NULL AND previous_ends_at > now()
+        """,
+        key_id,
+        generation,
+    )
+
+
+async def amend(connection: Connection, key_id: str, changes: KeyChanges) -> None:
+    """Does nothing if there is no such key, or if it is revoked."""
+    given = changes.given()
+    scopes, networks, origins = (given.get(name) for name in ("scopes", "allowed_ips", "allowed_origins"))
+    await connection.execute(
+        """
+        -- Guarantees that what is not given stays, also what another call changes at this moment: one statement, under the
+        -- row's lock. Gateways hear of it at the commit, by the table's trigger.
+        UPDATE api_keys SET
+            name = coalesce($2, name), scopes = coalesce($3, scopes), plan = CASE WHEN $4 THEN $5 ELSE plan END,
+            allowed_networks = coalesce($6, allowed_networks), allowed_origins = coalesce($7, allowed_origins)
+        WHERE id = $1 AND revoked_at IS NULL
+        """,
+        key_id,
+        given.get("name"),
+        None if scopes is None else list(scopes),
+        "plan" in given,
+        given.get("plan"),
+        None if networks is None else [ip_network(network) for network in networks],
+        None if origins is None else list(origins),
+    )
+
+
 def _key(row: Record) -> Key:
     return Key(
         key_id=row["id"],
@@ -126,10 +207,33 @@ def _key(row: Record) -> Key:
         revoked_at=row["revoked_at"],
         revoked_reason=row["revoked_reason"],
         created_at=row["created_at"],
+        last_used_at=max((use for use in (row["last_used_at"], row["previous_last_used_at"]) if use), default=None),
+        generations=tuple(_generations(row)),
+    )
+
+
+def _generations(row: Record) -> Iterator[Generation]:
+    yield _generation(row, "", row["generation"], ends_at=None)
+    if row["previous_ends_at"] is not None:
+        yield _generation(row, "previous_", row["generation"] - 1, ends_at=row["previous_ends_at"])
+
+
+def _generation(row: Record, prefix: str, number: int, *, ends_at: datetime | None) -> Generation:
+    ip = row[f"{prefix}last_used_ip"]
+    return Generation(
+        number=number,
+        secret_hint=row[f"{prefix}secret_hint"],
+        created_at=row[f"{prefix}secret_created_at"],
+        ends_at=ends_at,
+        last_used_at=row[f"{prefix}last_used_at"],
+        last_used_ip=None if ip is None else str(ip),
+        last_used_user_agent=row[f"{prefix}last_used_user_agent"],
     )
 
 
 def _state(row: Record) -> KeyState:
     if row["revoked_at"] is not None:
         return KeyState.REVOKED
-    return KeyState.EXPIRED if row["expired"] else KeyState.ACTIVE
+    if row["expired"]:
+        return KeyState.EXPIRED
+    return KeyState.ROTATING if row["rotating"] else KeyState.ACTIVE

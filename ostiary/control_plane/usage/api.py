@@ -18,6 +18,12 @@ from ostiary.control_plane.usage.model import (
     LoggedCalls,
     LogsQuery,
     OverageQuery,
+    QuotaEvent,
+    QuotaEvents,
+    QuotasQuery,
+    ShadowLimit,
+    ShadowLimits,
+    ShadowQuery,
     SummaryQuery,
     UsageDay,
     UsageDays,
@@ -41,6 +47,12 @@ def operations(usage: Usage) -> tuple[AnyOperation, ...]:
 
     async def overage(call: Call[NoParameters, OverageQuery, NoBody]) -> KeyOverages:
         return await usage.overage(call.connection, call.query)
+
+    async def shadow(call: Call[NoParameters, ShadowQuery, NoBody]) -> ShadowLimits:
+        return await usage.shadow(call.connection, call.query)
+
+    async def quotas(call: Call[NoParameters, QuotasQuery, NoBody]) -> QuotaEvents:
+        return await usage.quotas(call.connection, call.query)
 
     async def logs(call: Call[NoParameters, LogsQuery, NoBody]) -> LoggedCalls:
         return await usage.logs(call.connection, call.query)
@@ -97,6 +109,26 @@ def operations(usage: Usage) -> tuple[AnyOperation, ...]:
             query_model=OverageQuery,
             answer=KeyOverages,
             csv=KeyOverage,
+        ),
+        read(
+            "usageShadow",
+            "/usage/shadow",
+            tag="usage",
+            summary="Calls that limits in shadow would have refused, by route and limit.",
+            handler=shadow,
+            query_model=ShadowQuery,
+            answer=ShadowLimits,
+            csv=ShadowLimit,
+        ),
+        read(
+            "usageQuotas",
+            "/usage/quotas",
+            tag="usage",
+            summary="Who reached 50, 80, 90 and 100 % of a quota, and when.",
+            handler=quotas,
+            query_model=QuotasQuery,
+            answer=QuotaEvents,
+            csv=QuotaEvent,
         ),
         read(
             "usageLogs",

@@ -81,12 +81,16 @@ class DaysQuery(Parameters):
     days: Days | None = None
 
 
-class UsageQuery(CallFilter):
+class SpanQuery(Parameters):
     """Without a span of time: the last 30 days, today included."""
 
     days: Days | None = None
     since: Since | None = None
     until: Until | None = None
+
+
+class UsageQuery(SpanQuery, CallFilter):
+    """Which calls, and of when."""
 
 
 class SummaryQuery(UsageQuery):
@@ -107,6 +111,19 @@ class GroupsQuery(UsageQuery):
 class OverageQuery(UsageQuery):
     limit: Annotated[Count, Field(ge=1, le=GROUPS_MAX, description="how many items at most")] = 50
     cursor: KeyCursor | None = None
+    format: FormatField = "json"
+
+
+class ShadowQuery(UsageQuery):
+    format: FormatField = "json"
+
+
+class QuotasQuery(SpanQuery):
+    """Whose quotas: those that count this organization, app or key as a whole; several are all told of."""
+
+    organization_id: Uuid | None = None
+    app_id: Uuid | None = None
+    key_id: KeyId | None = None
     format: FormatField = "json"
 
 
@@ -211,6 +228,39 @@ class KeyOverage(Answer):
 
 class KeyOverages(Page[KeyOverage]):
     """In order of the key id."""
+
+
+class ShadowLimit(Answer):
+    """A limit in shadow that would have refused calls: of all calls of the route in this span, so many. `limit` as in
+    `minute-by-ip` of the route, `standard:minute` of a plan, `key:minute` of a key without one."""
+
+    route: str | None
+    limit: str
+    calls: int
+    would_refuse: int
+
+
+class ShadowLimits(Page[ShadowLimit]):
+    """Those that would have refused most first, at most 1000. A limit in shadow that would have refused nothing is not among
+    them. Without a span of time: not further back than single calls are kept."""
+
+
+class QuotaEvent(Answer):
+    """A subject (of test calls, with `test:` before it) reached this share (50, 80, 90 or 100 %) of a quota of `calls_max`
+    calls, once in each period. `subject`: `k:` and the id of a key, `a:` an app, `o:` an organization, `r:` a route, `i:`
+    an address, `h:` a hash of a header's value. `quota` as in `standard:day` of a plan, `clients/day-quota-by-ip` of a
+    route."""
+
+    subject: str
+    quota: str
+    threshold: int
+    calls_max: int
+    reached_at: datetime
+    period_ends: datetime
+
+
+class QuotaEvents(Page[QuotaEvent]):
+    """The latest first, at most 1000."""
 
 
 class LoggedCall(Answer):

@@ -14,6 +14,7 @@ from ostiary.control_plane.http.paging import encode
 from ostiary.control_plane.usage import calls, store
 from ostiary.control_plane.usage.histogram import calls_by_place, quantile_ms
 from ostiary.control_plane.usage.model import (
+    GROUPS_MAX,
     CallFilter,
     DailyQuery,
     DaysQuery,
@@ -27,6 +28,11 @@ from ostiary.control_plane.usage.model import (
     LoggedCalls,
     LogsQuery,
     OverageQuery,
+    QuotaEvents,
+    QuotasQuery,
+    ShadowLimits,
+    ShadowQuery,
+    SpanQuery,
     SummaryQuery,
     UsageDay,
     UsageDays,
@@ -129,6 +135,20 @@ class Usage:
         )
         return KeyOverages(data=data, next_cursor=next_cursor, total=total)
 
+    async def shadow(self, connection: Connection, query: ShadowQuery) -> ShadowLimits:
+        """From single calls: of a time from which there are none any more, it would say that no limit had refused any."""
+        query = await _while_calls_are_kept(connection, await _with_app(connection, query))
+        span = await _span(connection, query, coarsest=_coarsest(query))
+        data, total = await store.shadow_limits(
+            connection, span.parts, query, since=span.since, until=span.until, limit=GROUPS_MAX
+        )
+        return ShadowLimits(data=tuple(data), next_cursor=None, total=total)
+
+    async def quotas(self, connection: Connection, query: QuotasQuery) -> QuotaEvents:
+        since, until = _asked(query)
+        data, total = await store.quota_events(connection, query, since=since, until=until, limit=GROUPS_MAX)
+        return QuotaEvents(data=tuple(data), next_cursor=None, total=total)
+
     async def logs(self, connection: Connection, query: LogsQuery) -> LoggedCalls:
         query = await _with_app(connection, query)
         until = query.until or ceil(datetime.now(UTC), Granularity.MINUTE)
@@ -169,6 +189,18 @@ async def _with_app(connection: Connection, query: FilterT) -> FilterT:
     return query if app_id is None else query.model_copy(update={"app_id": app_id})
 
 
+async def _while_calls_are_kept(connection: Connection, query: ShadowQuery) -> ShadowQuery:
+    """Not further back than single calls are kept. Raises Problem for a time before that, if it was asked for."""
+    kept_from = await store.calls_kept_from(connection)
+    since, until = _asked(query)
+    if kept_from is None or since >= (first := datetime.combine(kept_from, time(), UTC)):
+        return query
+    if query.days is None and query.since is None:
+        return query.model_copy(update={"since": first, "until": until})
+    name = "since" if query.days is None else "days"
+    raise invalid(name, f"single calls are kept from {kept_from} on; ask for less time")
+
+
 def _coarsest(query: CallFilter) -> Granularity:
     """Roll-ups by day know the class of a status alone."""
     exact = query.status is not None and not query.status.endswith("xx")
@@ -193,7 +225,7 @@ async def _span(
     return _Span(since, until, parts)
 
 
-def _asked(query: UsageQuery) -> tuple[datetime, datetime]:
+def _asked(query: SpanQuery) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     if query.since is None and query.until is None:
         tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)

@@ -1,4 +1,5 @@
-"""All SQL about roll-ups: sums over the parts of a span. The number of single calls does not matter here."""
+"""All SQL about roll-ups: sums over the parts of a span. The number of single calls does not matter here: of them are read
+those alone that a limit in shadow would have refused."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from datetime import date, datetime
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.usage.model import CallFilter
+from ostiary.control_plane.usage.model import CallFilter, QuotaEvent, QuotasQuery, ShadowLimit
 from ostiary.control_plane.usage.parts import Granularity, Part, floor
 
 # Table and column of time, by granularity. A day has the class of a status, not the status.
@@ -101,6 +102,12 @@ async def kept_from(connection: Connection) -> Mapping[Granularity, date]:
     # Guarantees the first complete day of each kind of roll-up; nothing for what has never been dropped.
     rows = await connection.fetch("SELECT kind, kept_from FROM usage_retention WHERE kind = ANY($1)", list(_KINDS))
     return {_KINDS[row["kind"]]: row["kept_from"] for row in rows}
+
+
+async def calls_kept_from(connection: Connection) -> date | None:
+    # Guarantees the first complete day of single calls; None if none has ever been dropped.
+    first: date | None = await connection.fetchval("SELECT kept_from FROM usage_retention WHERE kind = 'events'")
+    return first
 
 
 async def app_of_key(connection: Connection, key_id: str) -> str | None:
@@ -224,6 +231,58 @@ async def overages(
         *arguments.values,
     )
     return rows, rows[0]["total"] if rows else 0
+
+
+async def shadow_limits(
+    connection: Connection, parts: Sequence[Part], asked: CallFilter, *, since: datetime, until: datetime, limit: int
+) -> tuple[Sequence[ShadowLimit], int]:
+    """Of the span, which is that of the parts, those that would have refused most first; and how many there are."""
+    if not parts:
+        return (), 0
+    arguments = Arguments()
+    rows = await connection.fetch(
+        f"""
+        -- Guarantees that each call counts once for each limit that would have refused it, and once among the calls of its
+        -- route. Reads, of the single calls, only those that are marked (a partial index); all the others from the roll-ups.
+        WITH shadow AS (
+            SELECT route, name AS limit, count(*) AS would_refuse
+            FROM usage_events, unnest(string_to_array(would_refuse, ',')) AS name
+            WHERE would_refuse IS NOT NULL AND occurred_at >= {arguments.add(since)} AND occurred_at < {arguments.add(until)}
+                {conditions(asked, arguments)}
+            GROUP BY 1, 2
+        ), totals AS (
+            SELECT route, sum(calls)::bigint AS calls FROM ({rollups(parts, asked, arguments)}) AS parts GROUP BY 1
+        )
+        SELECT shadow.route, shadow.limit, coalesce(calls, 0) AS calls, would_refuse, count(*) OVER () AS total
+        FROM shadow LEFT JOIN totals ON totals.route IS NOT DISTINCT FROM shadow.route
+        ORDER BY would_refuse DESC, 1, 2 LIMIT {arguments.add(limit)}
+        """,  # noqa: S608  names of columns, written above; values are parameters
+        *arguments.values,
+    )
+    found = [ShadowLimit(**{name: row[name] for name in ShadowLimit.model_fields}) for row in rows]
+    return found, rows[0]["total"] if rows else 0
+
+
+async def quota_events(
+    connection: Connection, asked: QuotasQuery, *, since: datetime, until: datetime, limit: int
+) -> tuple[Sequence[QuotaEvent], int]:
+    """The `limit` latest of the span; and how many there are."""
+    whose = {"k": asked.key_id, "a": asked.app_id, "o": asked.organization_id}
+    subjects = [f"{test}{kind}:{value}" for kind, value in whose.items() if value is not None for test in ("", "test:")]
+    rows = await connection.fetch(
+        """
+        -- Guarantees the latest events of these subjects, or of all.
+        SELECT subject, quota, threshold, calls_max, reached_at, period_ends, count(*) OVER () AS total FROM quota_events
+        WHERE reached_at >= $1 AND reached_at < $2 AND (cardinality($3::text[]) = 0 OR subject = ANY($3))
+        ORDER BY reached_at DESC, subject, quota, threshold DESC LIMIT $4
+        """,
+        since,
+        until,
+        subjects,
+        limit,
+    )
+    found = [QuotaEvent(**{name: row[name] for name in QuotaEvent.model_fields}) for row in rows]
+    return found, rows[0]["total"] if rows else 0
 
 
 def _totals(row: Record | None) -> Totals:

@@ -109,9 +109,12 @@ def check_keys(reading: Reading, keys: tuple[At[Key], ...], routes: tuple[At[Rou
         for scope in needed
     }
     for key, place in keys:
-        owner = owners.setdefault(key.secret_sha256, key)
-        if owner is not key and owner.id != key.id:
-            reading.problem(place, f"has the same secret as the key {owner.id!r}", "give each key a secret of its own")
+        for generation in (key, key.previous):
+            owner = key if generation is None else owners.setdefault(generation.secret_sha256, key)
+            if owner is not key and owner.id != key.id:
+                reading.problem(
+                    place, f"has the same secret as the key {owner.id!r}", "give each key a secret of its own"
+                )
         for scope in sorted(key.scopes - asked_for):
             if is_wildcard(scope) and any(covers(frozenset({scope}), needed) for needed in asked_for):
                 continue

@@ -10,7 +10,7 @@ from ostiary.core.config.header_edits import RESERVED_IN_ANSWERS, HeaderName
 from ostiary.core.config.kinds import Integer
 from ostiary.core.config.methods import METHODS, Method
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.model import Cost, Overage, Plan, Route, Scheme
+from ostiary.core.model import Cost, Counting, LimitMode, Overage, Plan, Quota, Rate, Route, RouteLimit, Scheme, Window
 
 # Sums of it stay far below 2^53, up to which Redis's Lua counts exactly.
 _COST_MAX: Final = 1_000_000
@@ -81,7 +81,7 @@ def check_costs(reading: Reading, routes: tuple[At[Route], ...], plans: Mapping[
     of_plans = [each for plan in plans.values() for each in _most(plan)]
     for route, place in routes:
         dearest = route.cost.dearest
-        most = [(limit.requests, "a limit of the route") for limit in route.limits]
+        most = [each for limit in route.limits for each in _most_of_route(limit)]
         if Scheme.ANONYMOUS not in route.authentication.schemes:  # where everyone may call, nobody has a plan
             most += of_plans
         if dearest > 1 and most and (smallest := min(most))[0] < dearest:
@@ -92,10 +92,41 @@ def check_costs(reading: Reading, routes: tuple[At[Route], ...], plans: Mapping[
             )
 
 
+def check_leasing(reading: Reading, routes: tuple[At[Route], ...], plans: Mapping[str, Plan]) -> None:
+    """Where a route has limits that are not leased, those of a plan are leased for nothing."""
+    leased = sorted(name for name, plan in plans.items() if _is_leased(plan))
+    for route, place in routes:
+        exact = [each for each in route.limits if getattr(each.limit, "counting", None) is not Counting.LEASED]
+        if leased and exact and Scheme.ANONYMOUS not in route.authentication.schemes:
+            reading.warn(
+                place,
+                f"has limits that are not leased: its calls ask Redis also where those of the plan {leased[0]!r} are",
+            )
+
+
+def _is_leased(plan: Plan) -> bool:
+    limits: list[Rate | Window | Quota] = [*plan.windows, *plan.quotas]
+    if plan.rate is not None:
+        limits.append(plan.rate)
+    return any(limit.counting is Counting.LEASED for limit in limits)
+
+
 def _most(plan: Plan) -> list[tuple[int, str]]:
     """What the limits of a plan admit at most at once, and their names."""
-    most = [(plan.rate.burst, "the rate")] if plan.rate is not None else []
-    most += [(window.requests, "a limit") for window in plan.windows]
+    most = [(plan.rate.burst, "the rate")] if plan.rate is not None and plan.rate.mode is LimitMode.ENFORCE else []
+    most += [(window.requests, "a limit") for window in plan.windows if window.mode is LimitMode.ENFORCE]
     if plan.overage is Overage.BLOCK:
-        most += [(quota.requests, "a quota") for quota in plan.quotas]
+        most += [(quota.requests, "a quota") for quota in plan.quotas if quota.mode is LimitMode.ENFORCE]
     return [(requests, f"{what} of the plan {plan.name!r}") for requests, what in most]
+
+
+def _most_of_route(limit: RouteLimit) -> list[tuple[int, str]]:
+    match limit.limit:
+        case Rate(mode=LimitMode.ENFORCE, burst=burst):
+            return [(burst, "a rate of the route")]
+        case Window(mode=LimitMode.ENFORCE, requests=requests):
+            return [(requests, "a limit of the route")]
+        case Quota(mode=LimitMode.ENFORCE, requests=requests, overage=Overage.BLOCK):
+            return [(requests, "a quota of the route")]
+        case _:
+            return []

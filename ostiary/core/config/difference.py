@@ -25,6 +25,7 @@ from ostiary.core.model import (
     Configuration,
     Environment,
     Key,
+    LimitMode,
     Plan,
     Priority,
     Route,
@@ -231,30 +232,43 @@ def _plan(plan: Plan) -> Parts:
         "limits": Part(set(plan.windows), words.listed(map(words.window, plan.windows))),
         "quotas": Part(set(plan.quotas), words.listed(map(words.quota, plan.quotas))),
         "concurrency": Part(plan.concurrency, str(plan.concurrency or "no bound")),
+        "concurrency_mode": Part(plan.concurrency_mode, plan.concurrency_mode),
         "overage": Part(plan.overage, plan.overage),
+        "by": Part(plan.by, plan.by),
     }
 
 
 def _plan_meaning(field: str, old: Plan | None, new: Plan | None) -> str | None:
-    if old is None or new is None or field not in ("rate", "limits", "quotas", "concurrency"):
+    if old is None or new is None:
+        return None
+    if field == "by":
+        return f"what was used is counted anew, by {new.by}"
+    if field not in ("rate", "limits", "quotas", "concurrency", "concurrency_mode"):
         return None
     before, after = _counts(old, field), _counts(new, field)
+    if before == after:
+        return None
     tighter = any(count < before.get(name, math.inf) for name, count in after.items())
     looser = any(count < after.get(name, math.inf) for name, count in before.items())
+    if before == after:
+        return "the same calls are let in, counted in another way"
     if tighter and looser:
         return "callers are refused sooner by one part, and later by another"
     return "callers are refused sooner" if tighter else "callers are refused later"
 
 
 def _counts(plan: Plan, field: str) -> dict[str, float]:
-    """What a part of the plan allows, by a name of what it counts in; what is not named has no bound."""
+    """What a part of the plan allows, by a name of what it counts in; what is not named, or in shadow, has no bound."""
     if field == "rate":
-        return {"burst": plan.rate.burst, "rate": plan.rate.requests / plan.rate.per_seconds} if plan.rate else {}
+        if plan.rate is None or plan.rate.mode is LimitMode.SHADOW:
+            return {}
+        return {"burst": plan.rate.burst, "rate": plan.rate.requests / plan.rate.per_seconds}
     if field == "limits":
-        return {words.span(each.window_seconds): each.requests for each in plan.windows}
+        in_force = [each for each in plan.windows if each.mode is LimitMode.ENFORCE]
+        return {words.span(each.window_seconds): each.requests for each in in_force}
     if field == "quotas":
-        return {each.period: each.requests for each in plan.quotas}
-    return {"calls": plan.concurrency} if plan.concurrency else {}
+        return {each.period: each.requests for each in plan.quotas if each.mode is LimitMode.ENFORCE}
+    return {"calls": plan.concurrency} if plan.concurrency and plan.concurrency_mode is LimitMode.ENFORCE else {}
 
 
 def _targets(upstream: Upstream) -> str:
@@ -303,6 +317,10 @@ def _upstream_meaning(field: str, old: Upstream | None, new: Upstream | None) ->
 def _key(key: Key) -> Parts:
     return {
         "secret": Part(key.secret_sha256, "(a secret)"),
+        "previous": Part(
+            None if key.previous is None else (key.previous.secret_sha256, key.previous.expires_at),
+            "none" if key.previous is None else f"(a secret) until {_moment(key.previous.expires_at)}",
+        ),
         "environment": Part(key.environment, key.environment),
         "plan": Part(key.plan, key.plan or "none"),
         "limits": Part(key.limits, "the plan's" if key.limits is None else json.dumps(override_document(key.limits))),
@@ -311,10 +329,12 @@ def _key(key: Key) -> Parts:
             set(key.allowed_networks), words.listed(map(str, key.allowed_networks), nothing="anywhere")
         ),
         "allowed_origins": Part(key.allowed_origins, words.listed(sorted(key.allowed_origins), nothing="any")),
-        "expires_at": Part(
-            key.expires_at, "never" if key.expires_at is None else f"{key.expires_at:.0f} (Unix seconds)"
-        ),
+        "expires_at": Part(key.expires_at, _moment(key.expires_at)),
     }
+
+
+def _moment(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.0f} (Unix seconds)"
 
 
 def _key_summary(key: Key) -> str:
@@ -325,7 +345,12 @@ def _key_meaning(field: str, old: Key | None, new: Key | None) -> str | None:
     if new is None:
         return "its calls get 401 credentials_invalid from now on"
     if field == "secret":
-        return "calls with the old secret get 401 from now on: there is no grace for keys of the file"
+        before = new.previous
+        if before is not None and old is not None and before.secret_sha256 == old.secret_sha256:
+            return f"calls with the old secret work until {_moment(before.expires_at)}"
+        return "calls with the old secret get 401 from now on; with `previous` it would work for a while"
+    if field == "previous" and new.previous is None:
+        return "calls with the secret before get 401 from now on"
     if old is not None and field == "scopes" and (lost := sorted(old.scopes - new.scopes)):
         return f"calls that need {', '.join(lost)} get 403 scope_missing from now on"
     return None

@@ -89,4 +89,6 @@ def _key(configuration: Configuration, presented: str) -> Key | None:
     if colon:
         return configuration.keys.get(key_id)
     digest = sha256(presented.encode()).digest()
-    return next((key for key in configuration.keys.values() if key.secret_sha256 == digest), None)
+    keys = configuration.keys.values()
+    generations = (each for key in keys for each in (key, key.previous) if each is not None)
+    return next((each for each in generations if each.secret_sha256 == digest), None)

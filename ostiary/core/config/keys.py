@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 from ostiary.core.config.fields import Kind, ListOf, Placed, Record, Schema, Values, defaulted, optional, required
 from ostiary.core.config.kinds import Choice, Integer, NameUse, NetworkKind, Secret, TextKind, or_reference, read_text
-from ostiary.core.config.plans import QUOTA, RATE, WINDOW, Span, problems_of_twins
+from ostiary.core.config.plans import (
+    CONCURRENCY_MAX,
+    OVERAGE_SAYS,
+    QUOTA,
+    QUOTAS_MAX,
+    RATE,
+    WINDOW,
+    WINDOWS_MAX,
+    problems_of_twins,
+)
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.routes import SCOPE
 from ostiary.core.limiting import LimitOutOfRange
-from ostiary.core.model import Environment, Key, LimitOverride, Overage, Period
+from ostiary.core.model import Environment, Key, LimitMode, LimitOverride, Overage
 from ostiary.core.overrides import check_exact
 
 _ENVIRONMENT_IN_ID = re.compile(r"(?:[a-z0-9]{1,12}_)?ak_(live|test)_")
@@ -61,17 +71,23 @@ _ALLOWED_ORIGINS = defaulted(
 )
 _EXPIRES_AT = optional("expires_at", Instant(), "When it ends.")
 _RATE = optional("rate", RATE, "A token bucket.")
-_WINDOWS = optional("limits", ListOf(WINDOW, high=len(Span)), "Sliding windows; an empty list takes the plan's away.")
-_QUOTAS = optional("quotas", ListOf(QUOTA, high=len(Period)), "Quotas; an empty list takes the plan's away.")
-_CONCURRENCY = optional("concurrency", Integer(1, 1_000_000), "Most calls under way at once.")
-_OVERAGE = optional(
-    "overage", Choice(Overage), "Past a quota: refuse (429), allow and flag, or allow and meter as overage."
+_WINDOWS = optional("limits", ListOf(WINDOW, high=WINDOWS_MAX), "Sliding windows; an empty list takes the plan's away.")
+_QUOTAS = optional("quotas", ListOf(QUOTA, high=QUOTAS_MAX), "Quotas; an empty list takes the plan's away.")
+_CONCURRENCY = optional("concurrency", Integer(1, CONCURRENCY_MAX), "Most calls under way at once.")
+_CONCURRENCY_MODE = optional(
+    "concurrency_mode",
+    Choice(LimitMode),
+    "Whether that bound refuses, or only tells what it would have; `enforce` with one.",
 )
+_OVERAGE = optional("overage", Choice(Overage), OVERAGE_SAYS)
+
+
+_PARTS: Final = (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _CONCURRENCY_MODE, _OVERAGE)
 
 
 def _override(values: Values) -> LimitOverride | Refused:
     problems_of_twins(values, _WINDOWS, _QUOTAS)
-    if not any(values.given(field) for field in (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _OVERAGE)):
+    if not any(values.given(field) for field in _PARTS):
         return values.reading.problem(values.place, "replaces no part of the plan", "give one, or remove `limits`")
     override = LimitOverride(
         rate=values[_RATE],
@@ -79,6 +95,7 @@ def _override(values: Values) -> LimitOverride | Refused:
         quotas=values[_QUOTAS],
         concurrency=values[_CONCURRENCY],
         overage=values[_OVERAGE],
+        concurrency_mode=values[_CONCURRENCY_MODE],
     )
     try:
         check_exact(override)
@@ -89,10 +106,30 @@ def _override(values: Values) -> LimitOverride | Refused:
 
 OVERRIDE: Record[LimitOverride] = Record(
     "Key limits",
-    "What holds for this key in place of its plan's. What is not given is as the plan has it.",
-    (_RATE, _WINDOWS, _QUOTAS, _CONCURRENCY, _OVERAGE),
+    "What holds for this key in place of its plan's. What is not given is as the plan has it. All of it counts this key by "
+    "itself, whatever the plan counts by.",
+    _PARTS,
     _override,
 )
+_SECRET_BEFORE = required("secret", Secret(32, 256), "What the caller has used so far.")
+_ENDS_AT = required("ends_at", Instant(), "When it ends; no later than the key.")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SecretBefore:
+    """`ends_at` is Unix seconds."""
+
+    secret: bytes
+    ends_at: float
+
+
+SECRET_BEFORE: Record[SecretBefore] = Record(
+    "Previous secret",
+    "The secret before this one, and until when it works: time for the caller to change over.",
+    (_SECRET_BEFORE, _ENDS_AT),
+    lambda values: SecretBefore(values[_SECRET_BEFORE].encode("ascii"), values[_ENDS_AT]),
+)
+_PREVIOUS = optional("previous", SECRET_BEFORE, "The secret before this one, while both work.")
 _LIMITS = optional("limits", OVERRIDE, "What holds in place of the plan's, part by part.")
 
 
@@ -105,7 +142,7 @@ def _key(values: Values) -> Key:
     if values[_PLAN] is None and not values.given(_PLAN) and values[_LIMITS] is None:
         values.reading.warn(values.place, "the key has no plan: only the limits of routes hold", "add plan")
     secret = values[_SECRET].encode("ascii")
-    return Key(
+    key = Key(
         id=values[_ID],
         environment=values[_ENVIRONMENT],
         secret_sha256=sha256(secret).digest(),
@@ -117,12 +154,24 @@ def _key(values: Values) -> Key:
         expires_at=values[_EXPIRES_AT],
         limits=values[_LIMITS],
     )
+    before = values[_PREVIOUS]
+    return key if before is None else _with_previous(key, before, values)
+
+
+def _with_previous(key: Key, before: SecretBefore, values: Values) -> Key:
+    if before.secret == key.secret:
+        values.problem(_PREVIOUS, "is the secret that the key has", "give the one before, or remove `previous`")
+    ends_at = before.ends_at if key.expires_at is None else min(before.ends_at, key.expires_at)
+    previous = replace(
+        key, secret=before.secret, secret_sha256=sha256(before.secret).digest(), expires_at=ends_at, generation=1
+    )
+    return replace(key, generation=2, previous=previous)
 
 
 KEY: Record[Key] = Record(
     "Key",
     "A key that the gateway knows without a control plane.",
-    (_ID, _SECRET, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT, _LIMITS),
+    (_ID, _SECRET, _PREVIOUS, _PLAN, _SCOPES, _ENVIRONMENT, _ALLOWED_IPS, _ALLOWED_ORIGINS, _EXPIRES_AT, _LIMITS),
     _key,
 )
 KEYS = ListOf(Placed(KEY), high=100_000)

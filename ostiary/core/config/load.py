@@ -11,7 +11,7 @@ from typing import Final
 from ostiary.core.config.callers import check_callers
 from ostiary.core.config.certificate_uses import USES
 from ostiary.core.config.consistency import check_heads, check_keys, check_routes, check_stores
-from ostiary.core.config.costs import check_costs
+from ostiary.core.config.costs import check_costs, check_leasing
 from ostiary.core.config.document import BYTES_MAX, parse_document, too_large
 from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, required
 from ostiary.core.config.issuers import ISSUERS
@@ -69,6 +69,7 @@ def _configuration(values: Values) -> Configuration:
     check_routes(reading, routes, upstreams)
     check_heads(reading, routes, values[_GATEWAY].client_limits.head_bytes)
     check_costs(reading, routes, values[_PLANS])
+    check_leasing(reading, routes, values[_PLANS])
     check_keys(reading, keys, routes)
     check_callers(
         reading,

@@ -24,8 +24,9 @@ from ostiary.core.config.fields import (
 from ostiary.core.config.gzip import GZIP_CHOICE
 from ostiary.core.config.kinds import Choice, NameUse, Size, TextKind, or_reference
 from ostiary.core.config.methods import METHODS, Method
-from ostiary.core.config.plans import NAME, ROUTE_LIMIT
+from ostiary.core.config.plans import NAME
 from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.route_limits import ROUTE_LIMIT, are_leased_in_vain, problem_of_twins
 from ostiary.core.model import (
     Authentication,
     Environment,
@@ -294,6 +295,14 @@ def _route(values: Values) -> Route:
     of_a_key = {LimitBy.KEY, LimitBy.APP, LimitBy.ORGANIZATION}
     if anonymous and (wrong := sorted(limit.by for limit in values[_LIMITS] if limit.by in of_a_key)):
         values.problem(_LIMITS, f"an anonymous caller has no {wrong[0]} to count by", "count by ip or route")
+    if (twins := problem_of_twins(values[_LIMITS])) is not None:
+        values.problem(_LIMITS, twins, "leave the smaller one: both would have to hold")
+    if are_leased_in_vain(values[_LIMITS]):
+        values.problem(
+            _LIMITS,
+            "some are leased and some are not: each call would ask Redis all the same",
+            "lease all limits of the route, or none",
+        )
     if anonymous and Environment.LIVE not in values[UPSTREAM_OF_ROUTE]:
         values.problem(
             UPSTREAM_OF_ROUTE,

@@ -15,14 +15,20 @@ from ostiary.core.model import (
     Certificate,
     CertificateUse,
     ClientAuthorities,
+    Concurrency,
     Cost,
+    Counting,
     Environment,
     FailedAttempts,
     Gzip,
     KeyEncryption,
+    LimitBy,
+    LimitMode,
+    Overage,
     Plan,
     Quota,
     Rate,
+    RefusedCalls,
     RouteLimit,
     Window,
 )
@@ -58,19 +64,43 @@ def size(count: int) -> str:
 def rate(value: Rate | None) -> str:
     if value is None:
         return "none"
-    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once"
+    return f"{value.requests} per {span(value.per_seconds)}, {value.burst} at once{_terms(value)}"
 
 
 def window(value: Window) -> str:
-    return f"{value.requests} in any {span(value.window_seconds)}"
+    return f"{value.requests} in any {span(value.window_seconds)}{_terms(value)}"
 
 
 def quota(value: Quota) -> str:
-    return f"{value.requests} per {value.period} (UTC)"
+    return f"{value.requests} per {value.period} (UTC){_terms(value)}"
+
+
+def concurrency(value: Concurrency) -> str:
+    return f"{value.at_most} under way at once{_in_shadow(value.mode)}"
+
+
+def _terms(value: Rate | Window | Quota) -> str:
+    """Nothing for what is usual."""
+    text = ", leased" if value.counting is Counting.LEASED else ""
+    text += ", refused calls charged" if value.refused is RefusedCalls.CHARGED else ""
+    return text + _in_shadow(value.mode)
+
+
+def _in_shadow(mode: LimitMode) -> str:
+    return ", in shadow" if mode is LimitMode.SHADOW else ""
 
 
 def route_limit(value: RouteLimit) -> str:
-    return f"{value.requests} in any {span(value.window_seconds)} by {value.by}"
+    match value.limit:
+        case Rate():
+            text = rate(value.limit)
+        case Window():
+            text = window(value.limit)
+        case Quota():
+            text = f"{quota(value.limit)}, then {value.limit.overage or Overage.BLOCK}"
+        case Concurrency():
+            text = concurrency(value.limit)
+    return f"{text} by {value.by if value.header is None else value.header}"
 
 
 def cost(value: Cost) -> str:
@@ -84,7 +114,10 @@ def plan(value: Plan) -> str:
     parts = [rate(value.rate)] if value.rate else []
     parts += [window(limit) for limit in value.windows]
     parts += [f"{quota(each)}, then {value.overage}" for each in value.quotas]
-    parts += [f"{value.concurrency} under way at once"] if value.concurrency else []
+    if value.concurrency:
+        parts.append(concurrency(Concurrency(value.concurrency, value.concurrency_mode)))
+    if parts and value.by is not LimitBy.KEY:
+        parts.append(f"of all keys of an {value.by} together")
     return "; ".join(parts) or "no limits"
 
 

@@ -9,14 +9,15 @@ from hashlib import sha256
 from ostiary.core.errors import ErrorCode
 from ostiary.core.signing import (
     EMPTY_BODY_SHA256,
+    Signer,
     hmac_message,
     nonce_is_well_formed,
     parse_signed_credential,
     parse_timestamp,
     timestamp_is_current,
 )
-from ostiary.gateway.credentials.holding import hold_body
-from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
+from ostiary.gateway.credentials.holding import hold_body, take_at_once
+from ostiary.gateway.credentials.refusal import refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.signal import Signal
@@ -43,26 +44,39 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
     known = await found if isinstance(found, Signal) else found
     if known is not None:
         exchange.claimed_key_id = key_id
-    signer = known.signer if known is not None and known.signer is not None else NOBODY
+    trial = keys.trial(known)
+    waited = False
     if full:
         assert timestamp is not None  # noqa: S101  _check_freshness
         assert nonce is not None  # noqa: S101  _check_freshness
         body_sha256 = EMPTY_BODY_SHA256
         if exchange.body is not None:
             digest = sha256()
-            await hold_body(exchange, exchange.body, [digest])
+            if not take_at_once(exchange, exchange.body, [digest]):
+                waited = True
+                await hold_body(exchange, exchange.body, [digest])
             body_sha256 = hexlify(digest.digest())
         message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, body_sha256)
         exchange.nonce = nonce.decode()
-        holds = signer.verify(message, signature)
+        proven = trial.proven(lambda signer: signer.verify(message, signature))
     else:
-        begun = signer.begin()
-        if exchange.body is not None:
-            await hold_body(exchange, exchange.body, [begun])
-        holds = signer.verify_begun(begun, signature)
-    if not holds or known is None or known.signer is None:
+        begun = {signer: signer.begin() for signer in trial.signers}
+        if exchange.body is not None and not take_at_once(exchange, exchange.body, list(begun.values())):
+            waited = True
+            await hold_body(exchange, exchange.body, list(begun.values()))
+
+        def holds(signer: Signer) -> bool:
+            digest = begun.pop(signer, None)
+            if digest is not None:
+                return signer.verify_begun(digest, signature)
+            return signer.verify(exchange.body_bytes or b"", signature)  # nobody's, for the time that it takes
+
+        proven = trial.proven(holds)
+    if proven is not None and waited and not await keys.is_in_force(proven):
+        proven = known = None  # it has ended while its body came
+    if proven is None:
         refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, why_unverified(known))
-    exchange.known_key = known
+    exchange.known_key = proven
 
 
 def _check_freshness(exchange: Exchange, timestamp: bytes | None, nonce: bytes | None) -> None:

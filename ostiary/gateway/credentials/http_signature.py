@@ -13,14 +13,13 @@ from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim
 from ostiary.core.signature_base import SignedMessage, Uncoverable
 from ostiary.core.signing import timestamp_is_current
 from ostiary.core.structured_fields import Malformed
-from ostiary.gateway.credentials.holding import hold_body
-from ostiary.gateway.credentials.refusal import NOBODY, refuse, why_unverified
+from ostiary.gateway.credentials.holding import hold_body, take_at_once
+from ostiary.gateway.credentials.refusal import refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.phases.admit import is_trusted
 from ostiary.gateway.signal import Signal
 from ostiary.gateway.wire.held_body import Hash
-from ostiary.gateway.wire.request_body import RequestBody
 
 _EMPTY_SHA256: Final = sha256().digest()
 _EMPTY_SHA512: Final = sha512().digest()
@@ -28,6 +27,22 @@ _SIGNATURE_FIELDS: Final = frozenset((b"signature-input", b"signature"))
 _CLOCK_DETAIL: Final = (
     "`created` must be the current Unix time in seconds, and `expires` not past. Check this machine's clock."
 )
+
+
+class Hashes:
+    """Of a body that arrives: those that its digest names."""
+
+    __slots__ = ("_sha256", "_sha512", "all")
+
+    def __init__(self, digest: Digest) -> None:
+        self._sha256 = None if digest.sha256 is None else sha256()
+        self._sha512 = None if digest.sha512 is None else sha512()
+        self.all: list[Hash] = [each for each in (self._sha256, self._sha512) if each is not None]
+
+    def hold(self, digest: Digest) -> bool:
+        """Whether the body, which has come, is what the digest says."""
+        by_256 = None if self._sha256 is None else self._sha256.digest()
+        return digest.holds(by_256, None if self._sha512 is None else self._sha512.digest())
 
 
 async def check(exchange: Exchange, keys: KeyRing) -> None:
@@ -50,22 +65,29 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     known = await found if isinstance(found, Signal) else found
     if known is not None:
         exchange.claimed_key_id = claim.key_id
-    body_holds = True
+    trial = keys.trial(known)
+    body_holds, waited = True, False
     if body is not None:
         if digest is None:
             refuse(
                 exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "a body, and content-digest is not covered"
             )
-        body_holds = await _body_holds(exchange, body, digest)
+        hashes = Hashes(digest)
+        if not take_at_once(exchange, body, hashes.all):
+            waited = True
+            await hold_body(exchange, body, hashes.all)
+        body_holds = hashes.hold(digest)
     elif digest is not None:
         body_holds = digest.holds(_EMPTY_SHA256, _EMPTY_SHA512)
-    signer = known.signer if known is not None and known.signer is not None else NOBODY
-    if not claim.is_verified_by(signer, base) or not body_holds or known is None or known.signer is None:
+    proven = trial.proven(lambda signer: claim.is_verified_by(signer, base))
+    if proven is not None and waited and not await keys.is_in_force(proven):
+        proven = known = None  # it has ended while its body came
+    if proven is None or not body_holds:
         reason = why_unverified(known) if body_holds else "the body is not that of Content-Digest"
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, reason)
     _leave_to_upstream(exchange, claim)
     exchange.nonce = claim.nonce
-    exchange.known_key = known
+    exchange.known_key = proven
 
 
 def _set_origin(exchange: Exchange, message: SignedMessage) -> None:
@@ -119,18 +141,6 @@ def _check_freshness(exchange: Exchange, claim: Claim) -> None:
     if expired or not timestamp_is_current(claim.created, now=now, skew_seconds=exchange.snapshot.skew_seconds):
         reason = "expires is past" if expired else "created is out of range"
         refuse(exchange, "http-signature", ErrorCode.TIMESTAMP_OUT_OF_RANGE, reason, _CLOCK_DETAIL)
-
-
-async def _body_holds(exchange: Exchange, body: RequestBody, digest: Digest) -> bool:
-    """Takes the whole body; whether it is what the field says."""
-    by_256 = None if digest.sha256 is None else sha256()
-    by_512 = None if digest.sha512 is None else sha512()
-    hashes: list[Hash] = [each for each in (by_256, by_512) if each is not None]
-    await hold_body(exchange, body, hashes)
-    return digest.holds(
-        None if by_256 is None else by_256.digest(),
-        None if by_512 is None else by_512.digest(),
-    )
 
 
 def _leave_to_upstream(exchange: Exchange, claim: Claim) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from ostiary.core.errors import ErrorCode, GatewayError
-from ostiary.core.signing import Signer
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KnownKey
-
-# An unknown key id is checked against this signer, so that it takes as long as a known one with a wrong signature.
-NOBODY: Final = Signer(b"nobody" * 8)
 
 
 def refuse(exchange: Exchange, scheme: str, code: ErrorCode, reason: str, detail: str | None = None) -> NoReturn:

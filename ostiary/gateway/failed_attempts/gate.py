@@ -31,6 +31,7 @@ log: Final = logging.getLogger("ostiary.gateway.failed_attempts")
 SPAN_SECONDS: Final = 60.0
 # After an alarm about a key it is silent for so long.
 _ALARM_SECONDS: Final = 60.0
+_NOBODY: Final = "a key that there is not"  # no id has blanks
 _DETAIL: Final = "Too many calls with credentials that don't hold came from this address."
 _COUNTED: Final = frozenset((ErrorCode.CREDENTIALS_INVALID, ErrorCode.NONCE_REPLAYED))
 
@@ -121,20 +122,26 @@ class Gate:
         room = SPAN_SECONDS - seconds
         debt = self._table.add(_of_address(address), seconds, now, most=SPAN_SECONDS)
         barred = Barred("address", debt - room) if debt > room else None
-        if key_id is not None:
-            self._count_key(key_id, now)
-            pair_debt = self._table.add(_of_pair(address, key_id), seconds, now, most=SPAN_SECONDS)
-            if pair_debt + seconds > room:
-                self._table.is_urgent(now + SPAN_SECONDS)
-                self.watchful = True
+        # The time of a refusal must not tell whether there is such a key: for one that there is not the same is done, and
+        # adds nothing; for one that there is, what `check` has cost the other.
+        known = key_id is not None
+        name = key_id if key_id is not None else _NOBODY
+        if known:
+            self._table.debt(_of_address(address), now)
+        self._count_key(name, self._key_seconds if known else 0.0, now)
+        pair_seconds = seconds if known else 0.0
+        pair_debt = self._table.add(_of_pair(address, name), pair_seconds, now, most=SPAN_SECONDS)
+        if known and pair_debt + seconds > room:
+            self._table.is_urgent(now + SPAN_SECONDS)
+            self.watchful = True
         if barred is not None and self._is_exempt(address):
             return None
         return barred
 
-    def _count_key(self, key_id: str, now: float) -> None:
+    def _count_key(self, key_id: str, seconds: float, now: float) -> None:
         mark = hash("key " + key_id)
-        debt = self._table.add(mark, self._key_seconds, now, most=SPAN_SECONDS)
-        if debt < SPAN_SECONDS <= debt + self._key_seconds:
+        debt = self._table.add(mark, seconds, now, most=SPAN_SECONDS)
+        if debt < SPAN_SECONDS <= debt + seconds:
             self._table.add(mark, _ALARM_SECONDS, now, most=SPAN_SECONDS + _ALARM_SECONDS)
             self._values[self._alarms] += 1
             log.warning("key_under_attack", extra={"fields": {"key_id": key_id, "per_seconds": int(SPAN_SECONDS)}})

@@ -46,22 +46,30 @@ class SealedSecret:
 
 
 class KnownKey:
-    """A key with what the request path needs ready: its signer, when it ends, and `prepared`, what the request path has
-    worked out for it under the present snapshot.
+    """One generation of a key with what the request path needs ready: its signer, when it ends, and `prepared`, what the
+    request path has worked out for it under the present snapshot.
 
     `signer` is None where the secret can't be recovered, or where a service has still to open it (`sealed`). `expires_at`
-    is Unix seconds, `inf` for never. `revision` is the row's in Postgres, 0 for a key of the configuration file. One object
-    belongs to one snapshot: after a swap a `find` gives another, so a request that is still under way keeps what was
-    prepared for its own."""
+    is Unix seconds, `inf` for never. `revision` is the row's in Postgres, 0 for a key of the configuration file. `previous`
+    is the generation before, also past its end; None if there was none. One object belongs to one snapshot: after a swap a
+    `find` gives another, so a request that is still under way keeps what was prepared for its own."""
 
-    __slots__ = ("_signer", "epoch", "expires_at", "key", "prepared", "revision", "sealed", "used")
+    __slots__ = ("_signer", "epoch", "expires_at", "key", "prepared", "previous", "revision", "sealed", "used")
 
     def __init__(
-        self, key: Key, *, signer: Signer | None, revision: int, epoch: int, sealed: SealedSecret | None = None
+        self,
+        key: Key,
+        *,
+        signer: Signer | None,
+        revision: int,
+        epoch: int,
+        sealed: SealedSecret | None = None,
+        previous: KnownKey | None = None,
     ) -> None:
         self.key = key
         self._signer = signer
         self.sealed = sealed
+        self.previous = previous
         self.expires_at = math.inf if key.expires_at is None else key.expires_at
         self.prepared: dict[str, object] = {}
         self.revision = revision
@@ -73,7 +81,15 @@ class KnownKey:
 
     def renewed(self, epoch: int) -> KnownKey:
         """The same key for another snapshot, with nothing prepared."""
-        return KnownKey(self.key, signer=self._signer, revision=self.revision, epoch=epoch, sealed=self.sealed)
+        previous = self.previous
+        return KnownKey(
+            self.key,
+            signer=self._signer,
+            revision=self.revision,
+            epoch=epoch,
+            sealed=self.sealed,
+            previous=None if previous is None else previous.renewed(epoch),
+        )
 
     @property
     def signer(self) -> Signer | None:
@@ -81,7 +97,8 @@ class KnownKey:
 
     def sealed_secrets(self) -> tuple[SealedSecret, ...]:
         """Those that a signature may be verified with."""
-        return () if self.sealed is None else (self.sealed,)
+        generations = (self, self.previous)
+        return tuple(each.sealed for each in generations if each is not None and each.sealed is not None)
 
 
 class Changes:
@@ -100,7 +117,8 @@ class Changes:
 class KeyCache:
     """Known keys by id and by secret, absent ones by question.
 
-    `known` and `by_secret` are read directly on the hot path and written only here; they always hold the same keys. What
+    `known` and `by_secret` are read directly on the hot path and written only here; they always hold the same keys, in
+    `by_secret` with the generation before, where there is one. What
     `expire` and `following` say decides what may be remembered: nothing when Postgres has been away for too long, and no
     absence while nobody would tell that the key was made."""
 
@@ -134,10 +152,11 @@ class KeyCache:
         self._remove(key_id)
         if len(self.known) >= self.capacity:
             self._evict()
-        self.known[key_id] = known
-        self.by_secret[known.key.secret_sha256] = known
+        self._put(known)
         self._absent_ids.pop(key_id, None)
         self._absent_secrets.pop(known.key.secret_sha256, None)
+        if known.previous is not None:
+            self._absent_secrets.pop(known.previous.key.secret_sha256, None)
 
     def remember_absent(self, question: Question) -> None:
         """Keeps for ABSENT_SECONDS that no key answers `question`."""
@@ -156,8 +175,7 @@ class KeyCache:
     def replace(self, known: KnownKey) -> None:
         """Puts `known` in the place of the entry with its id, if there is one."""
         if known.key.id in self.known:
-            self.known[known.key.id] = known
-            self.by_secret[known.key.secret_sha256] = known
+            self._put(known)
 
     # --- what the change feed says ----------------------------------------------------------------------------------
 
@@ -201,11 +219,19 @@ class KeyCache:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
+    def _put(self, known: KnownKey) -> None:
+        self.known[known.key.id] = known
+        self.by_secret[known.key.secret_sha256] = known
+        if known.previous is not None:
+            self.by_secret[known.previous.key.secret_sha256] = known.previous
+
     def _remove(self, key_id: str) -> bool:
         known = self.known.pop(key_id, None)
         if known is None:
             return False
         self.by_secret.pop(known.key.secret_sha256, None)
+        if known.previous is not None:
+            self.by_secret.pop(known.previous.key.secret_sha256, None)
         return True
 
     def _evict(self) -> None:
@@ -214,9 +240,12 @@ class KeyCache:
         for _ in range(_SECOND_CHANCES):
             key_id = next(iter(self.known))
             known = self.known[key_id]
-            if not known.used:
+            previous = known.previous
+            if not known.used and (previous is None or not previous.used):
                 break
             known.used = False
+            if previous is not None:
+                previous.used = False
             self.known.move_to_end(key_id)
         self._remove(next(iter(self.known)))
         self.evicted += 1

@@ -125,6 +125,8 @@ class Lookup:
         found: dict[Question, KnownKey] = {}
         for known in keys:
             found[known.key.id] = found[known.key.secret_sha256] = known
+            if known.previous is not None:
+                found[known.previous.key.secret_sha256] = known.previous
             if not changes.everything and known.key.id not in changes.ids:
                 self._cache.remember(known)
         asked, self._asked = self._asked, {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ostiary.core.credentials import checksum_holds, is_key_id
 from ostiary.core.encryption import Envelope, RemoteKeyWrapper
+from ostiary.core.errors import GatewayError
 from ostiary.core.model import Key
 from ostiary.core.signing import Signer
 from ostiary.gateway.keys.cache import KeyCache, KnownKey
@@ -16,6 +17,7 @@ from ostiary.gateway.keys.feed import ChangeFeed
 from ostiary.gateway.keys.lookup import Lookup
 from ostiary.gateway.keys.opening import Openings
 from ostiary.gateway.keys.store import KeyLoader
+from ostiary.gateway.keys.trial import Trial
 from ostiary.gateway.signal import Signal
 
 if TYPE_CHECKING:
@@ -110,9 +112,11 @@ class KeyRing:
         if known.epoch != self._epoch:
             known = self._renew(known)
         if known.expires_at <= self._clock():
+            if gate is not None and address:
+                gate.check(address)  # as for a key that is unknown, which it must not be told from
             return None
         known.used = True
-        if known.sealed is not None:
+        if known.sealed is not None or known.previous is not None:
             now = time.monotonic()
             for secret in known.sealed_secrets():
                 if secret.ask_at <= now and isinstance(asked := secret.openings.ask(known, secret), Signal):
@@ -140,14 +144,44 @@ class KeyRing:
         known.used = True
         return known
 
+    def trial(self, known: KnownKey | None) -> Trial:
+        """By which a signature is checked, of what `find` gave."""
+        return Trial(known, self._clock())
+
+    async def has_key(self, key_id: str) -> bool:
+        """Whether a key that was there is neither revoked nor expired. While that can't be told it is."""
+        found = self.find(key_id)
+        try:
+            return (await found if isinstance(found, Signal) else found) is not None
+        except GatewayError:
+            return True
+
+    async def is_in_force(self, known: KnownKey) -> bool:
+        """Whether what `find` gave once is neither revoked, expired nor ended, as a secret of its key. While that can't be
+        told it is what it was before."""
+        secret = known.key.secret_sha256
+        found = self.find(known.key.id)
+        try:
+            now = await found if isinstance(found, Signal) else found
+        except GatewayError:
+            return known.expires_at > self._clock()
+        if now is None or now.key.secret_sha256 == secret:
+            return now is not None
+        previous = now.previous
+        return previous is not None and previous.key.secret_sha256 == secret and previous.expires_at > self._clock()
+
     def replace_file_keys(self, file_keys: Mapping[str, Key]) -> None:
         """After a reload: these are the file's keys from now on, and no others."""
-        ring = [
-            KnownKey(key, signer=None if key.secret is None else Signer(key.secret), revision=0, epoch=self._epoch)
-            for key in file_keys.values()
-        ]
-        self._file = {known.key.id: known for known in ring}
-        self._file_by_secret = {known.key.secret_sha256: known for known in ring}
+        self._file = {}
+        self._file_by_secret = {}
+        for key in file_keys.values():
+            self._put_file_key(_of_file(key, self._epoch))
+
+    def _put_file_key(self, known: KnownKey) -> None:
+        self._file[known.key.id] = known
+        self._file_by_secret[known.key.secret_sha256] = known
+        if known.previous is not None:
+            self._file_by_secret[known.previous.key.secret_sha256] = known.previous
 
     def forget_prepared(self) -> None:
         """After a snapshot swap: every find from now on gives a KnownKey with nothing prepared. In constant time: each key is
@@ -178,10 +212,20 @@ class KeyRing:
         return status
 
     def _renew(self, known: KnownKey) -> KnownKey:
-        renewed = known.renewed(self._epoch)
-        if self._file.get(known.key.id) is known:
-            self._file[known.key.id] = renewed
-            self._file_by_secret[known.key.secret_sha256] = renewed
+        """Both generations at once: they stay each other's."""
+        key_id = known.key.id
+        if self._file_by_secret.get(known.key.secret_sha256) is known:
+            renewed = self._file[key_id].renewed(self._epoch)
+            self._put_file_key(renewed)
         else:
+            renewed = self._known[key_id].renewed(self._epoch)
             self._cache.replace(renewed)
+        if renewed.previous is not None and known.key.secret_sha256 == renewed.previous.key.secret_sha256:
+            return renewed.previous
         return renewed
+
+
+def _of_file(key: Key, epoch: int) -> KnownKey:
+    previous = None if key.previous is None else _of_file(key.previous, epoch)
+    signer = None if key.secret is None else Signer(key.secret)
+    return KnownKey(key, signer=signer, revision=0, epoch=epoch, previous=previous)

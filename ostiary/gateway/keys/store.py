@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -24,13 +25,18 @@ _SHARED_SCOPES_MAX = 4_096
 _log = logging.getLogger(__name__)
 
 _LOAD = """
--- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with the organization of its
--- app, all as of one moment. Both arms are index look-ups.
+-- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with both of its generations and
+-- the organization of its app, all as of one moment. Every arm is an index look-up. Whether a generation has ended is for the
+-- gateway's clock to say, as for what it knows already.
 SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped, k.plan, k.scopes,
        k.app_id::text AS app_id, a.organization_id::text AS organization_id, k.allowed_networks, k.allowed_origins,
-       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.limits::text AS limits, k.revision
+       extract(epoch FROM k.expires_at)::float8 AS expires_at, k.limits::text AS limits, k.revision, k.generation,
+       k.previous_secret_sha256, k.previous_secret_sealed, k.previous_data_key_wrapped,
+       extract(epoch FROM k.previous_ends_at)::float8 AS previous_ends_at
 FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.revoked_at IS NULL AND (k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]))
+WHERE k.revoked_at IS NULL AND (
+    k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]) OR k.previous_secret_sha256 = ANY ($2::bytea[])
+)
 """
 
 _HIGHEST_REVISION = """
@@ -98,11 +104,22 @@ class KeyLoader:
             allowed_origins=frozenset(row["allowed_origins"]),
             expires_at=row["expires_at"],
             limits=None if row["limits"] is None else _override(row["id"], row["limits"]),
+            generation=row["generation"],
         )
+        previous = None if row["previous_secret_sha256"] is None else self._previous(key, row, epoch)
         secret = self._secret(row["id"], row["secret_sealed"], row["data_key_wrapped"])
-        sealed = secret if isinstance(secret, SealedSecret) else None
-        signer = secret if isinstance(secret, Signer) else None
-        return KnownKey(key, signer=signer, revision=row["revision"], epoch=epoch, sealed=sealed)
+        return _known(key, secret, row, epoch, previous)
+
+    def _previous(self, key: Key, row: asyncpg.Record, epoch: int) -> KnownKey:
+        ends_at = row["previous_ends_at"]
+        previous = replace(
+            key,
+            secret_sha256=row["previous_secret_sha256"],
+            generation=key.generation - 1,
+            expires_at=ends_at if key.expires_at is None else min(ends_at, key.expires_at),
+        )
+        secret = self._secret(row["id"], row["previous_secret_sealed"], row["previous_data_key_wrapped"])
+        return _known(previous, secret, row, epoch, None)
 
     def _shared(self, scopes: frozenset[str]) -> frozenset[str]:
         if len(self._scopes) >= _SHARED_SCOPES_MAX:
@@ -120,6 +137,14 @@ class KeyLoader:
         except EncryptionError as error:
             _log.error("key_cannot_sign", extra={"fields": {"key_id": key_id, "reason": str(error)}})
             return None
+
+
+def _known(
+    key: Key, secret: Signer | SealedSecret | None, row: asyncpg.Record, epoch: int, previous: KnownKey | None
+) -> KnownKey:
+    sealed = secret if isinstance(secret, SealedSecret) else None
+    signer = secret if isinstance(secret, Signer) else None
+    return KnownKey(key, signer=signer, revision=row["revision"], epoch=epoch, sealed=sealed, previous=previous)
 
 
 def _override(key_id: str, text: str) -> LimitOverride | None:

@@ -10,6 +10,7 @@ from ostiary.gateway.limits.decision import Decision, Outcome
 from ostiary.gateway.limits.local import LocalLimits
 from ostiary.gateway.limits.nonces import NodeNonces, Taken
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
 from ostiary.gateway.node import NodeMemory
 
 _OUTCOMES = {
@@ -37,11 +38,12 @@ class Alone:
     call in checks its nonce against what any worker of this node has seen accepted by Redis or has let in itself; when there
     is no room to remember another one, signed writes are refused."""
 
-    def __init__(self, *, workers: int, node: NodeMemory, nonces: NodeNonces) -> None:
+    def __init__(self, *, workers: int, node: NodeMemory, nonces: NodeNonces, shadows: Shadows) -> None:
         self.decided = 0
         self._workers = workers
         self._node = node
         self._nonces = nonces
+        self._shadows = shadows
         self._limits = LocalLimits(sharers=self.sharers)
 
     def sharers(self) -> int:
@@ -65,7 +67,8 @@ class Alone:
 
     def settle(self, charge: Charge) -> None:
         """A call that was decided here turned out to cost more, or less."""
-        self._limits.settle(charge.names, charge.difference, charge.taken_us, time.time_ns() // 1000)
+        now_us = time.time_ns() // 1000
+        self._limits.settle(charge.policy, charge.names, charge.skipped, charge.difference, charge.taken_us, now_us)
 
     def _refused_by_nonce(self, question: Question, now: float) -> Decision | None:
         """Uses it up. A refused call must not have taken anything else, so this comes after the limits were found to hold,
@@ -84,10 +87,13 @@ class Alone:
         now_us = time.time_ns() // 1000
         local = self._limits.question(policy, question.names, now_us)
         standing, remaining = local.standing, 0
-        if standing.refused and standing.index is not None:
+        if standing.refused:
+            standing = local.charge_refused()
+            assert standing.index is not None  # noqa: S101  what refused still does
             label, remaining, reset = labels[standing.index], standing.remaining, standing.reset_seconds
-        elif local.crowded:
-            label, reset = labels[-1], 1
+        elif local.crowded is not None:
+            local.charge_refused()
+            label, reset = labels[local.crowded], 1
         else:
             if (refusal := self._refused_by_nonce(question, now)) is not None:
                 return refusal
@@ -95,6 +101,8 @@ class Alone:
             headers = b""
             if standing.index is not None:
                 headers = labels[standing.index].headers(standing.remaining, standing.reset_seconds)
-            charge = Charge(policy, question.names, now_us, alone=True) if policy.settles else None
-            return Decision(Outcome.ALLOWED, headers, 0, standing.overage, lease, "none", charge)
+            skipped = standing.would_refuse
+            would_refuse = self._shadows.would_refuse(policy, skipped) if skipped else ()
+            charge = Charge(policy, question.names, now_us, alone=True, skipped=skipped) if policy.settles else None
+            return Decision(Outcome.ALLOWED, headers, 0, standing.overage, lease, "none", charge, would_refuse)
         return Decision(_OUTCOMES[label.kind], label.headers(remaining, reset), reset, False, None, label.kind)

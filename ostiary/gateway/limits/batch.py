@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ostiary.core.model import StoreFailure
-from ostiary.gateway.limits.connection import Command
+from ostiary.gateway.limits.connection import Command, RedisConnection
 from ostiary.gateway.limits.decision import Decision
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.slices import SliceRequest
 from ostiary.gateway.signal import Signal
 
 # After a busy spell of the loop a timer can run before a reply that has long arrived is read. One more turn reads it.
@@ -42,31 +44,51 @@ class Question(Signal[Decision]):
 
 
 class Batch:
-    """Requests that went to Redis in one command, and so many settlements with them. `settled`: the requests have their
-    decisions, whatever still comes."""
+    """Requests that went to Redis in one command, the settlements and `returned_n` slices given back before them, and the
+    `slices` asked for behind. `connection` is the one it was sent on last. `settled`: the requests have their decisions,
+    whatever still comes."""
 
     __slots__ = (
         "arguments",
+        "connection",
         "due_at",
         "looked_twice",
         "name",
         "questions",
         "resent",
+        "returned_n",
         "sent_at",
         "settled",
-        "settlements_n",
+        "settlements",
+        "slices",
     )
 
-    def __init__(self, questions: list[Question], name: str, arguments: Command, settlements_n: int = 0) -> None:
+    def __init__(
+        self,
+        questions: list[Question],
+        name: str,
+        arguments: Command,
+        settlements: Sequence[Charge] = (),
+        slices: Sequence[SliceRequest] = (),
+        returned_n: int = 0,
+    ) -> None:
         self.questions = questions
-        self.settlements_n = settlements_n
+        self.settlements = settlements
+        self.slices = slices
+        self.returned_n = returned_n
         self.name = name
         self.arguments = arguments
+        self.connection: RedisConnection | None = None
         self.sent_at = time.monotonic()
         self.due_at = 0.0
         self.settled = False
         self.looked_twice = False
         self.resent = False
+
+    @property
+    def asked_n(self) -> int:
+        """How many answers its reply has."""
+        return len(self.questions) + len(self.slices)
 
 
 class InFlight:

@@ -20,7 +20,12 @@ from ostiary.gateway.limits.connection import Address, Command, ConnectionLost, 
 from ostiary.gateway.limits.crossing import Crossing, LastStep, Step, groups, single_slot
 from ostiary.gateway.limits.decision import Decision, LimiterObserver
 from ostiary.gateway.limits.masters import MasterLink, Masters
+from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.quota_events import QuotaEvents
+from ostiary.gateway.limits.returning import commands
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
+from ostiary.gateway.limits.slices import Returned, SliceRequest
 from ostiary.gateway.limits.slots import Redirection, redirection, slot_of
 
 log = logging.getLogger("ostiary.gateway.limits")
@@ -45,9 +50,16 @@ class SlotBatch(Batch):
     __slots__ = ("is_between", "link", "redirections", "slot", "steps")
 
     def __init__(
-        self, slot: int, link: MasterLink, questions: list[Question], steps: list[Step], name: str, arguments: Command
+        self,
+        slot: int,
+        link: MasterLink,
+        questions: list[Question],
+        steps: list[Step],
+        name: str,
+        arguments: Command,
+        slices: Sequence[SliceRequest],
     ) -> None:
-        super().__init__(questions, name, arguments)
+        super().__init__(questions, name, arguments, (), slices)
         self.slot = slot
         self.link = link
         self.steps = steps
@@ -56,12 +68,13 @@ class SlotBatch(Batch):
 
     @property
     def size(self) -> int:
-        return len(self.questions) + len(self.steps)
+        return len(self.questions) + len(self.steps) + len(self.slices)
 
 
 class Cluster:
     """The limiter's way to a cluster. It hands out what it learns through the limiter's own `settle`, `settle_alone`,
-    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements)."""
+    `came_too_late` (of a batch of questions), `hand_out` and `alone` (of one question), `lost` (settlements), `lease` (what a
+    question holds in Redis) and `release`, `no_slices` (which were asked for in vain)."""
 
     def __init__(
         self,
@@ -77,6 +90,11 @@ class Cluster:
         hand_out: Callable[[Question, Decision], None],
         alone: Callable[[Question], Decision],
         lost: Callable[[int], None],
+        no_slices: Callable[[Sequence[SliceRequest]], None],
+        lease: Callable[[LimitPolicy, list[str], str, int, Sequence[int]], object | None],
+        release: Callable[[object], None],
+        shadows: Shadows,
+        quota_events: QuotaEvents,
     ) -> None:
         self._masters = Masters(addresses, deadline_seconds=deadline_seconds, worker=worker, observe=observe)
         self._deadline_seconds = deadline_seconds
@@ -88,9 +106,15 @@ class Cluster:
         self._hand_out = hand_out
         self._alone = alone
         self._lost = lost
+        self._no_slices = no_slices
+        self._lease = lease
+        self._release = release
+        self._shadows = shadows
+        self._quota_events = quota_events
         self._charges: dict[int, list[Charge]] = {}
         self._questions: dict[int, list[Question]] = {}
         self._steps: dict[int, list[Step]] = {}
+        self._slices: dict[int, list[SliceRequest]] = {}
         self._is_flushing = False
         self.batches = 0
 
@@ -115,7 +139,7 @@ class Cluster:
         """Decided at once where the masters of all its slots, or the one it has, are away."""
         slot = single_slot(question)
         if slot >= 0:
-            self._ask_last(slot, question)
+            self.ask_last(slot, question)
             return
         grouped = groups(question)
         away = sum(self._connection(slot) is None for slot in grouped.slots)
@@ -126,20 +150,31 @@ class Cluster:
             question,
             grouped,
             deadline_seconds=self._deadline_seconds,
-            ask=self._ask_step,
-            ask_last=self._ask_last,
-            alone=self._alone,
-            tell=self._hand_out,
+            way=self,
         ).go_on()
 
-    def _ask_last(self, slot: int, question: Question) -> None:
+    # --- for crossings (see crossing.Way) -----------------------------------------------------------------------------
+
+    def decide_alone(self, question: Question) -> Decision:
+        return self._alone(question)
+
+    def tell_decision(self, question: Question, decision: Decision) -> None:
+        self._hand_out(question, decision)
+
+    def release(self, lease: object) -> None:
+        self._release(lease)
+
+    def would_refuse(self, policy: LimitPolicy, places: Sequence[int]) -> tuple[str, ...]:
+        return self._shadows.would_refuse(policy, places)
+
+    def ask_last(self, slot: int, question: Question) -> None:
         if self._connection(slot) is None:
             self._hand_out(question, self._alone(question))
             return
         self._questions.setdefault(slot, []).append(question)
         self._flush_soon()
 
-    def _ask_step(self, step: Step) -> bool:
+    def ask_step(self, step: Step) -> bool:
         if self._connection(step.slot) is None:
             return False
         self._steps.setdefault(step.slot, []).append(step)
@@ -149,6 +184,13 @@ class Cluster:
     def settle(self, charge: Charge) -> None:
         """Tells the slot of a charge what the call turned out to cost."""
         self._charges.setdefault(slot_of(charge.names[0]), []).append(charge)
+        self._flush_soon()
+
+    def exchange_slices(self, wanted: Sequence[SliceRequest], returned: Sequence[Returned]) -> None:
+        for request in wanted:
+            self._slices.setdefault(request.slice.place, []).append(request)
+        for connection, command in commands(returned):
+            connection.send(command, _nothing)
         self._flush_soon()
 
     def _connection(self, slot: int) -> RedisConnection | None:
@@ -168,6 +210,14 @@ class Cluster:
                 for first in range(0, len(settled), BATCH_MAX):
                     self._send_charges(slot, settled[first : first + BATCH_MAX])
         questions, self._questions = self._questions, {}
+        if self._slices:
+            wanted, self._slices = self._slices, {}
+            for slot, slices in wanted.items():
+                with_them = questions.pop(slot, [])
+                if len(with_them) + len(slices) > BATCH_MAX:
+                    questions[slot], with_them = with_them, []
+                for first in range(0, len(slices), BATCH_MAX):
+                    self._send_batch(slot, with_them, [], slices[first : first + BATCH_MAX])
         for slot, asked in questions.items():
             for first in range(0, len(asked), BATCH_MAX):
                 self._send_batch(slot, asked[first : first + BATCH_MAX], [])
@@ -176,18 +226,21 @@ class Cluster:
             for first in range(0, len(begun), BATCH_MAX):
                 self._send_batch(slot, [], begun[first : first + BATCH_MAX])
 
-    def _send_batch(self, slot: int, questions: list[Question], steps: list[Step]) -> None:
+    def _send_batch(
+        self, slot: int, questions: list[Question], steps: list[Step], slices: Sequence[SliceRequest] = ()
+    ) -> None:
         link = self._masters.at[slot]
         if link is None or link.connection is None:
             for question in questions:
                 self._hand_out(question, self._alone(question))
             for step in steps:
                 step.crossing.unanswered(step)
+            self._no_slices(slices)
             return
         self.batches += 1
         name = f"{self._worker}:{self.batches}"
-        arguments = script.arguments(steps, "") if steps else script.arguments(questions, name)
-        batch = SlotBatch(slot, link, questions, steps, name, arguments)
+        arguments = script.arguments(steps or [*questions, *slices], name)
+        batch = SlotBatch(slot, link, questions, steps, name, arguments, slices)
         self._in_flight.add(batch)
         self._send(batch, link, link.connection)
 
@@ -198,20 +251,25 @@ class Cluster:
             self._lost(len(charges))
             return
         command: Command = (b"EVALSHA", script.DECIDE_SHA, *script.arguments([], "", b"", charges))
-        link.connection.send(command, partial(self._settled, link, command, len(charges)))
+        link.connection.send(command, partial(self._settled, link, command, charges))
 
-    def _settled(self, link: MasterLink, command: Command, charges_n: int, reply: object) -> None:
+    def _settled(self, link: MasterLink, command: Command, charges: list[Charge], reply: object) -> None:
         if isinstance(reply, bytes):
+            for whose, what, place, percent, ends_us in script.notes(reply, 0):
+                if what == script.QUOTA_REACHED:
+                    charge = charges[whose]
+                    self._quota_events.reached(charge.policy, charge.names, place, percent, ends_us)
             return
         elsewhere = redirection(str(reply)) if isinstance(reply, Exception) else None
         target = self._follow(elsewhere, link) if elsewhere is not None else None
         if target is None or target.connection is None:
-            self._lost(charges_n)
+            self._lost(len(charges))
         else:
             target.connection.send(command, _nothing)
 
     def _send(self, batch: SlotBatch, link: MasterLink, connection: RedisConnection) -> None:
         batch.link = link
+        batch.connection = connection
         connection.send(
             (b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch, link, connection)
         )
@@ -224,20 +282,51 @@ class Cluster:
                 self._refused(batch, link, connection, reply)
             return
         if batch.settled:
-            if batch.questions:
+            if not batch.steps:
                 self._came_too_late(batch, reply)
+            else:
+                self._steps_came_too_late(batch, reply)
             return
         link.succeeded()
         if batch.steps:
             self._in_flight.settle(batch)
             clock_us = script.clock_us(reply)
-            for step, answer in zip(batch.steps, script.answers(reply), strict=True):
-                step.crossing.answered(step, connection, clock_us, answer)
+            skipped = self._noted(batch, reply)
+            answers = script.answers(reply, batch.size)
+            for number, (step, answer) in enumerate(zip(batch.steps, answers, strict=True), start=1):
+                mine: Sequence[int] = skipped.get(number, ())
+                lease = self._lease_of(batch, number, answer[0], mine)
+                step.crossing.answered(step, connection, clock_us, answer, lease, mine)
             return
-        for question, answer in zip(batch.questions, script.answers(reply), strict=True):
+        # Slices stand behind the questions.
+        for question, answer in zip(batch.questions, script.answers(reply, batch.size), strict=False):
             if isinstance(question, LastStep):
                 question.remaining = answer[2]
         self._settle(batch, reply)
+
+    def _noted(self, batch: SlotBatch, reply: bytes) -> dict[int, list[int]]:
+        """The places of limits in shadow that would have refused, by the number of the step (from 1)."""
+        skipped: dict[int, list[int]] = {}
+        for whose, what, place, percent, ends_us in script.notes(reply, batch.size):
+            if what == script.WOULD_REFUSE:
+                skipped.setdefault(whose + 1, []).append(place)
+            else:
+                step = batch.steps[whose]
+                self._quota_events.reached(step.policy, step.names, place, percent, ends_us)
+        return skipped
+
+    def _lease_of(self, batch: SlotBatch, number: int, code: int, skipped: Sequence[int]) -> object | None:
+        """What a step that was let in holds in Redis."""
+        step = batch.steps[number - 1]
+        if not step.policy.leased or code not in (script.ALLOWED, script.OVERAGE):
+            return None
+        return self._lease(step.policy, step.names, batch.name, number, skipped)
+
+    def _steps_came_too_late(self, batch: SlotBatch, reply: bytes) -> None:
+        """What they counted stays counted; the leases that they took are held by nobody."""
+        for number, answer in enumerate(script.answers(reply, batch.size), start=1):
+            if (lease := self._lease_of(batch, number, answer[0], ())) is not None:
+                self._release(lease)
 
     # --- failing ------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ class Outcome(Enum):
     UNAVAILABLE = "unavailable"
 
 
+WOULD_REFUSE = "would_refuse"
+
+
 @dataclass(slots=True)
 class Decision:
     """The answer to one request.
@@ -29,7 +32,8 @@ class Decision:
     later is within the limits if none came in between. `overage`: past a quota that warns or charges.
     `lease`, when there is one, goes to `Limiter.release` at the end of the call; one that is dropped instead frees its
     slot within LEASE_SECONDS. `limit` says what refused: rate, window, quota, concurrency, nonce, or none. `charge`, where
-    the route's upstream says what a call cost, goes to `Limiter.settle` when it has answered."""
+    the route's upstream says what a call cost, goes to `Limiter.settle` when it has answered. `would_refuse`: the limits in
+    shadow, by their labels' names, that would have refused a call that was let in."""
 
     outcome: Outcome
     headers: bytes
@@ -38,13 +42,15 @@ class Decision:
     lease: object | None
     limit: str
     charge: Charge | None = None
+    would_refuse: tuple[str, ...] = ()
 
 
 class LimiterObserver(Protocol):
     """Metrics of a limiter; called on the event loop, must not block. Labels are bounded."""
 
     def decided(self, limit: str, decision: str) -> None:
-        """`limit` as in Decision, `decision` a value of Outcome."""
+        """`limit` as in Decision, `decision` a value of Outcome; or WOULD_REFUSE, of a limit in shadow, besides the decision
+        about the call."""
 
     def round_trip(self, seconds: float) -> None:
         """One batch was answered by Redis in this time."""
@@ -56,6 +62,9 @@ class LimiterObserver(Protocol):
     def settled(self, result: str) -> None:
         """The cost of a call was settled: same, more, less; invalid: what the upstream said is no cost, so what was charged
         stays; lost: Redis was away, or gave no answer."""
+
+    def slice_asked(self, result: str) -> None:
+        """A slice of a leased limit was asked for: taken, refused, unanswered."""
 
 
 class UnobservedLimiter:
@@ -71,4 +80,7 @@ class UnobservedLimiter:
         pass
 
     def settled(self, result: str) -> None:
+        pass
+
+    def slice_asked(self, result: str) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 from weakref import WeakSet
 
@@ -15,13 +16,14 @@ LEASES_PER_COMMAND = 500
 
 
 class RedisLease:
-    """A call under way. `name` is the sorted set it stands in."""
+    """A call under way. `name` is the sorted set it stands in; `others` are the same call in other sets, which go with it."""
 
-    __slots__ = ("__weakref__", "member", "name", "released")
+    __slots__ = ("__weakref__", "member", "name", "others", "released")
 
     def __init__(self, name: str, member: str) -> None:
         self.name = name
         self.member = member
+        self.others: tuple[RedisLease, ...] = ()
         self.released = False
 
 
@@ -46,9 +48,12 @@ class Leases:
         self._alive: WeakSet[RedisLease] = WeakSet()
         self._timer: asyncio.TimerHandle | None = None
 
-    def grant(self, name: str, member: str) -> RedisLease:
-        lease = RedisLease(name, member)
+    def grant(self, names: Sequence[str], member: str) -> RedisLease:
+        """A call that now stands in all of these sets, at least one."""
+        lease, *others = [RedisLease(name, member) for name in names]
+        lease.others = tuple(others)
         self._alive.add(lease)
+        self._alive.update(others)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(keyspace.LEASE_RENEWAL_SECONDS, self._renew_later)
         return lease
@@ -60,6 +65,8 @@ class Leases:
         lease.released = True
         self._alive.discard(lease)
         self._store.tell(lease.name, ("ZREM", lease.name, lease.member))
+        for other in lease.others:
+            self.release(other)
 
     def renew(self) -> None:
         """All leases count for another LEASE_SECONDS from now."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ostiary.core import keyspace
@@ -27,8 +27,13 @@ from ostiary.gateway.limits.local import LocalLease
 from ostiary.gateway.limits.nodes import Heartbeat
 from ostiary.gateway.limits.nonces import NodeNonces
 from ostiary.gateway.limits.policy import LimitPolicy
+from ostiary.gateway.limits.quota_events import QuotaEvents
+from ostiary.gateway.limits.returning import give_back
 from ostiary.gateway.limits.sentinel import SentinelLink
 from ostiary.gateway.limits.settling import Charge
+from ostiary.gateway.limits.shadows import Shadows
+from ostiary.gateway.limits.slices import SWEEP_SECONDS, Returned, SliceCharge, SliceRequest, Slices
+from ostiary.gateway.limits.slots import one_slot
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.signal import Signal
 
@@ -65,12 +70,16 @@ class Limiter:
         self._node = NodeMemory.create(buckets=BUCKETS_ALONE) if node is None else node
         # What is known to be used is refused without asking, also after Redis has lost its memory.
         self._nonces = NodeNonces(self._node)
-        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces)
+        self._shadows = Shadows(observe)
+        self.quota_events = QuotaEvents()
+        self._alone = Alone(workers=workers, node=self._node, nonces=self._nonces, shadows=self._shadows)
         self._in_flight = InFlight(deadline_seconds=deadline_seconds, overdue=self._overdue)
         self._link: Link | None = None
         self._cluster: Cluster | None = None
         self._leases: Leases | None = None
         self._heartbeat: Heartbeat | None = None
+        self._slices: Slices | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         if isinstance(url, str):
             address = Address.of(url)
             self._link = Link(address, deadline_seconds=deadline_seconds, worker=self._worker, observe=observe)
@@ -89,11 +98,23 @@ class Limiter:
                 hand_out=self._hand_out,
                 alone=self._decide_alone,
                 lost=self._lose,
+                no_slices=self._miss_slices,
+                lease=self._grant,
+                release=self.release,
+                shadows=self._shadows,
+                quota_events=self.quota_events,
             )
         store = self._cluster if self._link is None else self._link
         if store is not None:
             self._leases = Leases(store)
             self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._slices = Slices(
+                sharers=self._alone.sharers,
+                place_of=_one_place if self._cluster is None else one_slot,
+                flush_soon=self._flush_soon,
+                wake=self._sweep_later,
+                observe=observe,
+            )
         self._questions: list[Question] = []
         self._settlements: list[Charge] = []
         self._batches = 0
@@ -118,7 +139,12 @@ class Limiter:
             self._heartbeat.start()
 
     async def close(self) -> None:
-        """Whoever still waits is answered as if Redis were away."""
+        """Whoever still waits is answered as if Redis were away. What is left of slices is given back: at most a deadline."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._slices is not None:
+            self._slices.give_back_all()
+            await give_back(self._slices.take_returned(), within_seconds=self._in_flight.deadline_seconds)
         if self._heartbeat is not None:
             self._heartbeat.close()
         if self._link is not None:
@@ -142,8 +168,10 @@ class Limiter:
             store = self._link.status()
         elif self._cluster is not None:
             store, batches = self._cluster.status(), self._cluster.batches
-        counts = {"batches": batches, "decided_without_store": self._alone.decided}
-        return {**store, **counts, "nodes": self.nodes, "sharers": self._alone.sharers()}
+        sliced = 0 if self._slices is None else self._slices.spent
+        counts = {"batches": batches, "decided_without_store": self._alone.decided, "decided_from_slices": sliced}
+        shares = {"nodes": self.nodes, "sharers": self._alone.sharers()}
+        return {**store, **counts, **shares, "would_refuse": self._shadows.status()}
 
     @property
     def away(self) -> bool:
@@ -180,18 +208,27 @@ class Limiter:
         nonce: str | None,
         nonce_ttl_seconds: int,
         signed_write: bool,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> Signal[Decision]:
         """Counts one request, or refuses it and counts nothing. Never raises; answers within the deadline and some
         milliseconds, at once when there is nothing to decide or Redis is away.
 
-        `nonce` is None for a request without one; `signed_write` means that replaying it would change something."""
+        `nonce` is None for a request without one; `signed_write` means that replaying it would change something; `headers`
+        has those of `policy.headers` that it came with."""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
-        names = policy.names(key_id, app_id, organization_id, ip)
+        names = policy.names(key_id, app_id, organization_id, ip, headers)
+        if policy.slicing is not None and nonce is None and self._slices is not None:
+            decision = self._slices.spend(policy, policy.slicing, names, time.monotonic())
+            if decision is not None:
+                self._observe.decided("none", "allowed")
+                decided: Signal[Decision] = Signal()
+                decided.set(decision)
+                return decided
         question = Question(policy, names, nonce, nonce_ttl_seconds, on_failure, signed_write)
         if nonce is not None and self._nonces.holds(nonce, time.monotonic()):
             self._hand_out(question, replayed())
@@ -212,6 +249,9 @@ class Limiter:
             lease.release()
         elif isinstance(lease, RedisLease) and self._leases is not None:
             self._leases.release(lease)
+        elif isinstance(lease, list):  # of several slots of a cluster
+            for each in lease:
+                self.release(each)
 
     def settle(self, charge: Charge, cost: int | None) -> None:
         """A call that was charged turned out to cost this; None if what its upstream said is no cost. Never refuses, and
@@ -225,6 +265,12 @@ class Limiter:
             each.difference = difference
             if each.alone:
                 self._alone.settle(each)
+            elif (
+                isinstance(each, SliceCharge)
+                and self._slices is not None
+                and self._slices.settle(each, time.monotonic())
+            ):
+                continue
             elif self._cluster is not None:
                 self._cluster.settle(each)
             else:
@@ -232,17 +278,36 @@ class Limiter:
                 if not self._questions and len(self._settlements) == 1:
                     self._loop.call_soon(self._flush)
 
+    def _flush_soon(self) -> None:
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         questions, self._questions = self._questions, []
         settlements: list[Charge] = []
         if self._settlements:
             settlements, self._settlements = self._settlements, []
         connection = None if self._link is None else self._link.connection
+        slices: list[SliceRequest] = []
+        returned: list[Returned] = []
+        if self._slices is not None and (self._slices.wanted or self._slices.returned):
+            slices, returned = self._slices.take_wanted(), self._slices.take_returned()
+            if self._cluster is not None:
+                self._cluster.exchange_slices(slices, returned)
+                return
+            returned = [each for each in returned if each.connection is connection]
         if connection is None:
+            self._miss_slices(slices)
             for question in questions:
                 self._hand_out(question, self._decide_alone(question))
             self._lose(len(settlements))
             return
+        if slices or returned:
+            if len(questions) + len(settlements) + len(slices) + len(returned) <= BATCH_MAX:
+                self._send_batch(connection, questions, settlements, slices, returned)
+                return
+            for first in range(0, max(len(slices), len(returned)), BATCH_MAX // 2):
+                last = first + BATCH_MAX // 2
+                self._send_batch(connection, [], [], slices[first:last], returned[first:last])
         if len(questions) + len(settlements) > BATCH_MAX:
             for first in range(0, len(settlements), BATCH_MAX):
                 self._send_batch(connection, [], settlements[first : first + BATCH_MAX])
@@ -250,20 +315,32 @@ class Limiter:
         for first in range(0, len(questions) or len(settlements), BATCH_MAX):
             self._send_batch(connection, questions[first : first + BATCH_MAX], settlements)
 
-    def _send_batch(self, connection: RedisConnection, questions: list[Question], settlements: list[Charge]) -> None:
+    def _send_batch(
+        self,
+        connection: RedisConnection,
+        questions: list[Question],
+        settlements: list[Charge],
+        slices: Sequence[SliceRequest] = (),
+        returned: Sequence[Returned] = (),
+    ) -> None:
         self._batches += 1
         name = f"{self._worker}:{self._batches}"
-        batch = Batch(questions, name, script.arguments(questions, name, b"", settlements), len(settlements))
+        if slices or returned:
+            arguments = script.arguments([*questions, *slices], name, b"", [*settlements, *returned])
+        else:
+            arguments = script.arguments(questions, name, b"", settlements)
+        batch = Batch(questions, name, arguments, settlements, slices, len(returned))
         self._in_flight.add(batch)
         self._send(connection, batch)
 
     def _send(self, connection: RedisConnection, batch: Batch) -> None:
+        batch.connection = connection
         connection.send((b"EVALSHA", script.DECIDE_SHA, *batch.arguments), partial(self._replied, batch))
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def _replied(self, batch: Batch, reply: object) -> None:
-        if not isinstance(reply, bytes) or not script.is_reply(reply, len(batch.questions)):
+        if not isinstance(reply, bytes) or not script.is_reply(reply, batch.asked_n):
             self._refused(batch, reply)
         elif batch.settled:
             self._came_too_late(batch, reply)
@@ -277,14 +354,21 @@ class Limiter:
         now = time.monotonic()
         self._observe.round_trip(now - batch.sent_at)
         self.store_time_us = script.clock_us(reply)
-        answers = script.answers(reply)
+        answers = script.answers(reply, batch.asked_n)
+        # `skipped` are the places of limits in shadow that would have refused; nearly always there are none in a batch.
+        all_skipped = self._noted(batch, reply)
+        skipped: Sequence[int] = ()
         for number, question in enumerate(batch.questions, start=1):
             code, index, remaining, reset = next(answers)
             policy = question.policy
+            if policy.slicing is not None and self._slices is not None and index != script.NO_LIMIT:
+                self._slices.told(policy.slicing, question.names, index, remaining, reset)
             if code == script.ALLOWED or code == script.OVERAGE:
+                if all_skipped is not None:
+                    skipped = all_skipped.get(number, ())
                 lease: RedisLease | None = None
-                if policy.leased and self._leases is not None:
-                    lease = self._leases.grant(_lease_name(question), script.lease_id(batch.name, number))
+                if policy.leased:
+                    lease = self._grant(policy, question.names, batch.name, number, skipped)
                 if question.nonce is not None and not self._nonces.accepted(
                     question.nonce, now, question.nonce_seconds
                 ):
@@ -296,14 +380,74 @@ class Limiter:
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
                 decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
                 if policy.settles:
-                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False)
+                    decision.charge = Charge(policy, question.names, self.store_time_us, alone=False, skipped=skipped)
+                if skipped:
+                    decision.would_refuse = self._shadows.would_refuse(policy, skipped)
                 self._hand_out(question, decision)
             elif code == script.NONCE_USED:
                 self._hand_out(question, replayed())
             else:
                 label = policy.labels[index]
                 headers = label.headers(remaining, reset)
+                if code == script.QUOTA_EXCEEDED and remaining == 0:
+                    self.quota_events.used_up(policy, question.names, index, self.store_time_us)
                 self._hand_out(question, Decision(_OUTCOMES[code], headers, reset, False, None, label.kind))
+        if batch.slices:
+            self._take_slices(batch, answers)
+
+    def _take_slices(self, batch: Batch, answers: Iterator[tuple[int, int, int, int]]) -> None:
+        if self._slices is not None:
+            now = time.monotonic()
+            for request in batch.slices:
+                self._slices.answered(
+                    request,
+                    next(answers),
+                    taken_us=self.store_time_us,
+                    sent_at=batch.sent_at,
+                    now=now,
+                    connection=batch.connection,
+                )
+
+    def _sweep_later(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._slices is not None:
+            self._slices.sweep(time.monotonic())
+
+    def _grant(
+        self, policy: LimitPolicy, names: list[str], batch_name: str, number: int, skipped: Sequence[int]
+    ) -> RedisLease | None:
+        """What a question that was let in holds in Redis: a place in each set of calls under way, but where a bound in shadow
+        would have refused it."""
+        leases = policy.lease_names(names)
+        if skipped:
+            leases = [name for at, name in enumerate(leases) if policy.limits_n + at not in skipped]
+        if not leases or self._leases is None:
+            return None
+        return self._leases.grant(leases, script.lease_id(batch_name, number))
+
+    def _noted(self, batch: Batch, reply: bytes) -> dict[int, list[int]] | None:
+        """The places of limits in shadow that would have refused, by the number of the question (from 1). What was told of
+        quotas is kept for the next record."""
+        notes = script.notes(reply, batch.asked_n)
+        if not notes:
+            return None
+        skipped: dict[int, list[int]] = {}
+        for whose, what, place, percent, ends_us in notes:
+            number = whose - len(batch.settlements) - batch.returned_n
+            if what == script.WOULD_REFUSE:
+                skipped.setdefault(number + 1, []).append(place)
+                continue
+            told: Charge | Question | SliceRequest
+            if number < 0:
+                told = batch.settlements[whose]
+            elif number < len(batch.questions):
+                told = batch.questions[number]
+            else:
+                told = batch.slices[number - len(batch.questions)]
+            self.quota_events.reached(told.policy, told.names, place, percent, ends_us)
+        return skipped
 
     def _hand_out(self, question: Question, decision: Decision) -> None:
         # `_value_`: the descriptor behind `value` costs 0.2 µs, and this is every call's way.
@@ -316,11 +460,15 @@ class Limiter:
     def _came_too_late(self, batch: Batch, reply: bytes) -> None:
         """The requests went on without this answer. What it counted stays counted, which errs on the safe side; the leases
         that it gave are held by nobody."""
-        answers = script.answers(reply)
+        self._noted(batch, reply)
+        answers = script.answers(reply, batch.asked_n)
         for number, question in enumerate(batch.questions, start=1):
             code = next(answers)[0]
-            if question.policy.leased and self._leases is not None and code in (script.ALLOWED, script.OVERAGE):
-                self._leases.release(RedisLease(_lease_name(question), script.lease_id(batch.name, number)))
+            if question.policy.leased and code in (script.ALLOWED, script.OVERAGE):
+                self.release(self._grant(question.policy, question.names, batch.name, number, ()))
+        if batch.slices:  # a slice waits for nobody: its end goes by when it was asked for
+            self.store_time_us = script.clock_us(reply)
+            self._take_slices(batch, answers)
 
     # --- failing ------------------------------------------------------------------------------------------------------
 
@@ -359,7 +507,12 @@ class Limiter:
         self._in_flight.settle(batch)
         for question in batch.questions:
             self._hand_out(question, self._decide_alone(question))
-        self._lose(batch.settlements_n)
+        self._miss_slices(batch.slices)
+        self._lose(len(batch.settlements))
+
+    def _miss_slices(self, requests: Sequence[SliceRequest]) -> None:
+        if requests and self._slices is not None:
+            self._slices.unanswered(requests, time.monotonic())
 
     def _lose(self, settlements_n: int) -> None:
         for _ in range(settlements_n):
@@ -370,6 +523,6 @@ class Limiter:
         return self._alone.decide(question, StoreFailure.LOCAL if without_store else question.on_failure)
 
 
-def _lease_name(question: Question) -> str:
-    """The plan is the first part of a policy, and its leases stand after its state."""
-    return question.names[1 if question.policy.parts[0].limits else 0]
+def _one_place(names: Sequence[str]) -> int:
+    """One Redis holds all names."""
+    return 0

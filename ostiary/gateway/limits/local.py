@@ -6,10 +6,13 @@ all nodes. It begins with nothing counted, so an outage lets through at most one
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from weakref import WeakSet
 
-from ostiary.core.limiting import Counter, Limit, Standing, amend, carry_over, examine, share, take
+from ostiary.core.limiting import Counter, Limit, carry_over, share
+from ostiary.core.model import LimitMode
+from ostiary.core.standing import Standing, amend, charge_refused, examine, take
 from ostiary.gateway.limits.policy import LimitPolicy
 
 # Whose calls are counted at once. A subject takes about 1 KB, and up to 15 KB when all slots of a window are in use; past
@@ -18,16 +21,18 @@ SUBJECTS_MAX = 4096
 
 
 class LocalLease:
-    """A call under way. It frees its place when it is released or forgotten."""
+    """A call under way, among those of each bound that it counts in. It frees its places when it is released or forgotten."""
 
     __slots__ = ("__weakref__", "_among")
 
-    def __init__(self, among: WeakSet[LocalLease]) -> None:
+    def __init__(self, among: Sequence[WeakSet[LocalLease]]) -> None:
         self._among = among
-        among.add(self)
+        for under_way in among:
+            under_way.add(self)
 
     def release(self) -> None:
-        self._among.discard(self)
+        for under_way in self._among:
+            under_way.discard(self)
 
 
 class LocalLimits:
@@ -44,23 +49,47 @@ class LocalLimits:
         sharers = self._sharers()
         shares = policy.shares(sharers)
         counters: list[Counter] = []
-        under_way: WeakSet[LocalLease] | None = None
-        crowded = False
+        under_way: list[WeakSet[LocalLease]] = []
+        crowded: int | None = None
+        would_refuse: list[int] = []
+        limits_n = sum(map(len, shares))
         name = iter(names)
         for part, limits in zip(policy.parts, shares, strict=True):
             if limits:
                 counters += self._counters_of(next(name), limits, now_us)
             if part.concurrency is not None:
-                under_way = self._under_way_of(next(name))
-                crowded = len(under_way) >= share(part.concurrency, sharers)
-        return LocalQuestion(counters, under_way, crowded, now_us, policy.cost)
+                place = limits_n + len(under_way)
+                among = self._under_way_of(next(name))
+                under_way.append(among)
+                if len(among) < share(part.concurrency.at_most, sharers):
+                    continue
+                if part.concurrency.mode is LimitMode.SHADOW:
+                    would_refuse.append(place)
+                elif crowded is None:
+                    crowded = place
+        return LocalQuestion(counters, under_way, crowded, would_refuse, now_us, policy.cost)
 
-    def settle(self, names: Sequence[str], difference: int, taken_us: int, now_us: int) -> None:
-        """What a call that was taken turned out to cost more, or less; `names` are those of its decision. A subject
-        that is forgotten has nothing to settle."""
-        for name in names:
-            if (counters := self._counters.get(name)) is not None:
-                amend(counters, difference, taken_us, now_us)
+    def settle(
+        self,
+        policy: LimitPolicy,
+        names: Sequence[str],
+        skipped: Collection[int],
+        difference: int,
+        taken_us: int,
+        now_us: int,
+    ) -> None:
+        """What a call that was taken turned out to cost more, or less; `names` are those of its decision, `skipped` the
+        places of limits that did not count it. A subject that is forgotten has nothing to settle."""
+        name, first = iter(names), 0
+        for part in policy.parts:
+            if part.limits:
+                counters = self._counters.get(next(name))
+                if counters is not None:
+                    alone = [place - first for place in skipped]
+                    amend(counters, difference, taken_us, now_us, alone=alone)
+                first += len(part.limits)
+            if part.concurrency is not None:
+                next(name)
 
     def _counters_of(self, name: str, limits: Sequence[Limit], now_us: int) -> list[Counter]:
         counters = self._counters.get(name)
@@ -85,15 +114,18 @@ class LocalLimits:
 
 
 class LocalQuestion:
-    """A request that was examined and may be taken: in one go, with no other decision in between."""
+    """A request that was examined and may be taken, or charged as a refused one: in one go, no other decision comes between.
+
+    `crowded` is the place of the bound on calls under way that refuses it."""
 
     __slots__ = ("_cost", "_counters", "_now_us", "_under_way", "crowded", "standing")
 
     def __init__(
         self,
         counters: Sequence[Counter],
-        under_way: WeakSet[LocalLease] | None,
-        crowded: bool,
+        under_way: Sequence[WeakSet[LocalLease]],
+        crowded: int | None,
+        would_refuse: Sequence[int],
         now_us: int,
         cost: int,
     ) -> None:
@@ -102,8 +134,21 @@ class LocalQuestion:
         self._under_way = under_way
         self._now_us = now_us
         self.crowded = crowded
-        self.standing = examine(counters, now_us, cost)
+        standing = examine(counters, now_us, cost)
+        if would_refuse and not standing.refused:
+            standing = replace(standing, would_refuse=(*standing.would_refuse, *would_refuse))
+        self.standing = standing
 
     def take(self) -> tuple[Standing, LocalLease | None]:
-        lease = None if self._under_way is None else LocalLease(self._under_way)
-        return take(self._counters, self.standing, self._now_us, self._cost), lease
+        limits_n = len(self._counters)
+        skipped = self.standing.would_refuse
+        of_limits = tuple(place for place in skipped if place < limits_n)
+        lease: LocalLease | None = None
+        if self._under_way:
+            lease = LocalLease([among for at, among in enumerate(self._under_way) if limits_n + at not in skipped])
+        standing = take(self._counters, replace(self.standing, would_refuse=of_limits), self._now_us, self._cost)
+        return replace(standing, would_refuse=skipped), lease
+
+    def charge_refused(self) -> Standing:
+        """After it was refused: how the same call would stand now."""
+        return charge_refused(self._counters, self.standing, self._now_us, self._cost)

@@ -4,18 +4,34 @@ A request adds the caller to the names and the numbers to the headers; everythin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ostiary.core import keyspace
 from ostiary.core.limiting import (
+    PERIOD_NUMBERS,
     CalendarQuota,
     Limit,
     SlidingWindow,
     TokenBucket,
 )
-from ostiary.core.model import Environment, LimitBy, Overage, Period, Plan, Quota, Rate, Route, Window
+from ostiary.core.model import (
+    Concurrency,
+    Counting,
+    Environment,
+    LimitBy,
+    LimitMode,
+    Overage,
+    Period,
+    Plan,
+    Quota,
+    Rate,
+    RefusedCalls,
+    Route,
+    Window,
+)
 from ostiary.gateway.limits import script
+from ostiary.gateway.limits.slicing import Slicing
 
 _WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
@@ -25,24 +41,51 @@ _PERIOD_SECONDS = {Period.HOUR: 3600, Period.DAY: 86_400, Period.MONTH: 31 * 86_
 # A gateway has one nonce life (twice the skew); a second one appears when the configuration changes it.
 _SPECIFICATIONS_MAX = 8
 
+# How the parts of a route stand: by the measures' names in the configuration, as they are listed there.
+_ORDER = {by: number for number, by in enumerate(LimitBy)}
+
 Source = Rate | Window | Quota
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The limits that count the same subject: those of the plan (`by` is None) or those of the route by one measure."""
+    """The limits that count the same subject: those of the plan of this name, or (`plan` is None) those of the route by one
+    measure. `header` is whose values are counted, in lower case."""
 
-    by: LimitBy | None
+    by: LimitBy
+    plan: str | None
     sources: tuple[Source, ...]
     limits: tuple[Limit, ...]
-    concurrency: int | None = None
+    concurrency: Concurrency | None = None
+    header: str | None = None
+
+    @property
+    def measure(self) -> str:
+        """As it stands in names: `ip`, `header-x-tenant`."""
+        return self.by.value if self.header is None else f"header-{self.header}"
+
+    @property
+    def names_n(self) -> int:
+        """How many names in Redis it has: of its state, of its calls under way."""
+        return (1 if self.limits else 0) + (1 if self.concurrency is not None else 0)
+
+    @property
+    def leased(self) -> bool:
+        return self.concurrency is None and all(
+            source.counting is Counting.LEASED
+            and source.mode is LimitMode.ENFORCE
+            and source.refused is RefusedCalls.FREE
+            for source in self.sources
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How one limit is told: `template` takes remaining, reset, remaining, reset."""
+    """How one limit is told: to clients by `template`, which takes remaining, reset, remaining, reset; to the operator by
+    `name`, as in `minute-by-ip` of a route, `standard:minute` of a plan, `key:minute` of a key without one."""
 
     kind: str
+    name: str
     template: bytes
 
     def headers(self, remaining: int, reset_seconds: int) -> bytes:
@@ -53,7 +96,8 @@ class LimitPolicy:
     """What `compile_policy` makes. Immutable to its users; it keeps the specifications and shares it has made.
 
     `cost` is what a call takes of every limit. `by_method` has the policies of methods with a cost of their own; empty on
-    most routes. `settles`: the upstream says afterwards what a call cost."""
+    most routes. `settles`: the upstream says afterwards what a call cost. `slicing`, where all limits are leased, is how a
+    worker takes slices of them."""
 
     __slots__ = (
         "_dearest",
@@ -64,13 +108,16 @@ class LimitPolicy:
         "cost",
         "empty",
         "environment",
+        "headers",
         "labels",
         "leased",
+        "limits_n",
         "overage",
         "parts",
         "pieces",
         "route",
         "settles",
+        "slicing",
     )
 
     def __init__(
@@ -87,10 +134,15 @@ class LimitPolicy:
         self._dearest = max(1, route.cost.dearest)
         self.empty = not parts
         self.leased = any(part.concurrency is not None for part in parts)
+        self.headers = tuple({part.header.encode(): None for part in parts if part.header is not None})
         self.labels = _labels(parts)
+        self.limits_n = sum(len(part.limits) for part in parts)
         self._specifications: dict[int, bytes] = {}
         self._shares: dict[int, tuple[tuple[Limit, ...], ...]] = {}
         self.pieces: dict[tuple[int, ...], LimitPolicy] = {}  # see `piece`; at most one for each set of parts
+        self.slicing: Slicing | None = None
+        if parts and all(part.leased for part in parts):
+            self.slicing = Slicing([part.limits for part in parts])
         self.specification(0)  # what can't be told to Redis is refused at load, not at the first request
 
     def specification(self, nonce_seconds: int) -> bytes:
@@ -103,6 +155,30 @@ class LimitPolicy:
                 ((part.limits, part.concurrency) for part in self.parts), nonce_seconds, self.cost
             )
         return known
+
+    def specification_without(self, places: Collection[int], *, crossing: bool = False) -> bytes:
+        """For settlements that these limits have no part in; `crossing` for those of a call that was refused elsewhere."""
+        of_limits = [place for place in places if place < self.limits_n]
+        parts = ((part.limits, part.concurrency) for part in self.parts)
+        return script.specification(parts, 0, self.cost, without=of_limits, crossing=crossing)
+
+    def charged(self) -> list[int]:
+        """The places of limits that refused calls are charged to."""
+        limits = [limit for part in self.parts for limit in part.limits]
+        return [place for place, limit in enumerate(limits) if limit.refused is RefusedCalls.CHARGED]
+
+    def quota_at(self, place: int) -> tuple[str, int, Period]:
+        """Of the quota at this place: its name among all quotas, its limit and its period. Raises IndexError, ValueError
+        for no quota."""
+        first = 0
+        for part in self.parts:
+            if place < first + len(part.limits):
+                break
+            first += len(part.limits)
+        limit, name = part.limits[place - first], self.labels[place].name
+        if not isinstance(limit, CalendarQuota):
+            raise ValueError(f"{name} is no quota")
+        return name if part.plan is not None else f"{self.route}/{name}", limit.limit, limit.period
 
     def shares(self, workers: int) -> tuple[tuple[Limit, ...], ...]:
         """The limits of each part, as one of `workers` holds to them by itself."""
@@ -134,53 +210,100 @@ class LimitPolicy:
             return self.labels[first : first + len(self.parts[place].limits)]
         if self.parts[place].concurrency is None:
             return ()
-        first = sum(len(part.limits) for part in self.parts)
-        first += sum(part.concurrency is not None for part in self.parts[:place])
+        first = self.limits_n + sum(part.concurrency is not None for part in self.parts[:place])
         return self.labels[first : first + 1]
 
-    def names(self, key_id: str | None, app_id: str | None, organization_id: str | None, ip: str) -> list[str]:
-        """The Redis keys of a request, in the order of the parts: state, then leases."""
+    def names(
+        self,
+        key_id: str | None,
+        app_id: str | None,
+        organization_id: str | None,
+        ip: str,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> list[str]:
+        """The Redis keys of a request, in the order of the parts: state, then leases. `headers` has the values of those in
+        `self.headers` that the request has."""
         names: list[str] = []
         for part in self.parts:
-            if part.by is not None:
-                who = keyspace.subject(
-                    part.by,
-                    environment=self.environment,
-                    route=self.route,
-                    key_id=key_id,
-                    app_id=app_id,
-                    organization_id=organization_id,
-                    ip=ip,
-                )
-                names.append(keyspace.route_state(self.route, part.by, who))
+            plan = part.plan
+            if plan is not None and part.by is LimitBy.KEY:
+                holder = ip if key_id is None else key_id
+                if part.limits:
+                    names.append(keyspace.plan_state(holder))
+                if part.concurrency is not None:
+                    names.append(keyspace.leases(holder))
                 continue
-            holder = ip if key_id is None else key_id
+            header, value = part.header or "", b""
+            if headers is not None and header:
+                value = headers.get(header.encode(), b"")
+            who = keyspace.subject(
+                part.by,
+                environment=self.environment,
+                route=self.route,
+                key_id=key_id,
+                app_id=app_id,
+                organization_id=organization_id,
+                ip=ip,
+                header=header,
+                value=value,
+            )
             if part.limits:
-                names.append(keyspace.plan_state(holder))
+                state = keyspace.route_state(self.route, part.measure, who)
+                names.append(state if plan is None else keyspace.shared_plan_state(who, plan))
             if part.concurrency is not None:
-                names.append(keyspace.leases(holder))
+                leases = keyspace.route_leases(self.route, part.measure, who)
+                names.append(leases if plan is None else keyspace.shared_leases(who, plan))
         return names
+
+    def names_by_part(self, names: Sequence[str]) -> list[Sequence[str]]:
+        """`names` of a request, those of each part together."""
+        of_parts, at = [], 0
+        for part in self.parts:
+            of_parts.append(names[at : at + part.names_n])
+            at += part.names_n
+        return of_parts
+
+    def lease_names(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that calls under way stand in, in the order of their labels."""
+        leases, at = [], 0
+        for part in self.parts:
+            at += part.names_n
+            if part.concurrency is not None:
+                leases.append(names[at - 1])
+        return leases
+
+    def state_name(self, names: Sequence[str], place: int) -> str:
+        """Which of `names` has the state of the limit at this place."""
+        at = first = 0
+        for part in self.parts:
+            first += len(part.limits)
+            if place < first:
+                break
+            at += part.names_n
+        return names[at]
 
 
 def compile_policy(plan: Plan | None, route: Route, environment: Environment = Environment.LIVE) -> LimitPolicy:
     """Everything a request of this environment with this plan on this route is held to.
 
     Raises LimitOutOfRange for a limit that can't be counted exactly. Of limits that count the same thing over the same
-    time the smaller holds; the other could never refuse anything."""
+    time, both in force or both in shadow, the smaller holds; the other could never refuse anything."""
     parts: list[Part] = []
     overage = plan.overage if plan is not None else Overage.BLOCK
     if plan is not None:
         sources: list[Source] = [] if plan.rate is None else [plan.rate]
-        sources += _smallest_windows(plan.windows)
-        smallest = {quota.period: quota for quota in sorted(plan.quotas, key=lambda quota: -quota.requests)}
-        sources += [smallest[period] for period in Period if period in smallest]
-        if sources or plan.concurrency is not None:
-            parts.append(Part(None, tuple(sources), compile_limits(sources, overage), plan.concurrency))
-    for by in LimitBy:
-        windows = [Window(limit.requests, limit.window_seconds) for limit in route.limits if limit.by is by]
-        if windows:
-            kept = _smallest_windows(windows)
-            parts.append(Part(by, tuple(kept), compile_limits(kept, overage)))
+        sources += _kept([*plan.windows, *plan.quotas])
+        concurrency = None if plan.concurrency is None else Concurrency(plan.concurrency, plan.concurrency_mode)
+        if sources or concurrency is not None:
+            limits = compile_limits(sources, overage)
+            parts.append(Part(plan.by, plan.name, tuple(sources), limits, concurrency))
+    measures = {(limit.by, limit.header): None for limit in route.limits}
+    for by, header in sorted(measures, key=lambda measure: (_ORDER[measure[0]], measure[1] or "")):
+        mine = [limit.limit for limit in route.limits if (limit.by, limit.header) == (by, header)]
+        kept = _kept([limit for limit in mine if not isinstance(limit, Concurrency)])
+        bounds = sorted((limit for limit in mine if isinstance(limit, Concurrency)), key=lambda bound: bound.at_most)
+        concurrency = bounds[0] if bounds else None
+        parts.append(Part(by, None, tuple(kept), compile_limits(kept, Overage.BLOCK), concurrency, header))
     policy = LimitPolicy(tuple(parts), route, overage, cost=route.cost.default, environment=environment)
     if parts and route.cost.methods:
         policies = {
@@ -207,50 +330,75 @@ def compile_limits(
     return tuple(limits)
 
 
-def _smallest_windows(windows: Sequence[Window]) -> list[Window]:
-    smallest = {window.window_seconds: window for window in sorted(windows, key=lambda window: -window.requests)}
-    return [smallest[seconds] for seconds in sorted(smallest)]
+def _kept(sources: Sequence[Source]) -> list[Source]:
+    """One of each kind, time and mode, the smallest: rates, then windows from short to long, then quotas."""
+    smallest: dict[tuple[int, int, LimitMode], Source] = {}
+    for source in sorted(sources, key=lambda source: -source.requests):
+        smallest[_time_of(source)] = source
+    return [smallest[time] for time in sorted(smallest)]
+
+
+def _time_of(source: Source) -> tuple[int, int, LimitMode]:
+    match source:
+        case Rate():
+            return 0, 0, source.mode
+        case Window():
+            return 1, source.window_seconds, source.mode
+        case Quota():
+            return 2, PERIOD_NUMBERS[source.period], source.mode
 
 
 # --- for the client (draft-ietf-httpapi-ratelimit-headers-10, RFC 9651) ---------------------------------------------
 
 
 def _labels(parts: Sequence[Part]) -> tuple[Label, ...]:
-    """One label a limit, in the order of the parts, then that of concurrency: so lua/decide.lua numbers them."""
-    told: list[tuple[str, str, str, int]] = []  # kind, name, its item in RateLimit-Policy, most that can remain
+    """One label a limit, in the order of the parts, then those of concurrency: so lua/decide.lua numbers them. Clients are
+    told nothing of what is in shadow."""
+    told: list[tuple[Part, str, str, int]] = []  # its part, kind, name, most that can remain
+    items: list[str] = []
     taken: set[str] = set()
     for part in parts:
         for source in part.sources:
-            match source:
-                case Rate():
-                    kind, name, most = "rate", "rate", source.burst
-                    item = f"q={source.requests};w={source.per_seconds}"
-                    if source.burst != source.requests:
-                        item += f";burst={source.burst}"
-                case Window():
-                    kind, most = "window", source.requests
-                    name = _WINDOW_NAMES.get(source.window_seconds, f"{source.window_seconds}s")
-                    if part.by is not None:
-                        name = f"{name}-by-{part.by}"
-                    item = f"q={source.requests};w={source.window_seconds}"
-                case Quota():
-                    kind, most = "quota", source.requests
-                    name = f"{source.period}-quota" if source.period.value in taken else source.period.value
-                    item = f"q={source.requests};w={_PERIOD_SECONDS[source.period]}"
-            taken.add(name)
-            told.append((kind, name, f'"{name}";{item}', most))
+            kind, name, item, most = _told(source)
+            if kind == "quota" and (name in taken or part.plan is None):
+                name += "-quota"
+            if part.plan is None:
+                name += f"-by-{part.measure}"
+            if source.mode is LimitMode.ENFORCE:
+                taken.add(name)
+                items.append(f'"{name}";{item}')
+            told.append((part, kind, name, most))
     for part in parts:
-        if part.concurrency is not None:
-            item = f'"concurrency";q={part.concurrency};qu="concurrent-requests"'
-            told.append(("concurrency", "concurrency", item, part.concurrency))
-    policy = ", ".join(item for _, _, item, _ in told)
+        if (bound := part.concurrency) is not None:
+            name = "concurrency" if part.plan is not None else f"concurrency-by-{part.measure}"
+            if bound.mode is LimitMode.ENFORCE:
+                items.append(f'"{name}";q={bound.at_most};qu="concurrent-requests"')
+            told.append((part, "concurrency", name, bound.at_most))
+    policy = ", ".join(items)
     return tuple(
         Label(
             kind,
+            name if part.plan is None else f"{part.plan or 'key'}:{name}",
             (
                 f'RateLimit-Policy: {policy}\r\nRateLimit: "{name}";r=%d;t=%d\r\nX-RateLimit-Limit: {most}\r\n'
                 "X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
             ).encode(),
         )
-        for kind, name, _, most in told
+        for part, kind, name, most in told
     )
+
+
+def _told(source: Source) -> tuple[str, str, str, int]:
+    """Kind, name, parameters in RateLimit-Policy, and the most that can remain."""
+    match source:
+        case Rate():
+            item = f"q={source.requests};w={source.per_seconds}"
+            if source.burst != source.requests:
+                item += f";burst={source.burst}"
+            return "rate", "rate", item, source.burst
+        case Window():
+            name = _WINDOW_NAMES.get(source.window_seconds, f"{source.window_seconds}s")
+            return "window", name, f"q={source.requests};w={source.window_seconds}", source.requests
+        case Quota():
+            item = f"q={source.requests};w={_PERIOD_SECONDS[source.period]}"
+            return "quota", source.period.value, item, source.requests

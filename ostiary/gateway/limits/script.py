@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ostiary.core import keyspace
@@ -16,6 +16,7 @@ from ostiary.core.limiting import (
     SlidingWindow,
     TokenBucket,
 )
+from ostiary.core.model import Concurrency, LimitMode, RefusedCalls
 from ostiary.core.resources import lua_script
 from ostiary.gateway.limits.connection import Command
 
@@ -29,7 +30,18 @@ NO_LIMIT = 255
 
 _CLOCK = struct.Struct("<Q")
 _ANSWER = struct.Struct("<BBQI")
-_SETTLEMENT = struct.Struct("<dd")
+_NOTE = struct.Struct("<HBBBQ")
+_SETTLEMENT = struct.Struct("<ddd")
+_COST = struct.Struct("<d")
+
+# When what is settled for less comes back to a bucket whenever that is: all but slices.
+ALWAYS_US = 1 << 53
+
+# What a note says; see the head of the script.
+WOULD_REFUSE, QUOTA_REACHED = 1, 2
+
+# The terms of a limit, in a specification.
+_SHADOW, _CHARGED, _WITHOUT, _CROSSING = 1, 2, 4, 8
 
 
 class Request(Protocol):
@@ -46,7 +58,8 @@ class Request(Protocol):
 
 
 class Settlement(Protocol):
-    """What a call that was taken at `taken_us` (Redis's clock) turned out to cost more, or less."""
+    """What a call that was taken at `taken_us` (Redis's clock) turned out to cost more, or less. From `ends_us` on (usually
+    ALWAYS_US) nothing of it comes back to a bucket."""
 
     @property
     def specification(self) -> bytes: ...
@@ -60,6 +73,9 @@ class Settlement(Protocol):
     @property
     def taken_us(self) -> int: ...
 
+    @property
+    def ends_us(self) -> int: ...
+
 
 def arguments(
     requests: Iterable[Request], batch_name: str, clock_us: bytes = b"", settlements: Sequence[Settlement] = ()
@@ -72,7 +88,7 @@ def arguments(
     for settlement in settlements:
         references.append(indexes.setdefault(settlement.specification, len(indexes)))
         names += settlement.names
-        settled += _SETTLEMENT.pack(settlement.difference, settlement.taken_us)
+        settled += _SETTLEMENT.pack(settlement.difference, settlement.taken_us, settlement.ends_us)
     for request in requests:
         specification = request.specification
         index = indexes.get(specification)
@@ -86,7 +102,10 @@ def arguments(
 
 
 def is_reply(reply: object, requests_n: int) -> bool:
-    return isinstance(reply, bytes) and len(reply) == _CLOCK.size + _ANSWER.size * requests_n
+    if not isinstance(reply, bytes):
+        return False
+    more = len(reply) - _CLOCK.size - _ANSWER.size * requests_n
+    return more == 0 or (more > 0 and more % _NOTE.size == 0)
 
 
 def clock_us(reply: bytes) -> int:
@@ -94,9 +113,15 @@ def clock_us(reply: bytes) -> int:
     return int(_CLOCK.unpack_from(reply)[0])
 
 
-def answers(reply: bytes) -> Iterator[tuple[int, int, int, int]]:
+def answers(reply: bytes, requests_n: int) -> Iterator[tuple[int, int, int, int]]:
     """Outcome, limit, remaining, reset in seconds, for each request."""
-    return _ANSWER.iter_unpack(memoryview(reply)[_CLOCK.size :])
+    return _ANSWER.iter_unpack(memoryview(reply)[_CLOCK.size : _CLOCK.size + _ANSWER.size * requests_n])
+
+
+def notes(reply: bytes, requests_n: int) -> list[tuple[int, int, int, int, int]]:
+    """Whose (from 0 over settlements and requests), what, which limit, how much in %, when its period ends (µs)."""
+    begin = _CLOCK.size + _ANSWER.size * requests_n
+    return list(_NOTE.iter_unpack(memoryview(reply)[begin:])) if len(reply) > begin else []
 
 
 def lease_id(batch_name: str, number: int) -> str:
@@ -104,18 +129,46 @@ def lease_id(batch_name: str, number: int) -> str:
     return f"{batch_name}:{number}"
 
 
-def specification(parts: Iterable[tuple[Sequence[Limit], int | None]], nonce_seconds: int, cost: int) -> bytes:
+def specification(
+    parts: Iterable[tuple[Sequence[Limit], Concurrency | None]],
+    nonce_seconds: int,
+    cost: int,
+    *,
+    without: Collection[int] = (),
+    crossing: bool = False,
+) -> bytes:
     """`parts` are the limits of one subject each, and how many of its calls may be under way. `nonce_seconds` is 0 for a
-    request without a nonce; `cost` is what it takes of every limit. Raises LimitOutOfRange when there are more limits than
-    the format holds."""
-    rendered, limits_n = [], 0
+    request without a nonce; `cost` is what it takes of every limit. In settlements, the limits in `without` (from 0 over
+    all parts) are left as they are; those of a `crossing` are of a call that was refused.
+
+    Raises LimitOutOfRange when there are more limits than the format holds."""
+    rendered: list[bytes] = []
+    terms: list[int] = []
+    of_leases: list[int] = []
     for limits, concurrency in parts:
-        rendered.append(_part(limits, concurrency))
-        limits_n += len(limits)
-    if limits_n >= NO_LIMIT:
-        raise LimitOutOfRange(f"{limits_n} limits on one request; at most {NO_LIMIT - 1} can be told apart")
+        rendered.append(_part(limits, None if concurrency is None else concurrency.at_most))
+        terms += [_terms(limit) for limit in limits]
+        if concurrency is not None:
+            of_leases.append(_SHADOW if concurrency.mode is LimitMode.SHADOW else 0)
+    if len(terms) + len(of_leases) >= NO_LIMIT:
+        raise LimitOutOfRange(f"{len(terms)} limits on one request; at most {NO_LIMIT - 1} can be told apart")
+    for place in without:
+        terms[place] |= _WITHOUT
+    if crossing:
+        terms = [each | _CROSSING for each in terms]
     head = _text(str(nonce_seconds * 1000) if nonce_seconds else "") + struct.pack("<dB", cost, len(rendered))
-    return head + b"".join(rendered)
+    terms += of_leases
+    return head + b"".join(rendered) + (bytes(terms) if any(terms) else b"")
+
+
+def with_cost(specification: bytes, cost: int) -> bytes:
+    """The same `specification`, of a request without a nonce, for a call of another cost."""
+    return specification[:1] + _COST.pack(cost) + specification[1 + _COST.size :]
+
+
+def _terms(limit: Limit) -> int:
+    in_shadow = _SHADOW if limit.mode is LimitMode.SHADOW else 0
+    return in_shadow | (_CHARGED if limit.refused is RefusedCalls.CHARGED else 0)
 
 
 def _part(limits: Sequence[Limit], concurrency: int | None) -> bytes:
@@ -148,7 +201,8 @@ def _limit(limit: Limit) -> tuple[int, int, int, int]:
         case SlidingWindow():
             return 2, limit.limit, limit.window_us, limit.slot_us
         case CalendarQuota():
-            return 3, limit.limit, PERIOD_NUMBERS[limit.period], limit.refuses
+            untold = 2 if limit.mode is LimitMode.SHADOW else 0
+            return 3, limit.limit, PERIOD_NUMBERS[limit.period], limit.refuses + untold
 
 
 def _text(text: str) -> bytes:

@@ -5,6 +5,7 @@ Redis Cluster specification, https://redis.io/docs/latest/operate/oss_and_stack/
 from __future__ import annotations
 
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,12 @@ def slot_of(name: str) -> int:
         if end > begin:
             name = name[begin:end]
     return binascii.crc_hqx(name.encode(), 0) & (SLOTS - 1)
+
+
+def one_slot(names: Sequence[str]) -> int:
+    """The slot that all of them lie in; -1 if there are several."""
+    slots = {slot_of(name) for name in names}
+    return slots.pop() if len(slots) == 1 else -1
 
 
 @dataclass(frozen=True, slots=True)

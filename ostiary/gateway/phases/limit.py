@@ -10,6 +10,7 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.signing import nonce_lifetime_seconds
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.limits import Charge, Limiter, Outcome
+from ostiary.gateway.wire.request_head import RequestHead
 from ostiary.gateway.wire.response_head import ResponseHead
 
 _CODES: Final = {
@@ -44,6 +45,7 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         nonce=exchange.nonce,
         nonce_ttl_seconds=nonce_lifetime_seconds(exchange.snapshot.skew_seconds),
         signed_write=exchange.nonce is not None and exchange.head.method not in _SAFE_METHODS,
+        headers=_values(policy.headers, exchange.head) if policy.headers else None,
     )
     if decision.outcome is Outcome.ALLOWED:
         if decision.charge is not None:
@@ -56,6 +58,25 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         headers = (("WWW-Authenticate", route.challenge),)
         route.meters.attempt(exchange.scheme, ErrorCode.NONCE_REPLAYED.code)
     raise GatewayError(_CODES[decision.outcome], f"limit {decision.limit}", headers=headers)
+
+
+def _values(names: tuple[bytes, ...], head: RequestHead) -> dict[bytes, bytes]:
+    """Of the headers that limits go by. One that is sent several times counts as the list that it then is (RFC 9110 §5.3):
+    what an upstream makes of it is not ours to know."""
+    values: dict[bytes, bytes] = {}
+    for name in names:
+        if (known := head.values.get(name)) is not None:
+            values[name] = known
+            continue
+        length = len(name)
+        told = [
+            line[length + 1 :].strip(b" \t")
+            for line in head.lines
+            if line[length : length + 1] == b":" and line[:length].lower() == name
+        ]
+        if told:
+            values[name] = b", ".join(told)
+    return values
 
 
 def settle(exchange: Exchange, charge: Charge, answer: ResponseHead, limiter: Limiter) -> None:

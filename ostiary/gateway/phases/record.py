@@ -8,25 +8,43 @@ from typing import Final
 
 from ostiary.core.errors import ErrorCode, Fault
 from ostiary.gateway.exchange import Exchange
+from ostiary.gateway.limits import QuotaEvents, QuotaReached
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.usage import ClientFields, Spool, encode
+from ostiary.gateway.usage import ENTRIES_MAX, NOTHING_TOLD, ClientFields, Spool, encode, told_part
 
 logger: Final = logging.getLogger("ostiary.gateway.request")
 
 CLIENT_GONE_STATUS: Final = 499  # no status was sent; nginx's number for it, which log tools know
 
 
+_NO_EVENTS: Final[list[QuotaReached]] = []
+
+
+def _written(event: QuotaReached) -> dict[str, str | int]:
+    """As migration 0005 reads it."""
+    return {
+        "subject": event.subject,
+        "quota": event.quota,
+        "period_ends_us": event.period_ends_us,
+        "percent": event.percent,
+        "calls_max": event.limit,
+    }
+
+
 class Recorder:
     """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines.
     `client_fields` says what is recorded of clients."""
 
-    def __init__(self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters) -> None:
+    def __init__(
+        self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters, quota_events: QuotaEvents
+    ) -> None:
         self._metrics = metrics
         self._values = metrics.values
         self._errors: dict[ErrorCode, int] = {}
         self._spool = spool
         self._unrouted = unrouted
+        self._quota_events = quota_events
         self._accepted = metrics.counter("usage_events_accepted_total")
         self._dropped = metrics.counter("usage_events_dropped_total")
         self._overhead = metrics.histogram("gateway_overhead_seconds")
@@ -59,6 +77,10 @@ class Recorder:
         if self._spool is None:
             return
         decision, body = exchange.decision, exchange.body
+        told, taken = NOTHING_TOLD, _NO_EVENTS
+        if self._quota_events.pending or (decision is not None and decision.would_refuse):
+            taken = self._quota_events.take(ENTRIES_MAX)
+            told = told_part(decision.would_refuse if decision is not None else (), [_written(one) for one in taken])
         record = encode(
             admission.caller,
             route.usage,
@@ -74,12 +96,15 @@ class Recorder:
             head.values.get(b"user-agent"),
             decision is not None and decision.overage,
             exchange.complete,
+            told,
             self.client_fields,
         )
         if self._spool.append(record):
             self._values[self._accepted] += 1
         else:
             self._values[self._dropped] += 1
+            if taken:
+                self._quota_events.put_back(taken)
 
     def record_shed(self, exchange: Exchange, now: float) -> None:
         """A call refused in overload: counted, and no line of its own, of which there would be thousands a second."""

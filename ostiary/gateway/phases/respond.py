@@ -9,7 +9,6 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.gateway.credentials import mtls
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing, KnownKey
-from ostiary.gateway.signal import Signal
 from ostiary.gateway.tokens import TokenCaller
 from ostiary.gateway.wire.gzip_stream import SLICE_BYTES, GzipStream
 from ostiary.gateway.wire.request_head import Framing
@@ -89,17 +88,13 @@ async def _switch(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
 
 
 async def _is_valid(keys: KeyRing, exchange: Exchange, known: KnownKey) -> bool:
-    """Whether the caller's key, token or certificate is neither revoked nor expired. While that can't be told it is what it
-    was before."""
+    """Whether the caller's secret, token or certificate is neither revoked, expired nor ended. While that can't be told it is
+    what it was before."""
     if isinstance(known, TokenCaller):
         return exchange.route is not None and exchange.route.tokens.stands(known)
-    if exchange.scheme == "mtls" and not mtls.still_holds(exchange, known.key.id):
-        return False
-    found = keys.find(known.key.id)
-    try:
-        return (await found if isinstance(found, Signal) else found) is not None
-    except GatewayError:
-        return True
+    if exchange.scheme == "mtls":  # by no secret of the key, so by none of its generations
+        return mtls.still_holds(exchange, known.key.id) and await keys.has_key(known.key.id)
+    return await keys.is_in_force(known)
 
 
 def render_switch(exchange: Exchange, answer: ResponseHead) -> bytes:

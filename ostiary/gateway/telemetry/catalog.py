@@ -185,6 +185,12 @@ _FAMILIES = (
     ),
     Family("rate_limit_store_failures_total", Kind.COUNTER, "Batches that Redis did not decide.", ("kind",)),
     Family(
+        "rate_limit_slices_total",
+        Kind.COUNTER,
+        "Slices of leased limits that were asked for: `taken`, `refused`, `unanswered`.",
+        ("result",),
+    ),
+    Family(
         "rate_limit_settlements_total",
         Kind.COUNTER,
         "Calls whose upstream said what they cost; `lost` comes besides `more` or `less`.",

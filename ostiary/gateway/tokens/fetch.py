@@ -12,6 +12,7 @@ import aiohttp
 
 from ostiary.core.issuers import KeysAt
 from ostiary.core.key_set import DOCUMENT_BYTES_MAX
+from ostiary.gateway.openssl import CertificateRefused, load_authorities
 
 FETCH_SECONDS: Final = 5.0
 
@@ -25,9 +26,6 @@ async def fetch_document(source: KeysAt) -> bytes:
 
     Redirects are not followed, to whichever host: where keys come from is for the configuration alone to say. Nothing is
     unpacked, so what is read is what came over the network."""
-    context = ssl.create_default_context(
-        cadata=None if source.ca_pem is None else source.ca_pem.decode("ascii", "replace")
-    )
     headers = {
         "Accept": "application/jwk-set+json, application/json",
         "Accept-Encoding": "identity",
@@ -36,7 +34,7 @@ async def fetch_document(source: KeysAt) -> bytes:
     try:
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, force_close=True),
+                connector=aiohttp.TCPConnector(ssl=_context(source), force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
                 auto_decompress=False,
@@ -56,6 +54,8 @@ async def fetch_document(source: KeysAt) -> bytes:
                 if len(document) > DOCUMENT_BYTES_MAX:
                     raise FetchFailed(f"answers with more than {DOCUMENT_BYTES_MAX >> 10} KiB")
             return bytes(document)
+    except CertificateRefused as error:
+        raise FetchFailed(str(error)) from error
     except TimeoutError as error:
         raise FetchFailed(f"no whole answer within {FETCH_SECONDS:g} s") from error
     except aiohttp.ClientConnectorCertificateError as error:
@@ -64,3 +64,12 @@ async def fetch_document(source: KeysAt) -> bytes:
         raise FetchFailed(f"can't be reached: {error.os_error.strerror or type(error.os_error).__name__}") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise FetchFailed(f"can't be fetched: {type(error).__name__}") from error
+
+
+def _context(source: KeysAt) -> ssl.SSLContext:
+    """Verifies name and certificate, by the system's authorities or those of the configuration. Raises CertificateRefused."""
+    if source.ca is None or source.ca_pem is None:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    load_authorities(context, file=source.ca, pem=source.ca_pem)
+    return context

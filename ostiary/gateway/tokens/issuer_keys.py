@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from ostiary.core.issuers import Issuer, KeysAt
@@ -145,7 +146,7 @@ class IssuerKeys:
                 break
             if time.monotonic() > give_up_at:
                 log.warning("issuer_keys_turn_overdue", extra={"fields": {"issuer": self.name}})
-                self._due_at = self._clock() + source.cooldown_seconds
+                self._due_at = self._clock() + min(source.cooldown_seconds, source.refresh_seconds)
                 return
             await asyncio.sleep(_LOOK_SECONDS)
         try:
@@ -167,9 +168,12 @@ class IssuerKeys:
         return since if since >= 0 else 86_400.0
 
     def _read(self, file: RecordFile) -> None:
-        record = file.read(self._clock())
-        if record is not None and record.attempted_at > self._record.attempted_at:
-            self._adopt(record)
+        record, ours = file.read(self._clock()), self._record
+        if record is None or record.attempted_at <= ours.attempted_at:
+            return
+        if record.fetched_at < ours.fetched_at:  # by a process that began without what we know: the file was removed
+            record = replace(record, document=ours.document, fetched_at=ours.fetched_at)
+        self._adopt(record)
 
     async def _attempt(self, source: KeysAt, file: RecordFile) -> None:
         # In a thread: it takes 200 ms, in which calls are to be served.

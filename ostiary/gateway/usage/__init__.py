@@ -7,12 +7,14 @@ is `client`, kept up to date by `recording` (`salt`, `country`)."""
 
 from ostiary.gateway.usage.client import ClientFields
 from ostiary.gateway.usage.country import CountryDatabaseError
-from ostiary.gateway.usage.record import caller_part, encode, route_part
+from ostiary.gateway.usage.record import ENTRIES_MAX, NOTHING_TOLD, caller_part, encode, route_part, told_part
 from ostiary.gateway.usage.recording import ClientRecording
 from ostiary.gateway.usage.shipper import ShipperObserver, run_shipper
 from ostiary.gateway.usage.spool import SEGMENT_BYTES, Spool, SpoolError
 
 __all__ = [
+    "ENTRIES_MAX",
+    "NOTHING_TOLD",
     "SEGMENT_BYTES",
     "ClientFields",
     "ClientRecording",
@@ -24,4 +26,5 @@ __all__ = [
     "encode",
     "route_part",
     "run_shipper",
+    "told_part",
 ]

@@ -6,8 +6,10 @@ formatting. Binary, because Postgres takes it for half of what parsing text cost
 
 from __future__ import annotations
 
+import json
 import struct
 import uuid
+from collections.abc import Mapping, Sequence
 from struct import Struct
 
 from ostiary.gateway.usage.client import ClientFields
@@ -27,6 +29,7 @@ COLUMNS = (
     "app_id",
     "organization_id",
     "environment",
+    "key_generation",
     "route",
     "path_template",
     "ip",
@@ -35,23 +38,29 @@ COLUMNS = (
     "user_agent",
     "overage",
     "complete",
+    "would_refuse",
+    "quota_reached",
 )
 RECORD_VERSION = 2
-# What a gateway of before left in the spool is written as it is.
-COLUMNS_OF = {
-    1: tuple(column for column in COLUMNS if column not in ("country", "ip_hash")),
-    2: COLUMNS,
-}
+
+# What segments of each version hold: those of an older one wait in the spool when a gateway is upgraded.
+_SINCE_2 = frozenset(("key_generation", "country", "ip_hash", "would_refuse", "quota_reached"))
+COLUMNS_OF = {1: tuple(name for name in COLUMNS if name not in _SINCE_2), RECORD_VERSION: COLUMNS}
 
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_END = struct.pack("!h", -1)
 
 REQUEST_ID_BYTES_MAX = 128  # what the contract takes from a client
+ENTRIES_MAX = 16  # of limits in shadow, and of quotas, in one record
+ENTRY_CHARACTERS_MAX = 140  # two names of the configuration and what is counted
 NAME_CHARACTERS_MAX = 512  # routes, templates and key ids: the roll-up's index takes no entry above 2.7 kB
 
 METHODS_REMEMBERED_MAX = 4096
 
 _EPOCH_US = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
+
+# What most calls tell of limits in shadow and of quotas.
+NOTHING_TOLD = NULL + NULL
 
 _HEAD = struct.pack("!hi", len(COLUMNS), 8)
 _pack_numbers = Struct("!6sqiqiqiqiqi").pack
@@ -68,16 +77,33 @@ _methods: dict[bytes, bytes] = {}
 EVERYTHING = ClientFields()  # of a client: what is recorded unless the configuration says otherwise
 
 
-def caller_part(key_id: str | None, app_id: str | None, organization_id: str | None, environment: str | None) -> bytes:
-    """The columns that say who called, for `encode`; all None for a call without a known caller.
+def caller_part(
+    key_id: str | None,
+    app_id: str | None,
+    organization_id: str | None,
+    environment: str | None,
+    generation: int | None,
+) -> bytes:
+    """The columns that say who called, for `encode`; all None for a call without a known caller. `generation` is that of the
+    secret.
 
     Raises ValueError if an app or organization id is no UUID: those ids come from the database."""
-    return _text(key_id) + _uuid(app_id) + _uuid(organization_id) + _text(environment)
+    number = NULL if generation is None else struct.pack("!ii", 4, generation)
+    return _text(key_id) + _uuid(app_id) + _uuid(organization_id) + _text(environment) + number
 
 
 def route_part(route: str | None, path_template: str | None) -> bytes:
     """The columns that say what was called, for `encode`; both None when no route matched."""
     return _text(route) + _text(path_template)
+
+
+def told_part(would_refuse: Sequence[str], quotas: Sequence[Mapping[str, str | int]]) -> bytes:
+    """The columns that say which limits in shadow would have refused the call, and what is to be told of quotas, for
+    `encode`. Of neither more than ENTRIES_MAX."""
+    names = ",".join(name[:ENTRY_CHARACTERS_MAX] for name in would_refuse[:ENTRIES_MAX])
+    text = json.dumps([dict(quota) for quota in quotas[:ENTRIES_MAX]])
+    # jsonb as it goes over the wire: a version, then text. json.dumps escapes all but ASCII.
+    return _text_of(names) + (field(b"\x01" + text.encode()) if quotas else NULL)
 
 
 def encode(
@@ -95,13 +121,15 @@ def encode(
     user_agent: bytes | None,
     overage: bool,
     complete: bool,
+    told: bytes = NOTHING_TOLD,
     client: ClientFields = EVERYTHING,
 ) -> bytes:
     """The record of one call. About 0.8 us; never fails on bytes that a client may send.
 
-    `caller` and `route` come from `caller_part` and `route_part`; `occurred_at` is Unix seconds; `status` is 0-999;
-    `upstream_us` -1 says that no upstream was asked; `ip` is the address as text (NULL if it is none); `client` says what
-    is recorded of address and agent; text is cut and cleaned of what a column can't hold. Numbers must fit 64 bits."""
+    `caller` and `route` come from `caller_part` and `route_part`, `told` from `told_part`; `occurred_at` is Unix seconds;
+    `status` is 0-999; `upstream_us` -1 says that no upstream was asked; `ip` is the address as text (NULL if it is none);
+    `client` says what is recorded of address and agent; text is cut and cleaned of what a column can't hold. Numbers must
+    fit 64 bits."""
     try:
         method_field = _methods[method]
         address_field = client.addresses[ip]
@@ -121,7 +149,7 @@ def encode(
         numbers = _pack_numbers(
             _HEAD, occurred_us, 8, latency_us, 8, upstream_us, 8, bytes_in, 8, bytes_out, len(request_id)
         )
-    return b"%b%b%b%b%b%b%b%b%b" % (
+    return b"%b%b%b%b%b%b%b%b%b%b" % (
         numbers,
         request_id,
         method_field,
@@ -131,6 +159,7 @@ def encode(
         address_field,
         agent_field,
         _FLAGS[overage][complete],
+        told,
     )
 
 
@@ -160,6 +189,10 @@ def _text(value: str | None) -> bytes:
     if value is None:
         return NULL
     return field(value[:NAME_CHARACTERS_MAX].translate(CONTROLS).encode("utf-8", "replace"))
+
+
+def _text_of(names: str) -> bytes:
+    return field(names.translate(CONTROLS).encode("utf-8", "replace")) if names else NULL
 
 
 def _uuid(value: str | None) -> bytes:

@@ -35,7 +35,7 @@ class DamagedFile(Exception):
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """`accepted_before` and `dropped_before` are the run's counters when the segment was begun: with the counters of its end
-    they say how many records it must hold, whether or not it was sealed."""
+    they say how many records it must hold, whether or not it was sealed. `version` is that of the records."""
 
     segment_id: UUID
     run_id: UUID

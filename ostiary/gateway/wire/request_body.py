@@ -131,6 +131,13 @@ class RequestBody:
         if self.length > bytes_max or self.received_bytes > bytes_max:
             raise GatewayError(ErrorCode.BODY_TOO_LARGE, "the body is longer than the route takes", closes=True)
 
+    def take_whole(self, bytes_max: int) -> bytes | None:
+        """All of it, if it is here, was not begun to be taken and is at most so long: else None, and nothing is taken."""
+        if not self.whole or self._taker is not None or len(self._waiting) > bytes_max:
+            return None
+        waiting, self._waiting = bytes(self._waiting), bytearray()
+        return waiting
+
     def stream_to(self, taker: BodyTaker) -> None:
         """From now on the body goes to `taker`, what waits first."""
         self._taker = taker

@@ -65,7 +65,7 @@ def test_the_contracts_example_loads_to_the_values_it_says() -> None:
     assert route.authentication.schemes == {Scheme.HMAC, Scheme.BEARER}
     assert route.authentication.scopes["GET"] == {"clients:read"}
     assert route.authentication.scopes["POST"] == {"clients:write"}
-    assert route.limits == (RouteLimit(50, 1, LimitBy.IP),)
+    assert route.limits == (RouteLimit(Window(50, 1), LimitBy.IP),)
     assert route.on_store_failure is StoreFailure.LOCAL
     key = configuration.keys["ak_test_abc123"]
     assert key.secret == SECRET.encode()

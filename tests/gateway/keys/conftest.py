@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -73,6 +74,27 @@ class KeyDatabase:
 
     async def revoke(self, key: MadeKey) -> None:
         await self.connection.execute("UPDATE api_keys SET revoked_at = now() WHERE id = $1", key.id)
+
+    async def rotate(self, key: MadeKey, *, ends_at: datetime) -> MadeKey:
+        """The key with another secret; the one at hand works until `ends_at`."""
+        made = MadeKey(key.id, make_key().secret)
+        sealed, wrapped = self.envelope.seal(made.secret, key_id=key.id)
+        await self.connection.execute(
+            """
+            UPDATE api_keys SET generation = generation + 1, previous_secret_sha256 = secret_sha256,
+                previous_secret_sealed = secret_sealed, previous_data_key_wrapped = data_key_wrapped,
+                previous_secret_hint = secret_hint, previous_secret_created_at = created_at, previous_ends_at = $6,
+                secret_sha256 = $2, secret_sealed = $3, data_key_wrapped = $4, secret_hint = $5
+            WHERE id = $1
+            """,
+            key.id,
+            secret_sha256(made.secret),
+            sealed,
+            wrapped,
+            made.secret[-4:].decode(),
+            ends_at,
+        )
+        return made
 
     async def silence(self) -> None:
         """Changes are no longer announced, as behind a proxy that carries no notifications."""

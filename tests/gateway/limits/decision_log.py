@@ -59,13 +59,18 @@ class LogWriter:
     def write(self, moment_us: int, event: Event, subject: int, cost: int = 1) -> None:
         self._words.append(moment_us << 13 | event << 10 | subject << 4 | cost)
         if len(self._words) >= ENTRIES_PER_PIECE:
-            self._flush()
+            self._write_words()
+
+    def flush(self) -> None:
+        """All of it is in the file, also if this process is killed."""
+        self._write_words()
+        self._file.flush()
 
     def close(self) -> None:
-        self._flush()
+        self._write_words()
         self._file.close()
 
-    def _flush(self) -> None:
+    def _write_words(self) -> None:
         self._words.tofile(self._file)
         self._words = array("Q")
 

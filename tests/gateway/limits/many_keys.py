@@ -51,7 +51,7 @@ async def crowd(url: str, *, callers: int, window_seconds: int, progress: Callab
     """Each of `callers` calls once, with a nonce, from an address of its own. Their calls do not end: leases must."""
     limits = policy(
         Plan("p", Rate(100, 1, 100), (Window(1000, window_seconds),), concurrency=5),
-        RouteLimit(100, window_seconds, LimitBy.IP),
+        RouteLimit(Window(100, window_seconds), LimitBy.IP),
     )
     store = redis.asyncio.Redis.from_url(url)
     try:

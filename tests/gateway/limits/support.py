@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,6 +50,7 @@ def ask(
     write: bool = False,
     on_failure: StoreFailure = StoreFailure.LOCAL,
     nonce_seconds: int = NONCE_SECONDS,
+    headers: Mapping[bytes, bytes] | None = None,
 ) -> Signal[Decision]:
     return limiter.decide(
         limits,
@@ -61,6 +62,7 @@ def ask(
         nonce=nonce,
         nonce_ttl_seconds=nonce_seconds,
         signed_write=write,
+        headers=headers,
     )
 
 
@@ -86,6 +88,7 @@ class Observed:
         self.round_trips: list[float] = []
         self.failures: list[str] = []
         self.settlements: list[str] = []
+        self.slices: list[str] = []
 
     def decided(self, limit: str, decision: str) -> None:
         self.decisions.append((limit, decision))
@@ -98,6 +101,9 @@ class Observed:
 
     def settled(self, result: str) -> None:
         self.settlements.append(result)
+
+    def slice_asked(self, result: str) -> None:
+        self.slices.append(result)
 
 
 @asynccontextmanager
@@ -192,6 +198,7 @@ class Settled:
     names: list[str]
     difference: int
     taken_us: int
+    ends_us: int = lua.ALWAYS_US
 
 
 class Script:
@@ -201,6 +208,8 @@ class Script:
         self.redis: redis.Redis = redis.Redis.from_url(url)
         self._sha = self.redis.script_load(lua.DECIDE)
         self._batches = 0
+        self.notes: list[tuple[int, int, int, int, int]] = []
+        """Those of the last batch: whose, what, which limit, how much in %, when its period ends (µs)."""
 
     def decide(
         self,
@@ -208,10 +217,10 @@ class Script:
         now_us: int | None,
         *,
         nonce_seconds: int = NONCE_SECONDS,
-        settlements: Sequence[tuple[LimitPolicy, str, int, int]] = (),
+        settlements: Sequence[tuple[LimitPolicy, str, int, int] | tuple[LimitPolicy, str, int, int, int]] = (),
     ) -> list[tuple[int, int, int, int]]:
-        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference and when it was taken.
-        The answers as the script gave them; `now_us` None is Redis's clock."""
+        """`requests` are policy, key id and nonce; `settlements` policy, key id, difference, when it was taken, and
+        from when on a bucket takes none of it back. The answers as the script gave them; `now_us` None is Redis's clock."""
         asked = [
             Asked(
                 limits.specification(0 if nonce is None else nonce_seconds),
@@ -229,7 +238,8 @@ class Script:
         arguments = lua.arguments(asked, f"test:{self._batches}", clock, settled)
         reply = cast(bytes, self.redis.evalsha(self._sha, *cast(Any, arguments)))
         assert lua.is_reply(reply, len(asked))
-        return list(lua.answers(reply))
+        self.notes = lua.notes(reply, len(asked))
+        return list(lua.answers(reply, len(asked)))
 
     @property
     def batch_name(self) -> str:

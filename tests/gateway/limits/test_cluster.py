@@ -17,6 +17,8 @@ from ostiary.core import keyspace
 from ostiary.core.model import Cost, LimitBy, Plan, Rate, RouteLimit, StoreFailure, Window
 from ostiary.gateway.limits import Limiter, LimitPolicy, Outcome
 from ostiary.gateway.limits.slots import slot_of
+from tests.gateway.limits.leasing import leased_window
+from tests.gateway.limits.steady import counted as steady_counted
 from tests.gateway.limits.support import Observed, ask, decided, policy, running, settled
 from tests.support.redis_servers import RedisCluster, Server
 from tests.support.waiting import until
@@ -85,6 +87,46 @@ async def test_calls_of_one_tick_go_to_the_masters_of_their_keys(
     assert limiter.status()["slots_served"] == 16384
 
 
+async def test_slices_are_taken_and_given_back_where_their_callers_are(
+    cluster: RedisCluster, limiter: Limiter, observed: Observed
+) -> None:
+    """A slice of another master would be no part of the limit; what is not given back, a part that nobody has."""
+    limits = policy(Plan("p", windows=(leased_window(1_000_000, 86_400),)))
+    keys = [key_at(cluster, master) for master in cluster.servers[: cluster.masters_n]]
+    made = dict.fromkeys(keys, 0)
+
+    def spent() -> int:
+        return int(str(limiter.status()["decided_from_slices"]))
+
+    async with asyncio.timeout(10):
+        while spent() < 100:
+            for key in keys:
+                assert (await decided(limiter, limits, key=key, on_failure=CLOSED)).outcome is Outcome.ALLOWED
+                made[key] += 1
+            await asyncio.sleep(0.002)
+
+    def counted() -> dict[str, int]:
+        return {key: steady_counted(cluster.owner(slot_of(keyspace.plan_state(key))), key) for key in keys}
+
+    await until(lambda: counted() == made, "all is counted where it belongs, and no more")
+    assert set(observed.slices) == {"taken"}
+    assert observed.failures == []
+
+
+async def test_calls_over_several_slots_are_counted_one_by_one(cluster: RedisCluster, limiter: Limiter) -> None:
+    """No one command could take a slice of both."""
+    limits = policy(
+        Plan("p", windows=(leased_window(1_000_000, 86_400),)),
+        RouteLimit(leased_window(1_000_000, 86_400), LimitBy.IP),
+    )
+    key, address = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[1], n=77)
+    for _ in range(200):
+        assert (await decided(limiter, limits, key=key, ip=address, on_failure=CLOSED)).outcome is Outcome.ALLOWED
+        await asyncio.sleep(0.001)
+    assert limiter.status()["decided_from_slices"] == 0
+    assert steady_counted(cluster.owner(slot_of(keyspace.plan_state(key))), key) == 200
+
+
 async def test_a_flushed_script_is_loaded_again_on_each_master(
     cluster: RedisCluster, limiter: Limiter, observed: Observed
 ) -> None:
@@ -125,12 +167,20 @@ async def test_a_call_that_one_slot_refuses_costs_nothing_in_the_others(
     """A caller at its plan's limit would use up the limit of an address or route that it shares with others."""
     key, other = key_at(cluster, cluster.servers[0]), key_at(cluster, cluster.servers[1])
     ip = address_at(cluster, cluster.servers[2])
-    limits = policy(Plan("p", windows=(Window(2, 60),)), RouteLimit(5, 60, LimitBy.IP), RouteLimit(500, 60, LimitBy.IP))
+    limits = policy(
+        Plan("p", windows=(Window(2, 60),)),
+        RouteLimit(Window(5, 60), LimitBy.IP),
+        RouteLimit(Window(500, 60), LimitBy.IP),
+    )
     assert (
         await outcomes(limiter, limits, 30, key=key, ip=ip, on_failure=CLOSED)
         == [Outcome.ALLOWED] * 2 + [Outcome.RATE_LIMITED] * 28
     )
-    roomy = policy(Plan("p", windows=(Window(50, 60),)), RouteLimit(5, 60, LimitBy.IP), RouteLimit(500, 60, LimitBy.IP))
+    roomy = policy(
+        Plan("p", windows=(Window(50, 60),)),
+        RouteLimit(Window(5, 60), LimitBy.IP),
+        RouteLimit(Window(500, 60), LimitBy.IP),
+    )
     answers = [await decided(limiter, roomy, key=other, ip=ip, on_failure=CLOSED) for _ in range(4)]
     assert [answer.outcome for answer in answers] == [Outcome.ALLOWED] * 3 + [Outcome.RATE_LIMITED]
     assert b'RateLimit: "minute-by-ip";r=2;' in answers[0].headers, "the limit nearest to running out, of all slots"
@@ -143,7 +193,7 @@ async def test_what_a_call_turns_out_to_cost_is_settled_in_every_slot(cluster: R
     """Settled in one slot alone, a dear call would be cheap for the address it came from. A refused one gives all back."""
     key, ip = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[2], n=4)
     told = Cost(default=5, response_header="x-cost", at_most=100)
-    limits = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(300, 60, LimitBy.IP), cost=told)
+    limits = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(Window(300, 60), LimitBy.IP), cost=told)
     who = {"key": key, "ip": ip, "on_failure": CLOSED}
     spent = 0
     for number, cost in enumerate((60, 0, 30)):
@@ -152,15 +202,15 @@ async def test_what_a_call_turns_out_to_cost_is_settled_in_every_slot(cluster: R
         limiter.settle(decision.charge, cost)
         spent += cost
         await asyncio.sleep(0.05)  # two commands on two connections; what follows must see both
-        of_address = await left(limiter, policy(None, RouteLimit(300, 60, LimitBy.IP)), key, ip)
+        of_address = await left(limiter, policy(None, RouteLimit(Window(300, 60), LimitBy.IP)), key, ip)
         of_plan = await left(limiter, policy(Plan("p", windows=(Window(200, 60),))), key, ip)
         # Each look is a call as well, and takes one.
         assert (of_address, of_plan) == (300 - spent - number - 1, 200 - spent - number - 1)
     # What the plan refuses is given back in full: 107 are left of the plan, 207 of the address; 8 times 13 are let in.
-    dear = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(300, 60, LimitBy.IP), cost=Cost(13))
+    dear = policy(Plan("p", windows=(Window(200, 60),)), RouteLimit(Window(300, 60), LimitBy.IP), cost=Cost(13))
     assert await outcomes(limiter, dear, 12, **who) == [Outcome.ALLOWED] * 8 + [Outcome.RATE_LIMITED] * 4
     await asyncio.sleep(0.05)
-    assert await left(limiter, policy(None, RouteLimit(300, 60, LimitBy.IP)), key, ip) == 207 - 8 * 13 - 1
+    assert await left(limiter, policy(None, RouteLimit(Window(300, 60), LimitBy.IP)), key, ip) == 207 - 8 * 13 - 1
 
 
 async def left(limiter: Limiter, limits: LimitPolicy, key: str, ip: str) -> int:
@@ -172,7 +222,7 @@ async def left(limiter: Limiter, limits: LimitPolicy, key: str, ip: str) -> int:
 async def test_a_replayed_nonce_costs_nothing_in_any_slot(cluster: RedisCluster, limiter: Limiter) -> None:
     """Whoever has seen a signed call could use up its caller's limits by repeating it."""
     key, ip = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[1], n=1)
-    limits = policy(Plan("p", windows=(Window(50, 60),)), RouteLimit(3, 60, LimitBy.IP))
+    limits = policy(Plan("p", windows=(Window(50, 60),)), RouteLimit(Window(3, 60), LimitBy.IP))
     once = {"key": key, "ip": ip, "nonce": "nonce-once-xxxxxx", "on_failure": CLOSED}
     assert await outcomes(limiter, limits, 1, **once) == [Outcome.ALLOWED]
     async with running(cluster.urls(), deadline_seconds=0.5) as other_worker:
@@ -187,7 +237,7 @@ async def test_a_replayed_nonce_costs_nothing_in_any_slot(cluster: RedisCluster,
 async def test_a_nonce_of_a_call_that_was_refused_is_still_good(cluster: RedisCluster, limiter: Limiter) -> None:
     """A client that waits as it was told, and sends the same signed call again, would be taken for a replay."""
     key, ip = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[1], n=2)
-    limits = policy(Plan("p", windows=(Window(50, 60),)), RouteLimit(1, 1, LimitBy.IP))
+    limits = policy(Plan("p", windows=(Window(50, 60),)), RouteLimit(Window(1, 1), LimitBy.IP))
     assert await outcomes(limiter, limits, 1, key=key, ip=ip, on_failure=CLOSED) == [Outcome.ALLOWED]
     again = {"key": key, "ip": ip, "nonce": "nonce-again-xxxxx", "on_failure": CLOSED}
     refused = await decided(limiter, limits, **again)
@@ -200,7 +250,7 @@ async def test_many_at_once_over_several_slots_get_each_limit_whole_and_no_more(
     cluster: RedisCluster, limiter: Limiter, observed: Observed
 ) -> None:
     """Row 71: of calls that cross each other in several slots, all could be let in, or none."""
-    route_limits = (RouteLimit(40, 60, LimitBy.IP), RouteLimit(100, 60, LimitBy.ROUTE))
+    route_limits = (RouteLimit(Window(40, 60), LimitBy.IP), RouteLimit(Window(100, 60), LimitBy.ROUTE))
     limits = policy(Plan("p", windows=(Window(30, 60),)), *route_limits)
     keys = [key_at(cluster, cluster.servers[number % 3]) for number in range(6)]
     ips = [address_at(cluster, cluster.servers[number], n=3) for number in range(3)]
@@ -227,7 +277,7 @@ async def test_decisions_over_several_slots_are_observed_once(
     cluster: RedisCluster, limiter: Limiter, observed: Observed
 ) -> None:
     """A dashboard would show more calls than there were."""
-    limits = policy(Plan("p", windows=(Window(2, 60),)), RouteLimit(50, 60, LimitBy.IP))
+    limits = policy(Plan("p", windows=(Window(2, 60),)), RouteLimit(Window(50, 60), LimitBy.IP))
     key, ip = key_at(cluster, cluster.servers[0]), address_at(cluster, cluster.servers[1], n=4)
     await outcomes(limiter, limits, 3, key=key, ip=ip)
     assert observed.decisions == [("none", "allowed")] * 2 + [("window", "rate_limited")]
@@ -241,7 +291,7 @@ async def test_a_frozen_master_stops_no_decision_of_the_others(cluster: RedisClu
     frozen, healthy = cluster.servers[2], cluster.servers[0]
     near, far, ip = key_at(cluster, healthy), key_at(cluster, frozen), address_at(cluster, frozen, n=5)
     crossing_key = key_at(cluster, healthy)
-    crossing = policy(Plan("p", windows=(Window(3, 60),)), RouteLimit(50, 60, LimitBy.IP))
+    crossing = policy(Plan("p", windows=(Window(3, 60),)), RouteLimit(Window(50, 60), LimitBy.IP))
     cluster.replica_of(frozen).ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")
     async with running(cluster.urls()[:2], deadline_seconds=0.1) as limiter:
         await until(lambda: limiter.status()["state"] == "connected", "connected")
@@ -290,7 +340,9 @@ async def test_each_node_lets_the_user_of_its_url_in_with_no_more_rights_than_do
     (tmp_path / "users.acl").write_text(f"user default on nopass ~* &* +@all\n{user}\n")
     with RedisCluster(tmp_path, masters_n=1, options=("--aclfile", str(tmp_path / "users.acl"))) as cluster:
         url = f"redis://gate:{PASSWORD}@{cluster.servers[0].place}"
-        limits = policy(Plan("p", Rate(60, 60, 3), (Window(3, 60),), concurrency=9), RouteLimit(2, 60, LimitBy.IP))
+        limits = policy(
+            Plan("p", Rate(60, 60, 3), (Window(3, 60),), concurrency=9), RouteLimit(Window(2, 60), LimitBy.IP)
+        )
         async with running((url,), deadline_seconds=0.5) as limiter:
             assert limiter.status()["state"] == "connected", limiter.status()
             held = [await decided(limiter, limits, nonce=f"nonce-{n:011}", on_failure=CLOSED) for n in range(3)]

@@ -133,7 +133,9 @@ async def test_settlements_of_one_tick_go_in_one_command_with_its_calls(database
 async def test_a_worker_by_itself_lets_in_the_dearest_call_whatever_its_share(database: str) -> None:
     """With eight workers a call that costs 50 of 100 would be refused for as long as Redis is away."""
     limits = policy(
-        Plan("p", windows=(Window(100, 3600),), overage=Overage.BLOCK), RouteLimit(100, 60, LimitBy.IP), cost=Cost(50)
+        Plan("p", windows=(Window(100, 3600),), overage=Overage.BLOCK),
+        RouteLimit(Window(100, 60), LimitBy.IP),
+        cost=Cost(50),
     )
     async with running(None, workers=8) as limiter:
         outcomes = [(await decided(limiter, limits, on_failure=StoreFailure.LOCAL)).outcome for _ in range(2)]

@@ -85,7 +85,7 @@ async def test_redis_may_go_and_come_back(own_valkey: EmbeddedValkey) -> None:
 async def test_without_redis_in_the_configuration_the_workers_share_each_limit() -> None:
     """A file without Redis would have no limits, or each of them once a worker."""
     plan = Plan("p", Rate(60, 60, 8), (Window(8, 60),), (Quota(12, Period.DAY),), concurrency=4)
-    limits = policy(plan, RouteLimit(6, 60, LimitBy.IP))
+    limits = policy(plan, RouteLimit(Window(6, 60), LimitBy.IP))
     async with running(None, workers=2) as limiter:
         assert limiter.status()["state"] == "local"
         held = [await decided(limiter, limits, on_failure=StoreFailure.CLOSED) for _ in range(3)]

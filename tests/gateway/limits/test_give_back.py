@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ostiary.core.limiting import SECOND_US
+from ostiary.core.limiting import SECOND_US, TokenBucket
 from ostiary.core.model import Plan, Rate, Window
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import LimitPolicy
 from ostiary.gateway.limits import script as lua
-from tests.gateway.limits.support import Script, policy
+from tests.gateway.limits.support import Script, Settled, policy
 
 BEGIN_US = 1_790_000_000 * SECOND_US
 
@@ -94,3 +95,43 @@ def test_what_is_not_there_is_left_alone_and_all_is_forgotten_in_time(script: Sc
     answers = script.decide([(limits, "one", None)] * 4, BEGIN_US + 40)
     assert [answer[0] for answer in answers] == [lua.ALLOWED] * 3 + [lua.RATE_LIMITED], "two are still counted"
     assert 50_000 < int(script.redis.pttl("ost:{k:one}:plan")) <= 62_000
+
+
+# How long after the one before, and how many calls are taken from both buckets then.
+bucket_steps = st.lists(st.tuples(st.integers(0, 400_000), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@given(bucket_steps, st.integers(0, 11), st.integers(1, 6), st.integers(1, 30))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_a_bucket_of_another_slot_gets_back_is_never_more_than_is_missing(
+    script: Script, steps: list[tuple[int, int]], back_after: int, burst: int, requests: int
+) -> None:
+    """A bucket that was full meanwhile would let a burst of one more through: take one of ten, refill to ten, let five take,
+    give one back."""
+    script.redis.flushdb()
+    limits = policy(Plan("p", Rate(requests, 1, burst)))
+    bucket = limits.parts[0].limits[0]
+    assert isinstance(bucket, TokenBucket)
+    now_us = BEGIN_US
+    script.decide([(limits, "with", None)], now_us)
+    reference, never = bucket.counter(now_us), bucket.counter(now_us)
+    reference.take(now_us, 1)
+    for number, (gap_us, calls) in enumerate(steps):
+        now_us += gap_us
+        if number == back_after:
+            back = Settled(
+                limits.specification_without((), crossing=True), limits.names("with", None, None, ""), -1, BEGIN_US
+            )
+            arguments = lua.arguments([], "", str(now_us).encode(), [back])
+            script.redis.evalsha(lua.DECIDE_SHA.decode(), *cast(Any, arguments))
+            reference.settle(now_us)
+            reference.take_back(now_us, 1, BEGIN_US)
+        for _ in range(calls):
+            (answer,) = script.decide([(limits, "with", None)], now_us)
+            for counter in (reference, never):
+                counter.settle(now_us)
+            assert (answer[0] == lua.ALLOWED) == (reference.left() >= 1)
+            if answer[0] == lua.ALLOWED:
+                assert never.left() >= 1, "a call that would not have been let in, had the other never been"
+                reference.take(now_us, 1)
+                never.take(now_us, 1)

@@ -86,8 +86,8 @@ async def test_every_limit_of_plan_and_route_must_hold(limiter: Limiter) -> None
     """A route that protects something weak would be flooded by callers with large plans."""
     limits = policy(
         Plan("p", windows=(Window(5, 60), Window(100, 3600))),
-        RouteLimit(3, 60, LimitBy.IP),
-        RouteLimit(4, 60, LimitBy.ROUTE),
+        RouteLimit(Window(3, 60), LimitBy.IP),
+        RouteLimit(Window(4, 60), LimitBy.ROUTE),
     )
     outcomes = [(await decided(limiter, limits, ip="192.0.2.1")).outcome for _ in range(4)]
     assert outcomes == [Outcome.ALLOWED] * 3 + [Outcome.RATE_LIMITED]
@@ -99,7 +99,7 @@ async def test_every_limit_of_plan_and_route_must_hold(limiter: Limiter) -> None
 @pytest.mark.parametrize("by", [LimitBy.APP, LimitBy.ORGANIZATION, LimitBy.KEY])
 async def test_a_limit_by_something_the_caller_lacks_goes_by_its_key_or_address(limiter: Limiter, by: LimitBy) -> None:
     """A key without an app, or an anonymous caller, would have no limit at all."""
-    limits = policy(None, RouteLimit(1, 60, by))
+    limits = policy(None, RouteLimit(Window(1, 60), by))
     assert (await decided(limiter, limits, key="ak_a")).outcome is Outcome.ALLOWED
     assert (await decided(limiter, limits, key="ak_a")).outcome is Outcome.RATE_LIMITED
     assert (await decided(limiter, limits, key="ak_b")).outcome is Outcome.ALLOWED
@@ -109,7 +109,7 @@ async def test_a_limit_by_something_the_caller_lacks_goes_by_its_key_or_address(
 
 async def test_keys_of_one_app_share_what_goes_by_app(limiter: Limiter) -> None:
     """An app would multiply its limit by making keys."""
-    limits = policy(None, RouteLimit(2, 60, LimitBy.APP))
+    limits = policy(None, RouteLimit(Window(2, 60), LimitBy.APP))
     outcomes = [(await decided(limiter, limits, key=f"ak_{n}", app="app_1")).outcome for n in range(3)]
     assert outcomes == [Outcome.ALLOWED, Outcome.ALLOWED, Outcome.RATE_LIMITED]
 
@@ -163,7 +163,7 @@ async def test_requests_of_every_kind_share_a_batch(limiter: Limiter) -> None:
         Plan("c", concurrency=0),
         STANDARD,
     ]
-    routes = [(), (RouteLimit(1, 60, LimitBy.KEY),)]
+    routes = [(), (RouteLimit(Window(1, 60), LimitBy.KEY),)]
     asked = [
         (policy(plan, *limits), f"ak_{p}_{r}_{bool(nonce)}", nonce)
         for p, plan in enumerate(plans)
@@ -364,7 +364,7 @@ async def test_everything_that_is_written_has_its_time_to_live(limiter: Limiter,
     """A million callers that never come back would fill Redis."""
     limits = policy(
         Plan("p", Rate(1, 1, 5), (Window(5, 60),), (Quota(9, Period.DAY),), concurrency=5),
-        RouteLimit(50, 1, LimitBy.IP),
+        RouteLimit(Window(50, 1), LimitBy.IP),
     )
     decision = await decided(limiter, limits, nonce="nonce-1-xxxxxxxxxx")
     lives = {name: await store.pttl(name) for name in await store.keys("ost:{[ki]:*")}

@@ -13,7 +13,7 @@ NOW_US = 1_753_000_000 * SECOND_US
 
 def let_in(local: LocalLimits, limits: LimitPolicy, key: str, now_us: int = NOW_US) -> bool:
     question = local.question(limits, limits.names(key, None, None, "192.0.2.1"), now_us)
-    if question.standing.refused or question.crowded:
+    if question.standing.refused or question.crowded is not None:
         return False
     question.take()
     return True

@@ -10,8 +10,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ostiary.core.limiting import SECOND_US, Counter, Limit, amend, carry_over, examine, take
-from ostiary.core.model import Cost, LimitBy, Overage, Period, Plan, Quota, Rate, RouteLimit, Window
+from ostiary.core.limiting import SECOND_US, Counter, Limit, QuotaCounter, carry_over
+from ostiary.core.model import (
+    Concurrency,
+    Cost,
+    LimitBy,
+    LimitMode,
+    Overage,
+    Period,
+    Plan,
+    Quota,
+    Rate,
+    RefusedCalls,
+    RouteLimit,
+    Window,
+)
+from ostiary.core.standing import Reached, amend, charge_refused, examine, take
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import LimitPolicy
 from ostiary.gateway.limits import script as lua
@@ -34,11 +48,12 @@ class Model:
         self.stored: dict[str, list[Counter]] = {}
         self.leases: dict[str, dict[str, int]] = {}
         self.nonces: set[str] = set()
+        self.notes: list[tuple[int, int, int, int, int]] = []
 
     def decide(
         self,
         batch: list[tuple[LimitPolicy, str, str | None]],
-        settlements: list[tuple[LimitPolicy, str, int, int]],
+        settlements: list[tuple[LimitPolicy, str, int, int, int]],
         batch_name: str,
         now_us: int,
         lease_us: int,
@@ -46,44 +61,73 @@ class Model:
         read: dict[str, list[Counter]] = {}
         changed: set[str] = set()
         answers = []
-        for limits, key, difference, taken_us in settlements:
+        self.notes = []
+        for whose, (limits, key, difference, taken_us, ends_us) in enumerate(settlements):
             names = iter(limits.names(key, None, None, "192.0.2.1"))
+            first = 0
             for part in limits.parts:
                 if part.limits:
                     name = next(names)
-                    amend(self._read(name, part.limits, read, changed, now_us), difference, taken_us, now_us)
+                    counters = self._read(name, part.limits, read, changed, now_us)
+                    reached: Reached = []
+                    amend(counters, difference, taken_us, now_us, reached=reached, ends_us=ends_us)
+                    self._tell(whose, counters, reached, first)
                     changed.add(name)
+                    first += len(part.limits)
                 if part.concurrency is not None:
                     next(names)
         for number, (limits, key, nonce) in enumerate(batch, start=1):
             names = iter(limits.names(key, None, None, "192.0.2.1"))
-            counters: list[Counter] = []
+            counters = []
             mine: list[str] = []
-            lease_name, crowded = None, False
+            charged: list[str] = []
+            leases: list[str] = []
+            crowded, skipped = None, []
             for part in limits.parts:
                 if part.limits:
                     name = next(names)
                     mine.append(name)
                     counters += self._read(name, part.limits, read, changed, now_us)
+                    if any(limit.refused is RefusedCalls.CHARGED for limit in part.limits):
+                        charged.append(name)
                 if part.concurrency is not None:
-                    lease_name = next(names)
-                    under_way = self.leases.setdefault(lease_name, {})
-                    crowded = sum(ends > now_us for ends in under_way.values()) >= part.concurrency
+                    leases.append(next(names))
+                    under_way = self.leases.setdefault(leases[-1], {})
+                    if sum(ends > now_us for ends in under_way.values()) >= part.concurrency.at_most:
+                        place = limits.limits_n + len(leases) - 1
+                        if part.concurrency.mode is LimitMode.SHADOW:
+                            skipped.append(place)
+                        elif crowded is None:
+                            crowded = place
             standing = examine(counters, now_us, limits.cost)
+            whose = len(settlements) + number - 1
+            reached = []
             if standing.refused:
+                standing = charge_refused(counters, standing, now_us, limits.cost, reached)
+                self._tell(whose, counters, reached)
+                if limits.cost:
+                    changed.update(charged)
                 assert standing.index is not None
                 code = {"quota": lua.QUOTA_EXCEEDED}.get(limits.labels[standing.index].kind, lua.RATE_LIMITED)
                 answers.append((code, standing.index, standing.remaining, standing.reset_seconds))
-            elif crowded:
-                answers.append((lua.CROWDED, len(counters), 0, 1))
+            elif crowded is not None:
+                charge_refused(counters, standing, now_us, limits.cost, reached)
+                self._tell(whose, counters, reached)
+                if limits.cost:
+                    changed.update(charged)
+                answers.append((lua.CROWDED, crowded, 0, 1))
             elif nonce is not None and f"{key}:{nonce}" in self.nonces:
                 answers.append((lua.NONCE_USED, lua.NO_LIMIT, 0, 0))
             else:
                 if nonce is not None:
                     self.nonces.add(f"{key}:{nonce}")
-                if lease_name is not None:
-                    self.leases[lease_name][lua.lease_id(batch_name, number)] = now_us + lease_us
-                taken = take(counters, standing, now_us, limits.cost)
+                for at, lease_name in enumerate(leases):
+                    if limits.limits_n + at not in skipped:
+                        self.leases[lease_name][lua.lease_id(batch_name, number)] = now_us + lease_us
+                taken = take(counters, standing, now_us, limits.cost, reached)
+                self._tell(whose, counters, reached)
+                would_refuse = [*standing.would_refuse, *skipped]
+                self.notes += [(whose, lua.WOULD_REFUSE, place, 0, 0) for place in would_refuse]
                 if limits.cost:
                     changed.update(mine)
                 index = lua.NO_LIMIT if taken.index is None else taken.index
@@ -91,6 +135,12 @@ class Model:
         for name in changed:
             self.stored[name] = read[name]
         return answers
+
+    def _tell(self, whose: int, counters: list[Counter], reached: Reached, first: int = 0) -> None:
+        for at, share in reached:
+            counter = counters[at]
+            assert isinstance(counter, QuotaCounter)
+            self.notes.append((whose, lua.QUOTA_REACHED, first + at, share, counter.ends_us))
 
     def _read(
         self, name: str, limits: tuple[Limit, ...], read: dict[str, list[Counter]], changed: set[str], now_us: int
@@ -114,27 +164,33 @@ class Model:
         return counters
 
 
-rates = st.none() | st.builds(Rate, st.integers(1, 40), st.sampled_from([1, 7, 60, 3600]), st.integers(1, 8))
-windows = st.lists(st.builds(Window, st.integers(0, 150), st.sampled_from([1, 2, 60, 3600, 86_400])), max_size=3)
-quotas = st.lists(st.builds(Quota, st.integers(0, 12), st.sampled_from(Period)), max_size=3)
+# What refuses, and takes nothing of what it refuses, is the usual case and half of them.
+modes = st.just(LimitMode.ENFORCE) | st.sampled_from(LimitMode)
+terms = st.just(RefusedCalls.FREE) | st.sampled_from(RefusedCalls)
+rate = st.builds(Rate, st.integers(1, 40), st.sampled_from([1, 7, 60, 3600]), st.integers(1, 8), modes, terms)
+window = st.builds(Window, st.integers(0, 150), st.sampled_from([1, 2, 60, 3600, 86_400]), modes, terms)
+quota = st.builds(Quota, st.integers(0, 12), st.sampled_from(Period), modes, terms)
 plans = st.builds(
-    lambda rate, windows, quotas, concurrency, overage: Plan(
-        "p", rate, tuple(windows), tuple(quotas), concurrency, overage
+    lambda rate, windows, quotas, concurrency, overage, mode: Plan(
+        "p", rate, tuple(windows), tuple(quotas), concurrency, overage, mode
     ),
-    rates,
-    windows,
-    quotas,
+    st.none() | rate,
+    st.lists(window, max_size=3),
+    st.lists(quota, max_size=3),
     st.none() | st.integers(1, 4),
     st.sampled_from(Overage),
+    modes,
 )
 route_limits = st.lists(
     st.builds(
-        RouteLimit,
-        st.integers(1, 130),
-        st.sampled_from([1, 60]),
-        st.sampled_from([LimitBy.KEY, LimitBy.IP, LimitBy.ROUTE]),
+        lambda limit, by: RouteLimit(limit, by, "x-tenant" if by is LimitBy.HEADER else None),
+        st.builds(Window, st.integers(1, 130), st.sampled_from([1, 60]), modes, terms)
+        | rate
+        | st.builds(Quota, st.integers(0, 12), st.sampled_from(Period), modes, terms, st.sampled_from(Overage))
+        | st.builds(Concurrency, st.integers(1, 4), modes),
+        st.sampled_from([LimitBy.KEY, LimitBy.IP, LimitBy.ROUTE, LimitBy.HEADER]),
     ),
-    max_size=3,
+    max_size=4,
 )
 costs = st.just(1) | st.integers(0, 9)
 policies = st.lists(
@@ -184,12 +240,19 @@ def test_the_script_decides_as_the_reference(
             for which, key, nonce in asked
         ]
         settlements = [
-            (policies[which % len(policies)], f"ak_{key}", difference, moments_us[-1 - min(ago, len(moments_us) - 1)])
+            (
+                policies[which % len(policies)],
+                f"ak_{key}",
+                difference,
+                moments_us[-1 - min(ago, len(moments_us) - 1)],
+                lua.ALWAYS_US,
+            )
             for which, key, difference, ago in turned_out
             if difference
         ]
         answers = script.decide(batch, now_us, settlements=settlements)
         assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=60 * SECOND_US)
+        assert sorted(script.notes) == sorted(model.notes)
 
 
 TINY = Plan(
@@ -198,12 +261,20 @@ TINY = Plan(
     windows=(Window(20, 2), Window(150, 60)),
     quotas=(Quota(40, Period.HOUR), Quota(90, Period.DAY)),
 )
-# What the next call costs (None: no call), whose call of the last four is settled, and what that one really cost.
+# What the next call costs (None: no call), whose call of the last four is settled, what that one really cost, and how long
+# after it was taken a bucket takes something back.
 settled_steps = st.lists(
     st.tuples(
         st.sampled_from([0, 1, 1, 500, 300_000, SECOND_US, 2 * SECOND_US, 70 * SECOND_US, 1800 * SECOND_US]),
         st.none() | st.integers(0, 4),
-        st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 2, 5])), max_size=2),
+        st.lists(
+            st.tuples(
+                st.integers(0, 3),
+                st.sampled_from([0, 0, 0, 1, 2, 5]),
+                st.sampled_from([lua.ALWAYS_US, SECOND_US, 5 * SECOND_US]),
+            ),
+            max_size=2,
+        ),
     ),
     min_size=8,
     max_size=40,
@@ -213,7 +284,7 @@ settled_steps = st.lists(
 @given(settled_steps, st.integers(0, 3600))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settled_calls_count_as_in_the_reference(
-    script: Script, steps: list[tuple[int, int | None, list[tuple[int, int]]]], offset_seconds: int
+    script: Script, steps: list[tuple[int, int | None, list[tuple[int, int, int]]]], offset_seconds: int
 ) -> None:
     """What is given back to another slot or period than it was taken from makes a limit inexact, long after the call."""
     script.redis.flushdb()
@@ -223,11 +294,11 @@ def test_settled_calls_count_as_in_the_reference(
     for gap_us, cost, turned_out in steps:
         now_us += gap_us
         settlements = []
-        for ago, really in turned_out:
+        for ago, really, lasts_us in turned_out:
             if ago < len(taken):
                 limits, taken_us = taken.pop(-1 - ago)
                 if difference := really - limits.cost:
-                    settlements.append((limits, "ak_1", difference, taken_us))
+                    settlements.append((limits, "ak_1", difference, taken_us, min(taken_us + lasts_us, lua.ALWAYS_US)))
         batch: list[tuple[LimitPolicy, str, str | None]] = [] if cost is None else [(at_cost[cost], "ak_1", None)]
         answers = script.decide(batch, now_us, settlements=settlements)
         assert answers == model.decide(batch, settlements, script.batch_name, now_us, lease_us=0)

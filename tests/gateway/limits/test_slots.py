@@ -82,19 +82,19 @@ def test_what_concerns_one_subject_lies_in_one_slot() -> None:
     """The usual call would take several round trips."""
     slot = slot_of("{k:ak_1}")
     assert single_slot(question(plan=WINDOW, nonce=True)) == slot
-    assert single_slot(question(RouteLimit(1, 1, LimitBy.KEY), plan=WINDOW, nonce=True)) == slot
+    assert single_slot(question(RouteLimit(Window(1, 1), LimitBy.KEY), plan=WINDOW, nonce=True)) == slot
     assert single_slot(question(plan=None, nonce=True)) == slot
-    assert single_slot(question(RouteLimit(1, 1, LimitBy.IP), plan=None)) == slot_of("{i:192.0.2.1}")
-    assert single_slot(question(RouteLimit(1, 1, LimitBy.IP), plan=WINDOW)) == -1
-    assert single_slot(question(RouteLimit(1, 1, LimitBy.IP), plan=None, nonce=True)) == -1
+    assert single_slot(question(RouteLimit(Window(1, 1), LimitBy.IP), plan=None)) == slot_of("{i:192.0.2.1}")
+    assert single_slot(question(RouteLimit(Window(1, 1), LimitBy.IP), plan=WINDOW)) == -1
+    assert single_slot(question(RouteLimit(Window(1, 1), LimitBy.IP), plan=None, nonce=True)) == -1
 
 
 def test_the_plan_and_the_nonce_come_last_and_what_is_shared_by_most_before_them() -> None:
     """Buckets, quotas, leases and nonces can't be given back exactly; a flood from one address would use up its route."""
     asked = question(
-        RouteLimit(1, 1, LimitBy.ROUTE),
-        RouteLimit(1, 1, LimitBy.IP),
-        RouteLimit(2, 1, LimitBy.KEY),
+        RouteLimit(Window(1, 1), LimitBy.ROUTE),
+        RouteLimit(Window(1, 1), LimitBy.IP),
+        RouteLimit(Window(2, 1), LimitBy.KEY),
         plan=WINDOW,
         nonce=True,
     )
@@ -106,4 +106,4 @@ def test_the_plan_and_the_nonce_come_last_and_what_is_shared_by_most_before_them
     whole = asked.policy.labels
     assert [label.kind for label in piece.labels] == ["rate", "window", "window", "concurrency"]
     assert set(piece.labels) <= set(whole)
-    assert groups(question(RouteLimit(1, 1, LimitBy.IP), plan=None, nonce=True)).slots == [ip, key]
+    assert groups(question(RouteLimit(Window(1, 1), LimitBy.IP), plan=None, nonce=True)).slots == [ip, key]

@@ -371,6 +371,22 @@ async def test_a_damaged_file_is_as_none(content: bytes, tmp_path: Path) -> None
         assert json.loads(record.read_bytes())["failure"] is not None  # it is whole again
 
 
+async def test_a_file_that_was_removed_takes_no_keys_from_those_who_know_them(tmp_path: Path) -> None:
+    """A worker that starts without the file while the issuer is away writes that it knows nothing."""
+    async with key_server(OLD) as server, worker_of(KeysAt(server.url), directory=tmp_path) as worker:
+        await looked(worker)
+        server.status = 503
+        for file in list(tmp_path.glob("*")):  # noqa: ASYNC240  nothing else runs
+            file.unlink()
+        clock = Clock()
+        clock.ahead = 1
+        async with worker_of(KeysAt(server.url), directory=tmp_path, clock=clock) as other:
+            await until(lambda: other.keys["failure"] is not None, "a failed attempt")
+        worker.clock.ahead = 11
+        assert await worker.answer(mint(STRANGE)) == "keys_unavailable"
+        assert await worker.answer(mint(OLD)) == "200"
+
+
 async def test_where_nothing_can_be_written_each_worker_fetches(tmp_path: Path) -> None:
     """A read-only container serves tokens all the same, and says what it lacks."""
     blocked = tmp_path / "file"

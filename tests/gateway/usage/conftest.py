@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from ostiary.gateway.usage.shipper import Shipper
-from tests.gateway.usage.calls import MIGRATION, Observed, Rows
+from tests.gateway.usage.calls import SCHEMA, Observed, Rows
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ async def database(empty_database: str) -> str:
     """The URL of a database with the current schema."""
     connection = await asyncpg.connect(empty_database)
     try:
-        await connection.execute(MIGRATION)
+        await connection.execute(SCHEMA)
     finally:
         await connection.close()
     return empty_database

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,12 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostiary.gateway.usage import caller_part, record, route_part
+from ostiary.gateway.usage import caller_part, record, route_part, told_part
 from ostiary.gateway.usage.client import REMEMBERED_MAX
 from ostiary.gateway.usage.record import occurred_day, request_id_of
 from ostiary.gateway.usage.segment import RECORD_BYTES_MAX
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import APP, ORGANIZATION, Rows, call, open_spool
+
+QUOTA: dict[str, str | int] = {
+    "subject": "k:é",
+    "quota": "p:day",
+    "period_ends_us": 1_782_950_400_000_000,
+    "percent": 50,
+    "calls_max": 9,
+}
 
 
 async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipper: Shipper, rows: Rows) -> None:
@@ -25,7 +34,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
     spool.append(
         call(
             "a.B-1_",
-            caller=caller_part("ak_live_1", APP, ORGANIZATION, "live"),
+            caller=caller_part("ak_live_1", APP, ORGANIZATION, "live", 7),
             route=route_part("wéddings", "/v1/weddings/{id}"),
             occurred_at=1_767_225_600.123456,
             method=b"PATCH",
@@ -38,12 +47,13 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
             user_agent="Zoë/1".encode(),
             overage=True,
             complete=False,
+            told=told_part(["standard:minute", "café-by-ip"], [QUOTA]),
         )
     )
     spool.append(
         call(
             "b",
-            caller=caller_part(None, None, None, None),
+            caller=caller_part(None, None, None, None, None),
             route=route_part(None, None),
             upstream_us=-1,
             ip=b"unix:",
@@ -60,6 +70,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
         "app_id": UUID(APP),
         "organization_id": UUID(ORGANIZATION),
         "environment": "live",
+        "key_generation": 7,
         "route": "wéddings",
         "path_template": "/v1/weddings/{id}",
         "method": "PATCH",
@@ -74,12 +85,15 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
         "user_agent": "Zoë/1",
         "overage": True,
         "complete": False,
+        "would_refuse": "standard:minute,café-by-ip",
+        "quota_reached": full["quota_reached"],
     }
+    assert json.loads(full["quota_reached"]) == [QUOTA]
     bare = dict(await rows.fetchrow("SELECT * FROM usage_events WHERE request_id = 'b'") or {})
     empty = {name for name, value in bare.items() if value is None}
     assert empty == {
-        *("key_id", "app_id", "organization_id", "environment", "route", "path_template"),
-        *("upstream_us", "ip", "ip_hash", "country", "user_agent"),
+        *("key_id", "app_id", "organization_id", "environment", "key_generation", "route", "path_template"),
+        *("upstream_us", "ip", "ip_hash", "country", "user_agent", "would_refuse", "quota_reached"),
     }
 
 
@@ -108,7 +122,7 @@ async def test_poison_from_a_client_is_cleaned_and_delivered(
         assert spool.append(call(f"ip-{number}", ip=poison[:100], method=poison[:100]))
         name = poison[:600].decode("utf-8", "surrogateescape")
         assert spool.append(
-            call(f"name-{number}", caller=caller_part(name, None, None, name), route=route_part(name, name))
+            call(f"name-{number}", caller=caller_part(name, None, None, name, 1), route=route_part(name, name))
         )
     spool.append(call("good"))
     spool.close()
@@ -133,7 +147,7 @@ def test_encode_takes_any_bytes_and_stays_within_its_bound(
 ) -> None:
     """For any bytes of a client and any names of an operator: a record, no longer than a segment takes, whose text fields
     are UTF-8 without NUL."""
-    caller = caller_part(name, APP, ORGANIZATION, name)
+    caller = caller_part(name, APP, ORGANIZATION, name, 2**31 - 1)
     encoded = call(request_id, caller=caller, route=route_part(name, name), method=method, ip=ip, user_agent=user_agent)
     assert len(encoded) <= RECORD_BYTES_MAX
     assert "\0" not in request_id_of(encoded)
@@ -175,4 +189,4 @@ def test_what_is_remembered_of_clients_is_bounded() -> None:
 def test_an_id_that_is_no_uuid_is_refused_where_the_caller_is_prepared() -> None:
     """Without it: a call metered to nobody."""
     with pytest.raises(ValueError):
-        caller_part("ak_test_1", "not-a-uuid", None, "test")
+        caller_part("ak_test_1", "not-a-uuid", None, "test", 1)

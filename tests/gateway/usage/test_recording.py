@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -15,13 +13,11 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from ostiary.core.usage import AddressRecording, AgentRecording, Recording
-from ostiary.gateway.usage import ClientFields, ClientRecording, CountryDatabaseError
-from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF
+from ostiary.gateway.usage import ClientFields, ClientRecording, CountryDatabaseError, told_part
 from ostiary.gateway.usage.recording import LOOK_SECONDS
 from ostiary.gateway.usage.salt import daily_salt
-from ostiary.gateway.usage.segment import read_header
 from ostiary.gateway.usage.shipper import Shipper
-from tests.gateway.usage.calls import Rows, call, open_spool, segment_files
+from tests.gateway.usage.calls import Observed, Rows, as_version_1, call, mark_version_1, open_spool, segment_files
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 DAY_SECONDS = 86_400.0
@@ -201,25 +197,32 @@ def test_a_reload_changes_what_is_recorded(tmp_path: Path) -> None:
 
 
 async def test_what_a_gateway_of_before_left_in_the_spool_is_delivered(
-    spool_directory: Path, shipper: Shipper, rows: Rows
+    spool_directory: Path, shipper: Shipper, rows: Rows, observed: Observed
 ) -> None:
     """Row 89: an older version. Without it: an upgrade sets aside every call that waited for Postgres."""
     spool = open_spool(spool_directory)
-    old = call("old", occurred_at=time.time())
-    at, kept = 2, [len(COLUMNS_OF[1]).to_bytes(2)]
-    for column in COLUMNS:
-        length = max(0, int.from_bytes(old[at : at + 4], signed=True)) + 4
-        if column in COLUMNS_OF[1]:
-            kept.append(old[at : at + length])
-        at += length
-    spool.append(b"".join(kept))
+    for name in ("old", "older"):
+        spool.append(as_version_1(call(name, told=told_part(["standard:minute"], []))))
     spool.close()
     [path] = segment_files(spool_directory, "sealed")
-    content = bytearray(path.read_bytes())
-    packed = replace(read_header(bytes(content)), version=1).pack()
-    content[: len(packed)] = packed
-    path.write_bytes(content)
-    assert await shipper.ship() == 1
-    row = await rows.fetchrow("SELECT request_id, ip, user_agent, complete FROM usage_events")
-    assert row is not None
-    assert tuple(row) == ("old", ip_address("192.0.2.7"), "curl/8.5.0", True)
+    mark_version_1(path)
+    assert await shipper.ship() == 2
+    assert observed.quarantines == 0
+    found = await rows.fetch(
+        "SELECT request_id, key_id, route, ip, user_agent, complete, num_nonnulls(key_generation, country, ip_hash, "
+        "would_refuse, quota_reached) FROM usage_events ORDER BY 1"
+    )
+    kept = ("ak_test_abc123", "clients", ip_address("192.0.2.7"), "curl/8.5.0", True, 0)
+    assert [tuple(row) for row in found] == [("old", *kept), ("older", *kept)]
+    assert await rows.fetchval("SELECT count(*) FROM key_uses") == 0  # of which secret it was is not known
+
+
+@pytest.mark.parametrize("address", [AddressRecording.HASHED, AddressRecording.NONE])
+async def test_a_key_s_last_use_tells_no_address_that_is_not_kept(
+    spool_directory: Path, shipper: Shipper, rows: Rows, address: AddressRecording
+) -> None:
+    """Without it: an operator who promised to keep no addresses keeps one for each key, in another table."""
+    fields = ClientFields(address=address, agent=AgentRecording.PRODUCT, salt=b"s" * 32)
+    await _recorded(rows, shipper, spool_directory, (fields, b"192.0.2.77"))
+    found = await rows.fetch("SELECT key_id, generation, last_used_ip, last_used_user_agent FROM key_uses")
+    assert [tuple(row) for row in found] == [("ak_test_abc123", 1, None, "curl/8.5.0")]

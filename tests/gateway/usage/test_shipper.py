@@ -24,7 +24,7 @@ from ostiary.gateway.usage.segment import HEADER_BYTES
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
 from tests.gateway.usage.calls import (
     APP,
-    MIGRATION,
+    SCHEMA,
     Observed,
     Rows,
     call,
@@ -125,7 +125,7 @@ async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
 ) -> None:
     """Row 93: several gateways meter the same keys at the same time, each in another order. Without it: one of them is undone
     every few seconds, and ships its segment again and again."""
-    callers = [caller_part(f"ak_test_{key:03}", APP, None, "test") for key in range(60)]
+    callers = [caller_part(f"ak_test_{key:03}", APP, None, "test", 1) for key in range(60)]
     observed = [Observed() for _ in range(4)]
     shippers = []
     for number, each in enumerate(observed):
@@ -221,7 +221,7 @@ async def test_a_backend_ended_in_the_middle_of_a_copy_leaves_nothing_half_done(
 
 async def _prepared(own_postgres: EmbeddedPostgres) -> str:
     connection = await asyncpg.connect(own_postgres.url())
-    await connection.execute(MIGRATION)
+    await connection.execute(SCHEMA)
     await connection.close()
     return own_postgres.url()
 
@@ -320,7 +320,7 @@ async def test_a_schema_that_is_not_there_yet_is_waited_for(
 
         await until(failed, "the shipper finds no tables")
         connection = await asyncpg.connect(empty_database)
-        await connection.execute(MIGRATION)
+        await connection.execute(SCHEMA)
         await connection.close()
 
         async def written() -> bool:
