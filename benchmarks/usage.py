@@ -28,7 +28,7 @@ from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.__main__ import Unobserved
 from ostiary.gateway.usage.shipper import Shipper
 
-_MIGRATIONS = Path(ostiary.control_plane.__file__).parent / "db" / "migrations"
+_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
 _AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 
@@ -104,8 +104,8 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
     ]
     routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]
     connection = await asyncpg.connect(server.url())
-    for name in ("0002_usage.sql", "0005_limits.sql"):
-        await connection.execute((_MIGRATIONS / name).read_text(encoding="utf-8"))
+    for migration in _MIGRATIONS:
+        await connection.execute(migration.read_text(encoding="utf-8"))
     spool = Spool(directory=directory, worker="bench", bytes_max=8 << 30)
     for _ in range(rows):
         spool.append(

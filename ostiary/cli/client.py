@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import click
@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 20.0
 # A hundred keys with all their lists full are 4 MB.
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PAGE_ITEMS = 100
+DOWNLOAD_BYTES = 64 * 1024
 
 Document = dict[str, Any]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -117,6 +118,33 @@ class Client:
             if cursor is None or len(items) >= limit:
                 return Listing(items, page["total"])
 
+    def download(self, path: str, parameters: Mapping[str, object], to: BinaryIO) -> None:
+        """Writes an answer of any length as it comes. Raises ApiError, also when its end is missing."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        connection = self._connection()
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/csv"}
+        try:
+            try:
+                connection.request("GET", f"{self.address.prefix}/api/v1{path}?{urlencode(given)}", headers=headers)
+                response = connection.getresponse()
+            except (OSError, HTTPException) as error:
+                raise self._no_answer(error) from error
+            try:
+                if response.status >= 300:
+                    self._document(response, response.read(ANSWER_BYTES_MAX + 1))
+                while chunk := response.read(DOWNLOAD_BYTES):
+                    to.write(chunk)
+            except (OSError, HTTPException) as error:
+                raise ApiError(f"{self.address.shown} broke off; what was printed is not all") from error
+        finally:
+            connection.close()
+
+    def _no_answer(self, error: Exception) -> ApiError:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return ApiError(
+            f"no answer from {self.address.shown} ({reason}); is the control plane running there? See --url"
+        )
+
     def _call(self, method: str, path: str, body: bytes | None) -> Document:
         connection = self._connection()
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
@@ -127,10 +155,7 @@ class Client:
             response = connection.getresponse()
             text = response.read(ANSWER_BYTES_MAX + 1)
         except (OSError, HTTPException) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise ApiError(
-                f"no answer from {self.address.shown} ({reason}); is the control plane running there? See --url"
-            ) from error
+            raise self._no_answer(error) from error
         finally:
             connection.close()
         return self._document(response, text)

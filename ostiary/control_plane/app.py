@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -93,6 +93,14 @@ async def build_app(configuration: Configuration) -> web.Application:
             pool.terminate()
 
     app.on_cleanup.append(close_pool)
+
+    async def upkeep(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(usage.run_upkeep(settings.postgres, configuration.usage.retention))
+        yield
+        task.cancel()
+        await asyncio.wait({task})
+
+    app.cleanup_ctx.append(upkeep)
     return app
 
 

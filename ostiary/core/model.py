@@ -15,6 +15,7 @@ from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.issuers import Issuer
 from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
+from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -548,6 +549,7 @@ class Configuration:
     upstreams: Mapping[str, Upstream]
     routes: tuple[Route, ...]
     keys: Mapping[str, Key] = field(repr=False)
+    usage: UsageSettings = DEFAULT_USAGE
     warnings: tuple[str, ...] = ()
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     certificates: tuple[CertificateUse, ...] = ()

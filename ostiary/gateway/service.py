@@ -32,7 +32,7 @@ from ostiary.gateway.telemetry.upstream_meters import UpstreamMeters
 from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstream_status import breaker_status, upstream_status
 from ostiary.gateway.upstreams import UpstreamGroup
-from ostiary.gateway.usage import Spool
+from ostiary.gateway.usage import ClientFields, Spool
 from ostiary.gateway.wire.client import ClientConnection
 from ostiary.gateway.wire.deadlines import Deadlines
 from ostiary.gateway.wire.dialing import Dialer
@@ -196,6 +196,10 @@ class Gateway:
         for connection in self.connections:
             if connection.certificate is not None and certificates.is_revoked(connection.certificate):
                 connection.end_soon(soon)
+
+    def record_clients(self, fields: ClientFields) -> None:
+        """What is recorded of the clients of calls that end from now on."""
+        self._recorder.client_fields = fields
 
     # --- life
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 from ostiary.core.encryption import Envelope
@@ -18,7 +19,7 @@ from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
-from ostiary.gateway.usage import Spool, SpoolError
+from ostiary.gateway.usage import ClientRecording, CountryDatabaseError, Spool, SpoolError
 from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
@@ -29,11 +30,12 @@ SEAL_SECONDS = 0.25
 async def build(context: ChildContext) -> Service:
     """The gateway with its keys, limits and spool. Raises CannotStartService."""
     configuration, stores = context.configuration, context.configuration.stores
-    spool = None
+    spool, clients = None, None
     if stores.postgres is not None:
         try:
             spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
-        except SpoolError as error:
+            clients = ClientRecording(configuration.usage.recording, directory=Path(stores.spool), now=time.time())
+        except (SpoolError, CountryDatabaseError) as error:
             raise CannotStartService(str(error)) from error
     node = NodeMemory.create(buckets=BUCKETS_ALONE) if context.node is None else NodeMemory(context.node)
     gate = Gate(
@@ -66,23 +68,42 @@ async def build(context: ChildContext) -> Service:
         )
     except CertificateRefused as error:
         raise CannotStartService(str(error)) from error
+    if clients is not None:
+        gateway.record_clients(clients.fields)
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()
-    return Worker(gateway=gateway, keys=keys, limiter=limiter, gate=gate, spool=spool, metrics=context.metrics)
+    return Worker(
+        gateway=gateway,
+        keys=keys,
+        limiter=limiter,
+        gate=gate,
+        spool=spool,
+        clients=clients,
+        metrics=context.metrics,
+    )
 
 
 class Worker:
     """The `Service` of a worker."""
 
     def __init__(
-        self, *, gateway: Gateway, keys: KeyRing, limiter: Limiter, gate: Gate, spool: Spool | None, metrics: Metrics
+        self,
+        *,
+        gateway: Gateway,
+        keys: KeyRing,
+        limiter: Limiter,
+        gate: Gate,
+        spool: Spool | None,
+        clients: ClientRecording | None,
+        metrics: Metrics,
     ) -> None:
         self._gateway = gateway
         self._keys = keys
         self._limiter = limiter
         self._gate = gate
         self._spool = spool
+        self._clients = clients
         self._values = metrics.values
         self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew_seconds)
         self._active_keys = metrics.gauge("active_api_keys")
@@ -102,6 +123,8 @@ class Worker:
         self._clock.skew_seconds = configuration.gateway.signature_skew_seconds
         self._keys.replace_file_keys(configuration.keys)
         self._keys.forget_prepared()
+        if self._clients is not None:
+            self._gateway.record_clients(self._clients.follow(configuration.usage.recording, time.time()))
 
     async def drain(self, deadline_seconds: float) -> None:
         await self._gateway.drain(deadline_seconds)
@@ -131,6 +154,8 @@ class Worker:
             self._gate.refresh()
             if self._spool is not None:
                 self._spool.seal()
+            if self._clients is not None and (fields := self._clients.renewed(time.time())) is not None:
+                self._gateway.record_clients(fields)
             keys = self._keys.status()
             counts = (keys.get(name) for name in ("file_keys", "known_keys"))
             self._values[self._active_keys] = sum(count for count in counts if isinstance(count, int))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import select
+import signal
 import socket
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from click.testing import CliRunner
 
 from ostiary.cli.client import ApiError, Client, parse_address
 from ostiary.cli.main import main
 from ostiary.cli.table import table
+from ostiary.cli.tail import News
 from tests.cli.conftest import ENVIRONMENT, OPERATOR_TOKEN, Process, Run, start, write_configuration
 
 
@@ -125,6 +134,98 @@ def test_usage_per_day_has_every_day_and_refuses_an_unknown_app(run: Run) -> Non
     days = json.loads(run("usage", "daily", "--days", "3", "--json").stdout)
     assert [day["calls"] for day in days["data"]] == [0, 0, 0]
     assert "no such app" in run("usage", "daily", "--app", str(uuid4()), exit_code=1).stderr
+
+
+def _meter(postgres: str, *calls: tuple[str, int]) -> None:
+    """Finished calls of now, by request id and status, as the shipper writes them. One of 200 would have been refused by a
+    limit in shadow, and tells of a quota."""
+    reached = {"subject": "k:ak_of_a_file", "quota": "p:day", "period_ends_us": 1, "percent": 80, "calls_max": 9}
+
+    async def write() -> None:
+        connection = await asyncpg.connect(postgres)
+        try:
+            await connection.execute("SELECT usage_ensure_partition((now() AT TIME ZONE 'UTC')::date)")
+            for request_id, status in calls:
+                await connection.execute(
+                    """
+                    INSERT INTO usage_events (occurred_at, request_id, key_id, route, path_template, method, status,
+                        latency_us, bytes_in, bytes_out, overage, complete, would_refuse, quota_reached)
+                    VALUES (now(), $1, 'ak_of_a_file', 'clients', '/v1/clients', 'GET', $2::smallint, 1500, 0, 121, true,
+                        true, CASE WHEN $2 = 200 THEN 'p:minute' END, CASE WHEN $2 = 200 THEN $3::jsonb END)
+                    """,
+                    request_id,
+                    status,
+                    json.dumps([reached]),
+                )
+        finally:
+            await connection.close()
+
+    asyncio.run(write())
+
+
+def test_usage_is_told_in_tables_json_and_csv(run: Run, module_database: str) -> None:
+    """An operator who wants to know what failed would write SQL."""
+    _meter(module_database, ("=evil", 200), ("b", 503), ("c", 503))
+    summary = run("usage", "summary", "--since", "1h", "--interval", "hour").stdout
+    assert summary.startswith("from ")
+    assert "P99 LATENCY MS" in summary
+    assert json.loads(run("usage", "summary", "--status", "5xx", "--days", "1", "--json").stdout)["calls"] == 2
+    assert "clients" in run("usage", "endpoints", "--days", "1").stdout
+    [error] = json.loads(run("usage", "errors", "--since", "2h", "--json").stdout)["data"]
+    assert (error["status"], error["calls"]) == (503, 2)
+    assert run("usage", "overage", "--days", "1").stdout.splitlines()[1].split()[-2:] == ["3", "3"]
+    assert run("usage", "shadow", "--days", "1").stdout.splitlines()[1].split() == ["clients", "p:minute", "3", "1"]
+    assert run("usage", "shadow", "--status", "404", "--csv").stdout.splitlines() == ["route,limit,calls,would_refuse"]
+    quotas = json.loads(run("usage", "quotas", "--key", "ak_of_a_file", "--json").stdout)["data"]
+    assert [event["threshold"] for event in quotas] == [80, 50]
+    logs = run("usage", "logs", "--limit", "2")
+    assert len(logs.stdout.splitlines()) == 3
+    assert "1 more" in logs.stderr
+    exported = run("usage", "logs", "--csv").stdout.splitlines()
+    assert len(exported) == 4
+    assert ",'=evil," in exported[3]
+    assert "no such app" in run("usage", "logs", "--app", str(uuid4()), exit_code=1).stderr
+    assert "no time zone" in run("usage", "logs", "--since", "2026-01-01T00:00:00", exit_code=2).stderr
+    assert "since" in run("usage", "logs", "--csv", "--until", "2026-01-01", "--since", "1h", exit_code=1).stderr
+
+
+def test_tail_shows_each_call_once_in_order() -> None:
+    """Two gateways whose rows arrive in another order than they happened: none twice, none left out."""
+    news = News()
+    calls = {name: {"occurred_at": f"2026-01-01T00:00:0{at}Z", "request_id": name} for at, name in enumerate("abcd")}
+    assert news.new([calls["c"], calls["a"]]) == [calls["a"], calls["c"]]
+    assert news.new([calls["d"], calls["c"], calls["b"], calls["a"]]) == [calls["b"], calls["d"]]
+    assert news.new([calls["d"]]) == []
+
+
+def test_tail_prints_calls_as_they_come_until_it_is_interrupted(control_plane: Process, module_database: str) -> None:
+    """An operator would watch the gateway's log, which has no calls that went well."""
+    popen = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from ostiary.cli.main import main; main()",
+            "usage",
+            "tail",
+            "--json",
+            "--url",
+            control_plane.url,
+        ],
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert popen.stdout is not None
+    deadline, number = time.monotonic() + 20, 0
+    reader = select.poll()
+    reader.register(popen.stdout, select.POLLIN)
+    while not reader.poll(300):  # until its first look was over, calls are of before
+        assert time.monotonic() < deadline, "tail shows nothing"
+        number += 1
+        _meter(module_database, (f"tailed-{number}", 200))
+    assert json.loads(popen.stdout.readline())["request_id"].startswith("tailed-")
+    popen.send_signal(signal.SIGINT)
+    assert popen.wait(10) == 0
 
 
 def test_a_refusal_is_told_with_every_field_and_exit_status_1(run: Run) -> None:

@@ -25,7 +25,12 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 TREE = dict(walk(main))
-LISTS = frozenset({"list", "daily", "reconcile", "check", "explain", "diff", "status"})
+LISTS = frozenset(
+    {
+        *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
+        *("check", "explain", "diff", "status"),
+    }
+)
 LEAVES = {path: command for path, command in TREE.items() if not isinstance(command, click.Group)}
 
 
@@ -38,7 +43,8 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
         *("keys show", "keys update", "keys rotate", "keys end", "keys rewrap"),
         *("keys limits set", "keys limits show", "keys limits remove"),
-        *("usage daily", "usage quotas", "usage reconcile", "usage shadow"),
+        *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
+        *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
     }
 
 

@@ -9,18 +9,15 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-import ostiary.control_plane
 from ostiary.cli.reconcile import reconcile
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
-
-_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
+from tests.gateway.usage.calls import SCHEMA
 
 
 @pytest.fixture
 async def configuration(empty_database: str, tmp_path: Path) -> Path:
     connection = await asyncpg.connect(empty_database)
-    for script in _MIGRATIONS:
-        await connection.execute(script.read_text(encoding="utf-8"))
+    await connection.execute(SCHEMA)
     await connection.close()
     path = tmp_path / "gateway.yaml"
     path.write_text(

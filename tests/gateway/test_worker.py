@@ -12,6 +12,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
 
 import ostiary.control_plane.db
 from ostiary.demo.stores import EmbeddedValkey
@@ -154,6 +156,38 @@ async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gat
         assert SECRET not in "".join(gateway.text)
     finally:
         gateway.stop()
+
+
+def test_what_is_recorded_of_clients_is_as_the_file_says_and_changes_with_a_reload(
+    configuration: Path, empty_database: str, tmp_path: Path
+) -> None:
+    """An operator who has promised not to keep addresses would find them in the table."""
+    writer = MMDBWriter(database_type="Test-Country")
+    writer.insert_network(IPSet(["127.0.0.0/8"]), {"country": {"iso_code": "NL"}})
+    writer.to_db_file(str(tmp_path / "countries.mmdb"))
+    plain = configuration.read_text()
+    record = "usage: {record: {ip: none, user_agent: product}, country_database: countries.mmdb}\n"
+    configuration.write_text(plain + record)
+    with GatewayProcess(["ostiary", "gateway", "-c", str(configuration)]) as gateway:
+        gateway.wait_ready()
+        calls(gateway, 5)
+        configuration.write_text(plain + "usage: {record: {ip: hashed}}\n")
+        gateway.signal(signal.SIGHUP)
+        gateway.wait_for_log("reloaded")
+        calls(gateway, 20)
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+
+    async def recorded() -> list[tuple[object, ...]]:
+        connection = await asyncpg.connect(empty_database)
+        found = await connection.fetch(
+            "SELECT country, ip IS NOT NULL AS ip, count(DISTINCT ip_hash) AS hashes, count(*) AS calls FROM usage_events "
+            "WHERE user_agent ~ '^[^ ]+$' GROUP BY 1, 2 ORDER BY 1"
+        )
+        await connection.close()
+        return [tuple(row) for row in found]
+
+    assert asyncio.run(recorded()) == [("NL", False, 0, 5), (None, False, 1, 20)]
 
 
 def test_a_gateway_starts_and_serves_while_its_stores_are_away(tmp_path: Path, origin_port: int) -> None:

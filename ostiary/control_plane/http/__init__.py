@@ -5,7 +5,7 @@
     edge           authorization, request ids, security headers, the log line
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
-    dispatch       serves operations
+    dispatch       serves operations;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation  describe operations;  problem_pages  the gateway's errors
     listener       the listening side
@@ -13,6 +13,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
+from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
     Count,
@@ -26,7 +27,7 @@ from ostiary.control_plane.http.fields import (
     Uuid,
 )
 from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
-from ostiary.control_plane.http.paging import KeyPaging, Page, Paging, Position, cut
+from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "AnyOperation",
     "Call",
     "Count",
+    "FormatField",
+    "KeyCursor",
     "KeyId",
     "KeyPaging",
     "Name",
@@ -46,6 +49,7 @@ __all__ = [
     "Problem",
     "ProblemCode",
     "Request",
+    "RequestCursor",
     "Rule",
     "Uuid",
     "amend",

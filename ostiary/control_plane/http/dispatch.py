@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 import pydantic_core
@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ostiary.control_plane.db import Connection, Pool
-from ostiary.control_plane.http import idempotency, reading
-from ostiary.control_plane.http.fields import Answer, NoBody
+from ostiary.control_plane.http import export, idempotency, reading
+from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
-from ostiary.control_plane.http.problems import Problem, ProblemCode
+from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 
 # How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
 ACQUIRE_SECONDS = 2.0
@@ -38,9 +38,15 @@ class Dispatcher:
 
         return handle
 
-    async def _serve(self, operation: AnyOperation, request: web.Request) -> web.Response:
+    async def _serve(self, operation: AnyOperation, request: web.Request) -> web.StreamResponse:
         path = reading.path_parameters(operation.path_model, request)
         query = reading.query_parameters(operation.query_model, request)
+        if operation.csv is not None and query.format == "csv":
+            fields, own = operation.csv.model_fields, operation.csv.__annotations__
+            columns = sorted(fields, key=lambda name: name not in own)  # what an item is of comes before its figures
+            return await export.stream(
+                request, name=operation.id, columns=columns, pages=self._pages(operation, path, query)
+            )
         body, claim = NoBody(), None
         if operation.body_model is not NoBody:
             sent = await reading.read_body(request)
@@ -55,6 +61,23 @@ class Dispatcher:
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
         return _answer(operation, operation.status, answer.model_dump(mode="json"))
+
+    async def _pages(self, operation: AnyOperation, path: Parameters, query: Any) -> AsyncIterator[Sequence[Answer]]:
+        """All pages of a list, each in a transaction of its own. Raises Problem."""
+        rows = 0
+        while True:
+            async with self._transaction(operation.method) as connection:
+                if "limit" in operation.query_model.model_fields:
+                    query = query.model_copy(update={"limit": export.PAGE_ROWS})
+                page: Any = await operation.handler(Call(path=path, query=query, body=NoBody(), connection=connection))
+            if rows == 0 and page.total > export.ROWS_MAX:
+                raise invalid("format", f"these are {page.total} rows, and at most {export.ROWS_MAX} go into one file")
+            yield page.data
+            rows += len(page.data)
+            if page.next_cursor is None:
+                return
+            given = operation.query_model.model_validate({"cursor": page.next_cursor})
+            query = query.model_copy(update={"cursor": cast("Any", given).cursor})
 
     @asynccontextmanager
     async def _transaction(self, method: Method) -> AsyncIterator[Connection]:

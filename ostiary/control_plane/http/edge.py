@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import traceback
+from contextvars import ContextVar
 from uuid import uuid4
 
 from aiohttp import web
@@ -22,6 +23,9 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 from ostiary.core.errors import ErrorCode
 
 log = logging.getLogger("ostiary.control_plane")
+
+# Of the call that this task serves, for answers that begin before their handler returns.
+_call_id: ContextVar[str | None] = ContextVar("call_id", default=None)
 
 # 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
 OPERATOR_TOKEN_LENGTH_MIN = 32
@@ -71,6 +75,7 @@ class Edge:
     async def _call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.monotonic()
         request_id = request_id_of(request.headers.get("X-Request-Id"))
+        _call_id.set(request_id)
         self._calls += 1
         try:
             response = await self._answer(request, handler, request_id)
@@ -142,7 +147,7 @@ def _of_router(error: web.HTTPException) -> Problem:
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """The last touch on every answer: security headers, the request id, and no version of what serves it."""
-    response.headers.setdefault("X-Request-Id", uuid4().hex)
+    response.headers.setdefault("X-Request-Id", _call_id.get() or uuid4().hex)
     for name, value in SECURITY_HEADERS:
         response.headers.setdefault(name, value)
     response.headers["Server"] = SERVER

@@ -176,10 +176,13 @@ def _success(operation: AnyOperation) -> dict[str, Any]:
             "description": "the resource made or changed",
             "schema": {"type": "string", "format": "uri-reference"},
         }
+    content: dict[str, Any] = {"application/json": {"schema": _reference(operation.answer)}}
+    if operation.csv is not None:
+        content["text/csv"] = {"schema": {"type": "string", "description": "with `format=csv`"}}
     return {
         "description": "Done.",
         "headers": headers,
-        "content": {"application/json": {"schema": _reference(operation.answer)}},
+        "content": content,
     }
 
 

@@ -43,7 +43,8 @@ class Call(Generic[PathT, QueryT, BodyT]):
 class Operation(Generic[PathT, QueryT, BodyT]):
     """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
     and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
-    the new resource's path, with fields of the answer in braces."""
+    the new resource's path, with fields of the answer in braces. `csv` is what an item of the list is, where it may be had
+    as CSV too: the query then has `format`, and `cursor` if the list has pages."""
 
     id: str
     method: Method
@@ -59,6 +60,7 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     refusals: tuple[ProblemCode, ...] = ()
     shown_once: frozenset[str] = frozenset()
     location: str | None = None
+    csv: type[Answer] | None = None
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -75,6 +77,7 @@ def read(
     path_model: type[PathT] | type[NoParameters] = NoParameters,
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
+    csv: type[Answer] | None = None,
 ) -> AnyOperation:
     """A GET."""
     return Operation(
@@ -89,6 +92,7 @@ def read(
         query_model=query_model,
         body_model=NoBody,
         refusals=refusals,
+        csv=csv,
     )
 
 

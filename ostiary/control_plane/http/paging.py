@@ -38,15 +38,19 @@ class Position:
 
 def encode(position: Position) -> str:
     microseconds = (position.created_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(json.dumps([microseconds, position.id]).encode()).rstrip(b"=").decode()
+    return (
+        base64.urlsafe_b64encode(json.dumps([microseconds, position.id], ensure_ascii=False).encode())
+        .rstrip(b"=")
+        .decode()
+    )
 
 
-def _decoder(check_id: Callable[[str], object]) -> Callable[[object], object]:
+def _decoder(check_id: Callable[[str], object], length_max: int = 200) -> Callable[[object], object]:
     def decode(value: object) -> object:
         if isinstance(value, Position):
             return value
         try:
-            if not isinstance(value, str) or len(value) > 200:
+            if not isinstance(value, str) or len(value) > length_max:
                 raise ValueError
             text = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
             microseconds, item_id = json.loads(text)
@@ -65,12 +69,31 @@ def _check_key_id(text: str) -> None:
         raise ValueError
 
 
+def _check_request_id(text: str) -> None:
+    if len(text) > 128 or "\0" in text:
+        raise ValueError
+
+
+# A request id of 128 bytes that a client made and that was cleaned is up to 384 bytes.
+_REQUEST_CURSOR_LENGTH_MAX = 600
+
 _CURSOR_SCHEMA = WithJsonSchema(
     {"type": "string", "maxLength": 200, "description": "next_cursor of the page before, unchanged"}
 )
 # A position of one kind of list is refused by the other, rather than failing as a comparison in Postgres.
 UuidCursor = Annotated[Position, BeforeValidator(_decoder(UUID)), _CURSOR_SCHEMA]
 KeyCursor = Annotated[Position, BeforeValidator(_decoder(_check_key_id)), _CURSOR_SCHEMA]
+RequestCursor = Annotated[
+    Position,
+    BeforeValidator(_decoder(_check_request_id, _REQUEST_CURSOR_LENGTH_MAX)),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": _REQUEST_CURSOR_LENGTH_MAX,
+            "description": "next_cursor of the page before, unchanged",
+        }
+    ),
+]
 
 Limit = Annotated[Count, Field(ge=1, le=LIMIT_MAX, description="how many items at most")]
 

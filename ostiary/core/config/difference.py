@@ -34,6 +34,7 @@ from ostiary.core.model import (
 from ostiary.core.overrides import override_document
 from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
 from ostiary.core.upstream import Balance, Upstream
+from ostiary.core.usage import AddressRecording
 
 T = TypeVar("T")
 
@@ -125,6 +126,10 @@ def _takes_a_restart(field: str) -> bool:
 
 
 def _setting_meaning(field: str, after: Configuration) -> str | None:
+    if field.startswith("usage.retention."):
+        return "what is older is dropped within the hour, once the control plane has been restarted"
+    if field == "usage.record.ip" and after.usage.recording.address is AddressRecording.FULL:
+        return "the addresses of clients are kept from now on"
     tls = after.gateway.listen.tls
     if field == "gateway.listen.tls":
         return "holds for new connections" if tls else "new connections are not encrypted any more"
@@ -139,7 +144,7 @@ def _setting_meaning(field: str, after: Configuration) -> str | None:
 
 def _setting_parts(configuration: Configuration) -> Parts:
     gateway, control, stores = configuration.gateway, configuration.control_plane, configuration.stores
-    limits = gateway.client_limits
+    limits, recording, retention = gateway.client_limits, configuration.usage.recording, configuration.usage.retention
     listen = {"gateway.listen": gateway.listen, "gateway.admin": gateway.admin, "control_plane.listen": control.listen}
     return {
         **{name: Part((at.host, at.port), f"{at.host}:{at.port}") for name, at in listen.items()},
@@ -181,6 +186,13 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "stores.key_encryption_keys": Part(stores.key_encryption, words.key_encryption(stores.key_encryption)),
         "stores.state": Part(stores.state, stores.state or "none"),
         **certificate_parts(configuration.certificates),
+        "usage.record.ip": Part(recording.address, recording.address),
+        "usage.record.user_agent": Part(recording.agent, recording.agent),
+        "usage.country_database": Part(recording.country_database, recording.country_database or "none"),
+        "usage.retention.events": _days_kept(retention.events_days),
+        "usage.retention.minutes": _days_kept(retention.minutes_days),
+        "usage.retention.hours": _days_kept(retention.hours_days),
+        "usage.retention.days": _days_kept(retention.days_days),
     }
 
 
@@ -201,6 +213,10 @@ def _duration(seconds: float) -> Part:
 
 def _size(count: int) -> Part:
     return Part(count, words.size(count))
+
+
+def _days_kept(days: int | None) -> Part:
+    return Part(days, "forever" if days is None else f"{days}d")
 
 
 def _secret(value: object | None) -> Part:

@@ -23,6 +23,7 @@ from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.routes import ROUTES
 from ostiary.core.config.settings import CONTROL_PLANE, GATEWAY, STORES
 from ostiary.core.config.upstreams import UPSTREAMS
+from ostiary.core.config.usage import USAGE
 from ostiary.core.model import Configuration
 
 
@@ -47,6 +48,7 @@ _VERSION = required("version", Version(), "The version of this format.", missing
 _GATEWAY = defaulted("gateway", GATEWAY, "The data plane.", {})
 _CONTROL_PLANE = defaulted("control_plane", CONTROL_PLANE, "The API that manages keys.", {})
 _STORES = defaulted("stores", STORES, "Where state lives.", {})
+_USAGE = defaulted("usage", USAGE, "What is recorded of calls, and for how long.", {})
 _PLANS = defaulted("plans", PLANS, "What callers may use, by name.", {})
 _UPSTREAMS = defaulted("upstreams", UPSTREAMS, "The services behind the gateway, by name.", {})
 _ROUTES = required(
@@ -83,6 +85,7 @@ def _configuration(values: Values) -> Configuration:
         gateway=values[_GATEWAY],
         control_plane=values[_CONTROL_PLANE],
         stores=values[_STORES],
+        usage=values[_USAGE],
         plans=values[_PLANS],
         upstreams={name: upstream.value for name, upstream in upstreams.items()},
         routes=tuple(route.value for route in routes),
@@ -99,7 +102,7 @@ def _configuration(values: Values) -> Configuration:
 FILE: Record[Configuration] = Record(
     "The file",
     "One configuration, for the gateway and the control plane.",
-    (_VERSION, _GATEWAY, _CONTROL_PLANE, _STORES, _PLANS, _UPSTREAMS, _ROUTES, _KEYS, _ISSUERS, _CERTIFICATES),
+    (_VERSION, _GATEWAY, _CONTROL_PLANE, _STORES, _USAGE, _PLANS, _UPSTREAMS, _ROUTES, _KEYS, _ISSUERS, _CERTIFICATES),
     _configuration,
 )
 

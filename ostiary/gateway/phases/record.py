@@ -11,7 +11,7 @@ from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.limits import QuotaEvents, QuotaReached
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.usage import ENTRIES_MAX, NOTHING_TOLD, Spool, encode, told_part
+from ostiary.gateway.usage import ENTRIES_MAX, NOTHING_TOLD, ClientFields, Spool, encode, told_part
 
 logger: Final = logging.getLogger("ostiary.gateway.request")
 
@@ -33,7 +33,8 @@ def _written(event: QuotaReached) -> dict[str, str | int]:
 
 
 class Recorder:
-    """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines."""
+    """`wall_clock_offset` turns the loop's clock into Unix time; it is renewed with every sweep of the deadlines.
+    `client_fields` says what is recorded of clients."""
 
     def __init__(
         self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters, quota_events: QuotaEvents
@@ -48,6 +49,7 @@ class Recorder:
         self._dropped = metrics.counter("usage_events_dropped_total")
         self._overhead = metrics.histogram("gateway_overhead_seconds")
         self.wall_clock_offset = 0.0
+        self.client_fields = ClientFields()
 
     def record(self, exchange: Exchange, now: float) -> None:
         """Meters the call if it is known whose it is, or its route is open to everyone. Never raises for a request's sake."""
@@ -95,6 +97,7 @@ class Recorder:
             decision is not None and decision.overage,
             exchange.complete,
             told,
+            self.client_fields,
         )
         if self._spool.append(record):
             self._values[self._accepted] += 1

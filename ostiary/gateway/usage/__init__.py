@@ -2,9 +2,13 @@
 
 A worker encodes each call (`record`) and appends it to its segment of the spool (`spool`, `segment`); its run (`run`) keeps
 the worker's own count. The `shipper` takes segments to Postgres through the `ledger`. `reconcile` proves that it all adds
-up. `directory` is what the files are called."""
+up. `directory` is what the files are called. What is recorded of a client
+is `client`, kept up to date by `recording` (`salt`, `country`)."""
 
+from ostiary.gateway.usage.client import ClientFields
+from ostiary.gateway.usage.country import CountryDatabaseError
 from ostiary.gateway.usage.record import ENTRIES_MAX, NOTHING_TOLD, caller_part, encode, route_part, told_part
+from ostiary.gateway.usage.recording import ClientRecording
 from ostiary.gateway.usage.shipper import ShipperObserver, run_shipper
 from ostiary.gateway.usage.spool import SEGMENT_BYTES, Spool, SpoolError
 
@@ -12,6 +16,9 @@ __all__ = [
     "ENTRIES_MAX",
     "NOTHING_TOLD",
     "SEGMENT_BYTES",
+    "ClientFields",
+    "ClientRecording",
+    "CountryDatabaseError",
     "ShipperObserver",
     "Spool",
     "SpoolError",

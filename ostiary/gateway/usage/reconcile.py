@@ -109,12 +109,17 @@ _RUNS = """
 SELECT run_id, spool_id, worker, ended_at IS NOT NULL AS ended, killed, accepted, dropped, written, lost FROM usage_runs
 """
 _SEGMENTS = "SELECT segment_id FROM usage_segments WHERE segment_id = ANY($1::uuid[])"
+# What retention has deleted still counts: it wrote down how many calls went with it.
 _TOTALS = """
+WITH gone AS (SELECT kind, calls FROM usage_retention)
 SELECT (SELECT coalesce(sum(written), 0) FROM usage_runs)::bigint AS by_runs,
-       (SELECT coalesce(sum(records), 0) FROM usage_segments)::bigint AS by_segments,
-       (SELECT coalesce(sum(calls), 0) FROM usage_rollups_day)::bigint AS rolled_up
+       ((SELECT coalesce(sum(records), 0) FROM usage_segments)
+        + coalesce((SELECT calls FROM gone WHERE kind = 'segments'), 0))::bigint AS by_segments,
+       ((SELECT coalesce(sum(calls), 0) FROM usage_rollups_day)
+        + coalesce((SELECT calls FROM gone WHERE kind = 'days'), 0))::bigint AS rolled_up
 """
-# A day whose partition retention has dropped has roll-ups and no rows, rightly: it is left out.
+# A day whose partition retention has dropped has roll-ups and no rows, rightly: it is left out; so is one whose partition
+# came again with a late row.
 _DAYS = """
 WITH events AS (
     SELECT (occurred_at AT TIME ZONE 'UTC')::date AS day, count(*) AS rows FROM usage_events
@@ -125,6 +130,7 @@ WITH events AS (
 SELECT day, coalesce(rows, 0) AS rows, coalesce(rolled_up, 0) AS rolled_up FROM events FULL JOIN rollups USING (day)
 WHERE coalesce(rows, 0) <> coalesce(rolled_up, 0)
   AND to_regclass('usage_events_' || to_char(day, 'YYYYMMDD')) IS NOT NULL
+  AND day >= coalesce((SELECT max(kept_from) FROM usage_retention WHERE kind IN ('events', 'days')), '-infinity')
 ORDER BY day
 """
 _REQUESTS = "SELECT request_id, count(*) AS calls FROM usage_events GROUP BY request_id"

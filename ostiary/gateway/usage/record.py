@@ -6,12 +6,14 @@ formatting. Binary, because Postgres takes it for half of what parsing text cost
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
 from struct import Struct
+
+from ostiary.gateway.usage.client import ClientFields
+from ostiary.gateway.usage.columns import CONTROLS, NULL, clean, field
 
 # The columns of a record, in order: the list of every COPY. A change here is a new RECORD_VERSION.
 COLUMNS = (
@@ -31,6 +33,8 @@ COLUMNS = (
     "route",
     "path_template",
     "ip",
+    "country",
+    "ip_hash",
     "user_agent",
     "overage",
     "complete",
@@ -40,28 +44,23 @@ COLUMNS = (
 RECORD_VERSION = 2
 
 # What segments of each version hold: those of an older one wait in the spool when a gateway is upgraded.
-_SINCE_2 = frozenset(("key_generation", "would_refuse", "quota_reached"))
+_SINCE_2 = frozenset(("key_generation", "country", "ip_hash", "would_refuse", "quota_reached"))
 COLUMNS_OF = {1: tuple(name for name in COLUMNS if name not in _SINCE_2), RECORD_VERSION: COLUMNS}
 
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_END = struct.pack("!h", -1)
 
 REQUEST_ID_BYTES_MAX = 128  # what the contract takes from a client
-USER_AGENT_BYTES_MAX = 512  # browsers send up to about 300; the rest is noise or mischief
 ENTRIES_MAX = 16  # of limits in shadow, and of quotas, in one record
 ENTRY_CHARACTERS_MAX = 140  # two names of the configuration and what is counted
-
 NAME_CHARACTERS_MAX = 512  # routes, templates and key ids: the roll-up's index takes no entry above 2.7 kB
 
-# How many methods, addresses and user agents are remembered: beyond it everything is forgotten and learnt again, which an
-# endless stream of new ones makes a 3 us affair per call. 4096 of each are at most about 3 MB.
-REMEMBERED_MAX = 4096
+METHODS_REMEMBERED_MAX = 4096
 
 _EPOCH_US = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
-_NULL = struct.pack("!i", -1)
 
 # What most calls tell of limits in shadow and of quotas.
-NOTHING_TOLD = _NULL + _NULL
+NOTHING_TOLD = NULL + NULL
 
 _HEAD = struct.pack("!hi", len(COLUMNS), 8)
 _pack_numbers = Struct("!6sqiqiqiqiqi").pack
@@ -74,12 +73,8 @@ _FLAGS = tuple(
     tuple(struct.pack("!i?i?", 1, overage, 1, complete) for complete in (False, True)) for overage in (False, True)
 )
 
-# Control characters in text that came from outside: Postgres refuses NUL, and the rest would forge lines in exports.
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
-
 _methods: dict[bytes, bytes] = {}
-_addresses: dict[bytes, bytes] = {}
-_agents: dict[bytes | None, bytes] = {}
+EVERYTHING = ClientFields()  # of a client: what is recorded unless the configuration says otherwise
 
 
 def caller_part(
@@ -93,7 +88,7 @@ def caller_part(
     secret.
 
     Raises ValueError if an app or organization id is no UUID: those ids come from the database."""
-    number = _NULL if generation is None else struct.pack("!ii", 4, generation)
+    number = NULL if generation is None else struct.pack("!ii", 4, generation)
     return _text(key_id) + _uuid(app_id) + _uuid(organization_id) + _text(environment) + number
 
 
@@ -108,7 +103,7 @@ def told_part(would_refuse: Sequence[str], quotas: Sequence[Mapping[str, str | i
     names = ",".join(name[:ENTRY_CHARACTERS_MAX] for name in would_refuse[:ENTRIES_MAX])
     text = json.dumps([dict(quota) for quota in quotas[:ENTRIES_MAX]])
     # jsonb as it goes over the wire: a version, then text. json.dumps escapes all but ASCII.
-    return _text_of(names) + (_field(b"\x01" + text.encode()) if quotas else _NULL)
+    return _text_of(names) + (field(b"\x01" + text.encode()) if quotas else NULL)
 
 
 def encode(
@@ -127,21 +122,24 @@ def encode(
     overage: bool,
     complete: bool,
     told: bytes = NOTHING_TOLD,
+    client: ClientFields = EVERYTHING,
 ) -> bytes:
     """The record of one call. About 0.8 us; never fails on bytes that a client may send.
 
     `caller` and `route` come from `caller_part` and `route_part`, `told` from `told_part`; `occurred_at` is Unix seconds;
     `status` is 0-999; `upstream_us` -1 says that no upstream was asked; `ip` is the address as text (NULL if it is none);
-    text is cut and cleaned of what a column can't hold. Numbers must fit 64 bits."""
+    `client` says what is recorded of address and agent; text is cut and cleaned of what a column can't hold. Numbers must
+    fit 64 bits."""
     try:
         method_field = _methods[method]
-        address_field = _addresses[ip]
-        agent_field = _agents[user_agent]
+        address_field = client.addresses[ip]
+        agent_field = client.agents[user_agent]
     except KeyError:
-        method_field, address_field, agent_field = _learn(method, ip, user_agent)
+        method_field = _learn(method)
+        address_field, agent_field = client.learn(ip, user_agent)
     # The gateway takes only plain request ids; the check is for what would make Postgres refuse the row.
     if len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.isascii() or b"\0" in request_id:
-        request_id = _clean(request_id, REQUEST_ID_BYTES_MAX)
+        request_id = clean(request_id, REQUEST_ID_BYTES_MAX)
     occurred_us = int(occurred_at * 1e6) - _EPOCH_US
     if upstream_us < 0:
         numbers = _pack_numbers_no_upstream(
@@ -173,53 +171,29 @@ def occurred_day(record: bytes) -> int:
 
 def request_id_of(record: bytes) -> str:
     """The request id of a record, for counting calls across spool and table."""
-    at = 26 + (4 if record[26:30] == _NULL else 12) + 24  # after occurred_at and latency; upstream may be NULL
+    at = 26 + (4 if record[26:30] == NULL else 12) + 24  # after occurred_at and latency; upstream may be NULL
     length: int = _unpack_length(record, at)[0]
     return record[at + 4 : at + 4 + length].decode()
 
 
-def _learn(method: bytes, ip: bytes, user_agent: bytes | None) -> tuple[bytes, bytes, bytes]:
-    method_field = _field(_clean(method, 32))
-    address_field = _inet(ip)
-    agent_field = _NULL if user_agent is None else _field(_clean(user_agent, USER_AGENT_BYTES_MAX))
-    for memory in (_methods, _addresses, _agents):
-        if len(memory) >= REMEMBERED_MAX:
-            memory.clear()
-    if len(method) <= 32 and len(ip) <= 64 and (user_agent is None or len(user_agent) <= USER_AGENT_BYTES_MAX):
+def _learn(method: bytes) -> bytes:
+    method_field = field(clean(method, 32))
+    if len(_methods) >= METHODS_REMEMBERED_MAX:
+        _methods.clear()
+    if len(method) <= 32:
         _methods[method] = method_field
-        _addresses[ip] = address_field
-        _agents[user_agent] = agent_field
-    return method_field, address_field, agent_field
-
-
-def _field(value: bytes) -> bytes:
-    return struct.pack("!i", len(value)) + value
+    return method_field
 
 
 def _text(value: str | None) -> bytes:
     if value is None:
-        return _NULL
-    return _field(value[:NAME_CHARACTERS_MAX].translate(_CONTROLS).encode("utf-8", "replace"))
+        return NULL
+    return field(value[:NAME_CHARACTERS_MAX].translate(CONTROLS).encode("utf-8", "replace"))
 
 
 def _text_of(names: str) -> bytes:
-    return _field(names.translate(_CONTROLS).encode("utf-8", "replace")) if names else _NULL
+    return field(names.translate(CONTROLS).encode("utf-8", "replace")) if names else NULL
 
 
 def _uuid(value: str | None) -> bytes:
-    return _NULL if value is None else _field(uuid.UUID(value).bytes)
-
-
-def _inet(text: bytes) -> bytes:
-    """Postgres' `inet`: family (2 or 3, its own numbers), prefix length, is it a cidr, length, address."""
-    try:
-        address = ipaddress.ip_address(text.decode("ascii"))
-    except ValueError:
-        return _NULL
-    family = 2 if address.version == 4 else 3
-    return _field(bytes((family, address.max_prefixlen, 0, len(address.packed))) + address.packed)
-
-
-def _clean(value: bytes, bytes_max: int) -> bytes:
-    """Text that a column can hold: cut, made valid UTF-8, control characters replaced."""
-    return value[:bytes_max].decode("utf-8", "replace").translate(_CONTROLS).encode()
+    return NULL if value is None else field(uuid.UUID(value).bytes)

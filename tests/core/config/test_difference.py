@@ -89,6 +89,12 @@ def test_order_comments_and_spelling_make_no_difference() -> None:
             "changed settings: gateway.drain: 30s -> 90s",
         ),
         (
+            "version: 1",
+            "version: 1\nusage: {record: {ip: truncated}, retention: {events: 7d, days: 400d}}",
+            "changed settings: usage.retention.events: 90d -> 7d\n"
+            "    what is older is dropped within the hour, once the control plane has been restarted",
+        ),
+        (
             "http://127.0.0.1:9000",
             "https://api:9000",
             "changed upstream live: targets: http://127.0.0.1:9000 -> https://api:9000",

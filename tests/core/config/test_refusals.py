@@ -55,6 +55,11 @@ def test_a_problem_is_one_line_of_file_line_field_and_mend() -> None:
         ("requests: 100", "requests: 010", "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not '010'"),
         ("requests: 100", "requests: 1_000", "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not '1_000'"),
         ("requests: 100", 'requests: "100"', "plans.standard.limits[0].requests", "must be a whole number from 1 to 1000000000000, not text (remove the quotes)"),
+        # usage
+        ("version: 1", "version: 1\nusage: {record: {ip: truncate}}", "usage.record.ip", "must be `full` or `truncated` or `hashed` or `none`, not 'truncate' (did you mean 'truncated'?)"),
+        ("version: 1", "version: 1\nusage: {retention: {events: 0d}}", "usage.retention.events", "must be whole days, as in `90d` (up to `9999d`), or `forever`, not '0d'"),
+        ("version: 1", "version: 1\nusage: {retention: {minutes: forever}}", "usage.retention.minutes", "must not be kept longer than hours (keep hours at least as long)"),
+        ("version: 1", "version: 1\nusage: {retention: {hours: 100d, days: 30d}}", "usage.retention.hours", "must not be kept longer than days (keep days at least as long)"),
         # what calls cost
         ("name: clients", "name: clients\n    cost: -1", "routes[0].cost", "must be a whole number from 0 to 1000000, not '-1'"),
         ("name: clients", "name: clients\n    cost: 101", "routes[0]", "has calls that cost 101, and a limit of the plan 'standard' never has more than 100: they could never pass (lower the cost, or raise the limit)"),

@@ -68,6 +68,11 @@ def test_the_examples_are_valid_under_the_schema(path: Path) -> None:
     [
         ("version: 1", 'version: 1\ngateway: {listen: {port: "${PORT:-1}", workers: "${N:-2}"}, drain: "${D:-5s}"}'),
         ("version: 1", "version: 1\nstores: {spool_max: 1048576, redis_deadline: 5ms}"),
+        (
+            "version: 1",
+            'version: 1\nusage: {record: {ip: "${IP:-none}"}, retention: {events: 30d, minutes: "${M:-1d}"}}',
+        ),
+        ("version: 1", "version: 1\nusage: {country_database: GeoLite2-Country.mmdb, record: {user_agent: product}}"),
         ("requests: 100, per: minute", 'requests: "${R:-7}", per: "${P:-hour}"'),
         ("name: clients", 'name: "${NAME:-clients}"'),
         ("[GET, POST]", '["${M:-GET}", POST]'),
@@ -91,6 +96,8 @@ def test_what_the_loader_accepts_the_schema_accepts(before: str, after: str) -> 
         ("name: clients", "name: 12"),
         ("requests: 100", "requests: 0"),
         ("requests: 100", 'requests: "100"'),
+        ("version: 1", "version: 1\nusage: {record: {ip: masked}}"),
+        ("version: 1", "version: 1\nusage: {retention: {events: 36h}}"),
         ("per: minute", "per: fortnight"),
         ("[bearer]", "[oauth]"),
         ('{targets: [{url: "http://127.0.0.1:9000"}]}', "{targets: []}"),

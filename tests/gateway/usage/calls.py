@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
 
 import ostiary.control_plane
-from ostiary.gateway.usage import NOTHING_TOLD, Spool, caller_part, encode, route_part
-from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX
+from ostiary.gateway.usage import NOTHING_TOLD, ClientFields, Spool, caller_part, encode, route_part
+from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF, EVERYTHING
+from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX, read_header
 
 _MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
+# All of them: whatever a migration adds to the tables of usage, a shipper writes.
 SCHEMA = "\n".join(path.read_text(encoding="utf-8") for path in _MIGRATIONS)
 
 Rows: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
@@ -44,6 +46,7 @@ def call(
     overage: bool = False,
     complete: bool = True,
     told: bytes = NOTHING_TOLD,
+    client: ClientFields = EVERYTHING,
 ) -> bytes:
     """The record of a call; a plain one unless told otherwise."""
     return encode(
@@ -62,7 +65,26 @@ def call(
         overage,
         complete,
         told,
+        client,
     )
+
+
+def as_version_1(record: bytes) -> bytes:
+    """The same call as a gateway of before wrote it: without the columns that came since."""
+    at, kept = 2, [len(COLUMNS_OF[1]).to_bytes(2)]
+    for column in COLUMNS:
+        length = max(0, int.from_bytes(record[at : at + 4], signed=True)) + 4
+        if column in COLUMNS_OF[1]:
+            kept.append(record[at : at + length])
+        at += length
+    return b"".join(kept)
+
+
+def mark_version_1(segment: Path) -> None:
+    content = bytearray(segment.read_bytes())
+    header = replace(read_header(bytes(content)), version=1).pack()
+    content[: len(header)] = header
+    segment.write_bytes(content)
 
 
 def open_spool(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from zlib import crc32
 
 from ostiary.gateway.usage import caller_part
-from ostiary.gateway.usage.segment import FRAME, FRAME_BYTES, HEADER_BYTES, pack_seal, read_header, scan
 from ostiary.gateway.usage.shipper import Shipper
-from tests.gateway.usage.calls import APP, ORGANIZATION, Observed, Rows, call, open_spool, segment_files
+from tests.gateway.usage.calls import APP, ORGANIZATION, Observed, Rows, call, open_spool
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 
@@ -99,37 +95,3 @@ async def test_calls_without_number_cost_a_row_for_each_generation_and_no_more(
     await shipper.ship()
     # Where the rows lie: a row that was written again lies behind the first two.
     assert [row[0] for row in await rows.fetch("SELECT ctid::text FROM key_uses ORDER BY 1")] == ["(0,1)", "(0,2)"]
-
-
-async def test_a_segment_of_the_version_before_is_delivered(
-    spool_directory: Path, shipper: Shipper, rows: Rows, observed: Observed
-) -> None:
-    """Row 89: what waited in the spool over an upgrade would be set aside, and never billed."""
-    spool(spool_directory, call("a", caller=caller(3), occurred_at=NOON), call("b", caller=caller(3), occurred_at=NOON))
-    [path] = segment_files(spool_directory, "sealed")
-    data = path.read_bytes()
-    records = [_as_version_1(record) for record in scan(data)[0]]
-    old = bytearray(HEADER_BYTES)
-    header = replace(read_header(data), version=1).pack()
-    old[: len(header)] = header
-    for record in records:
-        frame = FRAME.pack(crc32(record), FRAME_BYTES + len(record)) + record
-        old += frame + bytes(-len(frame) % 8)
-    at, seal = pack_seal(len(records), len(old))
-    old[at : at + len(seal)] = seal
-    path.write_bytes(old)
-    assert await shipper.ship() == 2
-    assert observed.quarantines == 0
-    found = await rows.fetch("SELECT request_id, key_id, key_generation, route, complete FROM usage_events ORDER BY 1")
-    assert [tuple(row) for row in found] == [
-        ("a", "ak_test_1", None, "clients", True),
-        ("b", "ak_test_1", None, "clients", True),
-    ]
-    assert await uses(rows) == []
-
-
-def _as_version_1(record: bytes) -> bytes:
-    """Without the generation, which follows the environment."""
-    field = struct.pack("!i", 4) + b"test" + struct.pack("!ii", 4, 3)
-    assert record.count(field) == 1
-    return struct.pack("!h", struct.unpack_from("!h", record)[0] - 1) + record[2:].replace(field, field[:-8])

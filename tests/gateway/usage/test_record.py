@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ostiary.gateway.usage import caller_part, record, route_part, told_part
+from ostiary.gateway.usage.client import REMEMBERED_MAX
 from ostiary.gateway.usage.record import occurred_day, request_id_of
 from ostiary.gateway.usage.segment import RECORD_BYTES_MAX
 from ostiary.gateway.usage.shipper import Shipper
@@ -80,6 +81,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
         "bytes_out": 5 * 2**32,
         "ip": ip_address("2001:db8::7"),
         "country": None,
+        "ip_hash": None,
         "user_agent": "Zoë/1",
         "overage": True,
         "complete": False,
@@ -91,7 +93,7 @@ async def test_every_column_arrives_as_it_was_given(spool_directory: Path, shipp
     empty = {name for name, value in bare.items() if value is None}
     assert empty == {
         *("key_id", "app_id", "organization_id", "environment", "key_generation", "route", "path_template"),
-        *("upstream_us", "ip", "country", "user_agent", "would_refuse", "quota_reached"),
+        *("upstream_us", "ip", "ip_hash", "country", "user_agent", "would_refuse", "quota_reached"),
     }
 
 
@@ -177,10 +179,11 @@ def test_request_id_and_day_are_read_back_from_a_record() -> None:
 
 def test_what_is_remembered_of_clients_is_bounded() -> None:
     """Without it: a client that changes its user agent with every call fills the worker's memory."""
-    for number in range(3 * record.REMEMBERED_MAX):
+    for number in range(3 * REMEMBERED_MAX):
         call(ip=b"10.%d.%d.%d" % (number >> 16, number >> 8 & 255, number & 255), user_agent=b"agent/%d" % number)
-    for remembered in (record._methods, record._addresses, record._agents):
-        assert len(remembered) <= record.REMEMBERED_MAX
+    for remembered in (record.EVERYTHING.addresses, record.EVERYTHING.agents):
+        assert len(remembered) <= REMEMBERED_MAX
+    assert len(record._methods) <= record.METHODS_REMEMBERED_MAX
 
 
 def test_an_id_that_is_no_uuid_is_refused_where_the_caller_is_prepared() -> None:

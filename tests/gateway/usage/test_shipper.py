@@ -7,12 +7,9 @@ import os
 import random
 import shutil
 import signal
-import struct
-import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +17,22 @@ import asyncpg
 import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
-from ostiary.gateway.usage import NOTHING_TOLD, route_part
+from ostiary.gateway.usage import caller_part, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
-from ostiary.gateway.usage.record import COLUMNS_OF
-from ostiary.gateway.usage.segment import FRAME, FRAME_BYTES, HEADER_BYTES, read_header, scan
+from ostiary.gateway.usage.segment import HEADER_BYTES
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
-from tests.gateway.usage.calls import SCHEMA, Observed, Rows, call, open_spool, segment_files, spool_calls, until
+from tests.gateway.usage.calls import (
+    APP,
+    SCHEMA,
+    Observed,
+    Rows,
+    call,
+    open_spool,
+    segment_files,
+    spool_calls,
+    until,
+)
 
 pytestmark = pytest.mark.long
 
@@ -84,7 +90,8 @@ async def test_a_segment_is_rows_rollup_and_ledger_at_once(
     assert ok["latency_us_sum"] + failed["latency_us_sum"] == 90 * 1000 + 10 * 100_000
     assert ok["upstream_us_sum"] + failed["upstream_us_sum"] == 50 * 900
     bounds = await rows.fetchval("SELECT usage_latency_bounds_us()")
-    histogram = [one + other for one, other in zip(ok["latency_histogram"], failed["latency_histogram"], strict=True)]
+    counts = [await rows.fetchval("SELECT usage_latency_calls($1)", row["latency_histogram"]) for row in (ok, failed)]
+    histogram = [one + other for one, other in zip(*counts, strict=True)]
     assert len(histogram) == len(bounds) + 1
     buckets = {index: calls for index, calls in enumerate(histogram) if calls}
     assert list(buckets.values()) == [90, 10]
@@ -105,8 +112,39 @@ async def test_rollups_add_up_over_many_segments(spool_directory: Path, shipper:
     totals = await rows.fetchrow("SELECT sum(calls) AS calls, count(*) AS groups FROM usage_rollups_day")
     assert totals is not None
     assert totals["calls"] == 1800 == await _rows(rows)
-    histogram = await rows.fetch("SELECT unnest(latency_histogram) AS calls FROM usage_rollups_day")
-    assert sum(row["calls"] for row in histogram) == 1800
+    for table in ("usage_rollups_minute", "usage_rollups_hour", "usage_rollups_day"):
+        found = await rows.fetchrow(
+            f"SELECT sum(calls), usage_latency_calls(sum(latency_histogram)) FROM {table}"  # noqa: S608  a name from above
+        )
+        assert found is not None
+        assert found[0] == sum(found[1]) == 1800, table
+
+
+async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
+    tmp_path: Path, database: str, rows: Rows
+) -> None:
+    """Row 93: several gateways meter the same keys at the same time, each in another order. Without it: one of them is undone
+    every few seconds, and ships its segment again and again."""
+    callers = [caller_part(f"ak_test_{key:03}", APP, None, "test", 1) for key in range(60)]
+    observed = [Observed() for _ in range(4)]
+    shippers = []
+    for number, each in enumerate(observed):
+        spool = open_spool(tmp_path / f"gateway-{number}")
+        chance = random.Random(number)
+        for _ in range(4):
+            for caller in chance.sample(callers, len(callers)):
+                for minute in chance.sample(range(3), 3):
+                    spool.append(call(caller=caller, occurred_at=1_767_225_600.0 + 60 * minute))
+        spool.close()
+        shippers.append(Shipper(directory=tmp_path / f"gateway-{number}", postgres_url=database, observe=each))
+    await asyncio.gather(*(shipper.ship() for shipper in shippers))
+    for shipper in shippers:
+        await shipper.close()
+    assert sum(each.rows for each in observed) == await _rows(rows) == 4 * 4 * 60 * 3
+    for table, groups in (("usage_rollups_minute", 180), ("usage_rollups_hour", 60), ("usage_rollups_day", 60)):
+        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM {table}")  # noqa: S608  names from above
+        assert found is not None
+        assert tuple(found) == (groups, 2880), table
 
 
 async def test_shipping_goes_on_until_stopped_and_drains(
@@ -609,23 +647,3 @@ async def test_an_app_reads_its_calls_by_index(spool_directory: Path, shipper: S
             )
         )
         assert "Index" in plan, plan
-
-
-async def test_a_segment_of_the_version_before_is_delivered(
-    spool_directory: Path, shipper: Shipper, rows: Rows, observed: Observed
-) -> None:
-    """Row 89: what waited in the spool during an upgrade would be set aside, and its calls be missing until a person has
-    looked."""
-    spool_calls(spool_directory, ["old"])
-    (path,) = segment_files(spool_directory, "sealed")
-    data = bytearray(path.read_bytes())
-    header = replace(read_header(bytes(data)), version=1).pack()
-    data[: len(header)] = header
-    (record,) = scan(bytes(data))[0]
-    older = struct.pack("!h", len(COLUMNS_OF[1])) + record[2 : -len(NOTHING_TOLD)]
-    frame = FRAME.pack(zlib.crc32(older), FRAME_BYTES + len(older)) + older
-    data[HEADER_BYTES:] = frame + bytes(len(data) - HEADER_BYTES - len(frame))
-    path.write_bytes(data)
-    await shipper.ship()
-    assert [row["request_id"] for row in await rows.fetch("SELECT request_id FROM usage_events")] == ["old"]
-    assert observed.quarantines == 0

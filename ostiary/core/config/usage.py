@@ -1,0 +1,105 @@
+"""The section `usage`: what is recorded of a call, and how long it is kept."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ostiary.core.config.addresses import Directory
+from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, optional
+from ostiary.core.config.kinds import Choice, read_text
+from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.usage import AddressRecording, AgentRecording, Recording, Retention, UsageSettings
+
+FOREVER: Final = 0  # as a Kind reads it: None means refused or not given elsewhere
+
+
+class DataFile(Directory):
+    """A file that is read when the gateway starts, and again when it is replaced."""
+
+    @property
+    def words(self) -> str:
+        return "a file, relative to the configuration's folder"
+
+
+class DaysKept(Kind[int]):
+    """`90d`, or `forever`; the value is in days."""
+
+    _FORM: Final = r"[1-9][0-9]{0,3}d|forever"
+
+    def read(self, place: Place, reading: Reading) -> int | Refused:
+        text = read_text(place, reading, self.words)
+        if isinstance(text, Refused):
+            return text
+        if re.fullmatch(self._FORM, text.value) is None:
+            return reading.problem(place, f"must be {self.words}, not {place.shown}")
+        return FOREVER if text.value == "forever" else int(text.value[:-1])
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": rf"^(?:{self._FORM})$|\$\{{"}
+
+    @property
+    def words(self) -> str:
+        return "whole days, as in `90d` (up to `9999d`), or `forever`"
+
+
+_ADDRESS = defaulted(
+    "ip",
+    Choice(AddressRecording),
+    "The client's address: as it is; its network (/24, IPv6 /48); as a hash that is another one every day; not at all.",
+    "full",
+)
+_AGENT = defaulted(
+    "user_agent",
+    Choice(AgentRecording),
+    "`User-Agent`: up to 512 bytes of it; its first product, as in `curl/8.5.0`; not at all.",
+    "full",
+)
+_RECORD = Record(
+    "Recorded fields",
+    "What usage keeps of a client. A change holds for calls that end after the reload.",
+    (_ADDRESS, _AGENT),
+    lambda values: (values[_ADDRESS], values[_AGENT]),
+)
+
+_EVENTS = defaulted("events", DaysKept(), "Single calls (`usage_events`).", "90d")
+_MINUTES = defaulted("minutes", DaysKept(), "Roll-ups by minute.", "3d")
+_HOURS = defaulted("hours", DaysKept(), "Roll-ups by hour.", "100d")
+_DAYS = defaulted("days", DaysKept(), "Roll-ups by day (`usage_rollups_day`).", "forever")
+
+
+def _retention(values: Values) -> Retention | Refused:
+    fields = (_EVENTS, _MINUTES, _HOURS, _DAYS)
+    events, minutes, hours, days = (values[field] or None for field in fields)
+    for finer, field, than in ((minutes, _MINUTES, hours), (hours, _HOURS, days)):
+        if than is not None and (finer is None or finer > than):
+            coarser = "hours" if field is _MINUTES else "days"
+            return values.problem(field, f"must not be kept longer than {coarser}", f"keep {coarser} at least as long")
+    return Retention(events_days=events, minutes_days=minutes, hours_days=hours, days_days=days)
+
+
+RETENTION: Record[Retention] = Record(
+    "Retention",
+    "How long usage is kept. The control plane drops what is older once an hour, and `ostiary usage retention` when told to.",
+    (_EVENTS, _MINUTES, _HOURS, _DAYS),
+    _retention,
+)
+
+_RECORDED = defaulted("record", _RECORD, "What is kept of a client.", {})
+_COUNTRY_DATABASE = optional(
+    "country_database",
+    DataFile(),
+    "A database of countries by address, in MaxMind's format (.mmdb); fills `country`. Needs "
+    "`pip install 'ostiary[country]'`. Replace the file by renaming; it is noticed within seconds.",
+)
+_RETAINED = defaulted("retention", RETENTION, "How long usage is kept.", {})
+
+
+def _usage(values: Values) -> UsageSettings:
+    address, agent = values[_RECORDED]
+    return UsageSettings(Recording(address, agent, values[_COUNTRY_DATABASE]), values[_RETAINED])
+
+
+USAGE: Record[UsageSettings] = Record(
+    "Usage", "What is recorded of calls.", (_RECORDED, _COUNTRY_DATABASE, _RETAINED), _usage
+)

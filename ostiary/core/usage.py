@@ -1,0 +1,52 @@
+"""What is recorded of a call, and for how long: the section `usage` of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class AddressRecording(StrEnum):
+    """What usage keeps of a client's address: itself; its network (/24, IPv6 /48); a hash that is another one every day;
+    nothing."""
+
+    FULL = "full"
+    TRUNCATED = "truncated"
+    HASHED = "hashed"
+    NONE = "none"
+
+
+class AgentRecording(StrEnum):
+    """What usage keeps of `User-Agent`: all of it; its first product (`curl/8.5.0`); nothing."""
+
+    FULL = "full"
+    PRODUCT = "product"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """`country_database` is a file in MaxMind's format; without one `country` stays empty."""
+
+    address: AddressRecording = AddressRecording.FULL
+    agent: AgentRecording = AgentRecording.FULL
+    country_database: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many days each is kept; None for ever."""
+
+    events_days: int | None = 90
+    minutes_days: int | None = 3
+    hours_days: int | None = 100
+    days_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSettings:
+    recording: Recording = Recording()
+    retention: Retention = Retention()
+
+
+DEFAULT_USAGE = UsageSettings()

@@ -1,0 +1,58 @@
+"""What must hold of the plans of usage's questions, whatever the time that they take here."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http import Position
+from ostiary.control_plane.usage.calls import page_statement
+from ostiary.control_plane.usage.model import CallFilter
+from ostiary.control_plane.usage.parts import Granularity, divide
+from ostiary.control_plane.usage.store import Arguments, rollups
+from tests.support.many_calls import APP, plan
+
+
+async def check_plans(connection: Connection, now: datetime) -> list[str]:
+    """Raises AssertionError with the plan that is not as it must be; returns what was checked."""
+    app_id = str(await connection.fetchval(f"SELECT {APP.format(number=7)}"))
+    of_app, everyone = CallFilter(app_id=app_id), CallFilter()
+    told = []
+
+    # A page of the log: one partition of the many, along an index, nothing sorted but what shares a microsecond.
+    hour = timedelta(hours=1)
+    noon = (now - timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
+    for name, asked, after, index in (
+        ("an app's page", of_app, None, "app_id_occurred_at"),
+        ("an app's later page", of_app, Position(noon, "req"), "app_id_occurred_at"),
+        ("everyone's page", everyone, None, "occurred_at_idx"),
+    ):
+        statement, arguments = page_statement(asked, since=noon - hour / 30, until=noon, after=after, limit=101)
+        found = await plan(connection, statement, *arguments)
+        assert _partitions(found, "usage_events") == {f"{noon:%Y%m%d}"}, found
+        assert index in found, found
+        assert "Seq Scan" not in found, found
+        told.append(f"{name}: partition {noon:%Y%m%d} alone, along {index}")
+
+    # Sums: roll-ups alone, and of these the partitions of the span.
+    since = now - timedelta(hours=30)
+    for name, asked in (("an app's sum", of_app), ("everyone's sum", everyone)):
+        arguments_ = Arguments()
+        parts = divide(since, now, kept_from={})
+        summed = f"SELECT sum(calls) FROM ({rollups(parts, asked, arguments_)}) AS parts"  # noqa: S608  as in store
+        found = await plan(connection, summed, *arguments_.values)
+        assert "usage_events" not in found, found
+        days = {f"{since + timedelta(days=number):%Y%m%d}" for number in range(3)}
+        assert _partitions(found, "usage_rollups_minute") <= days, found
+        assert len(_partitions(found, "usage_rollups_hour")) <= 2, found
+        if asked is of_app:
+            minutes = [part for part in parts if part.granularity is Granularity.MINUTE]
+            assert not minutes or re.search(r"Index.*usage_rollups_minute", found), found
+        told.append(f"{name} of 30 hours: {', '.join(part.granularity.name.lower() + 's' for part in parts)}, no calls")
+    return told
+
+
+def _partitions(found: str, table: str) -> set[str]:
+    """Which partitions of a table are read by a plan."""
+    return set(re.findall(rf" on {table}_(\d{{6,8}})\b", found))
