@@ -13,6 +13,7 @@ from ostiary.core.structured_fields import Kind, Malformed, parse_dictionary
 
 _LENGTHS: Final = {b"sha-256": 32, b"sha-512": 64}
 _FIELD_BYTES_MAX: Final = 1024
+_USUAL_BYTES: Final = len("sha-256=:") + 44 + len(":")
 _usual: Final = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):").fullmatch
 
 
@@ -30,6 +31,17 @@ class Digest:
         if self.sha256 is not None and (got_sha256 is None or not compare_digest(self.sha256, got_sha256)):
             return False
         return self.sha512 is None or (got_sha512 is not None and compare_digest(self.sha512, got_sha512))
+
+
+def is_usual(value: bytes) -> bool:
+    """Whether it looks like one digest by sha-256, as most clients send it: then `usual_digest_holds` can tell."""
+    return len(value) == _USUAL_BYTES and value.startswith(b"sha-256=:")
+
+
+def usual_digest_holds(value: bytes, body: bytes) -> bool:
+    """Whether a field that `is_usual` names the digest of the whole `body`, in the one spelling that base64 has for it. At a
+    third of the cost of reading the field."""
+    return compare_digest(value, b"sha-256=:%b:" % b2a_base64(sha256(body).digest(), newline=False))
 
 
 def parse_content_digest(value: bytes) -> Digest:

@@ -7,7 +7,7 @@ import time
 from hashlib import sha256, sha512
 from typing import Final
 
-from ostiary.core.content_digest import Digest, parse_content_digest
+from ostiary.core.content_digest import Digest, is_usual, parse_content_digest, usual_digest_holds
 from ostiary.core.errors import ErrorCode
 from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim
 from ostiary.core.signature_base import SignedMessage, Uncoverable
@@ -56,8 +56,7 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     try:
         claim = read_claim(values.get(b"signature-input", b""), values.get(b"signature", b""))
         base = claim.recipe.base(message, claim.parameters)
-        digest = _digest_of(claim, message)
-    except (SignatureRefused, Uncoverable, Malformed) as error:
+    except (SignatureRefused, Uncoverable) as error:
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
     _check_coverage(exchange, claim)
     _check_freshness(exchange, claim)
@@ -68,17 +67,21 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     trial = keys.trial(known)
     body_holds, waited = True, False
     if body is not None:
-        if digest is None:
+        if not claim.recipe.covers_digest:
             refuse(
                 exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "a body, and content-digest is not covered"
             )
-        hashes = Hashes(digest)
-        if not take_at_once(exchange, body, hashes.all):
-            waited = True
-            await hold_body(exchange, body, hashes.all)
-        body_holds = hashes.hold(digest)
-    elif digest is not None:
-        body_holds = digest.holds(_EMPTY_SHA256, _EMPTY_SHA512)
+        if is_usual(message.content_digest) and take_at_once(exchange, body, []):
+            body_holds = usual_digest_holds(message.content_digest, exchange.body_bytes or b"")
+        else:
+            digest = _digest_of(exchange, message)
+            hashes = Hashes(digest)
+            if not take_at_once(exchange, body, hashes.all):
+                waited = True
+                await hold_body(exchange, body, hashes.all)
+            body_holds = hashes.hold(digest)
+    elif claim.recipe.covers_digest:
+        body_holds = _digest_of(exchange, message).holds(_EMPTY_SHA256, _EMPTY_SHA512)
     proven = trial.proven(lambda signer: claim.is_verified_by(signer, base))
     if proven is not None and waited and not await keys.is_in_force(proven):
         proven = known = None  # it has ended while its body came
@@ -106,11 +109,12 @@ def _set_origin(exchange: Exchange, message: SignedMessage) -> None:
             message.host = host
 
 
-def _digest_of(claim: Claim, message: SignedMessage) -> Digest | None:
-    """What the body must come to, if the signature covers that. Raises Malformed, Uncoverable."""
-    if not claim.recipe.covers_digest:
-        return None
-    return parse_content_digest(message.content_digest)
+def _digest_of(exchange: Exchange, message: SignedMessage) -> Digest:
+    """What the body must come to. Raises CREDENTIALS_INVALID."""
+    try:
+        return parse_content_digest(message.content_digest)
+    except Malformed as error:
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
 
 
 def _check_coverage(exchange: Exchange, claim: Claim) -> None:
