@@ -33,7 +33,7 @@ from benchmarks.tokens import BenchIssuer
 from ostiary.core.config import load_text
 from ostiary.core.http_signing import sign_http_request
 from ostiary.core.model import Authentication, Configuration, FailedAttempts, Scheme
-from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message
+from ostiary.core.signing import EMPTY_BODY_SHA256, Signer, hmac_message, sign_request
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.failed_attempts import AttemptTable, Gate
@@ -183,9 +183,11 @@ class Subject:
         yield Line("authenticate", cost(self.authenticate))
         yield Line("of it: find the key", cost(self.find_key), counts=False)
         yield Line("of it: verify the signature", cost(self.verify), counts=False)
-        for body, what in ((b"", "without a body"), (b"x" * 200, "with 200 bytes")):
-            scheme = SignatureScheme(self.gateway.snapshot.configuration, keys=self.keys, body=body)
-            yield Line(f"so, by http-signature, {what}", cost(scheme.authenticate), counts=False)
+        for scheme in (Scheme.HMAC, Scheme.HTTP_SIGNATURE):
+            for body, what in ((b"", "without a body"), (b"x" * 200, "with 200 bytes")):
+                call = SignedCall(self.gateway.snapshot.configuration, scheme, keys=self.keys, body=body)
+                yield Line(f"so, by {scheme}, {what}", cost(call.authenticate), counts=False)
+                yield Line("  of that: to make the exchange and its body", cost(call.make), counts=False)
         yield Line("authorize", cost(self.authorize))
         yield Line("prepare", cost(self.prepare))
         yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET")))
@@ -194,11 +196,12 @@ class Subject:
         yield Line("of it: encode and append usage", cost(self.append_usage), counts=False)
 
 
-class SignatureScheme:
-    """The same request, signed by RFC 9421 as `http-message-signatures` does, on a route that takes that scheme."""
+class SignedCall:
+    """The same request, with a body or without, signed by one scheme on a route that takes that alone: `hmac`, or RFC 9421 as
+    `http-message-signatures` does."""
 
-    def __init__(self, configuration: Configuration, *, keys: KeyRing, body: bytes) -> None:
-        authentication = Authentication(schemes=frozenset({Scheme.HTTP_SIGNATURE}))
+    def __init__(self, configuration: Configuration, scheme: Scheme, *, keys: KeyRing, body: bytes) -> None:
+        authentication = Authentication(schemes=frozenset({scheme}))
         routes = tuple(replace(route, authentication=authentication) for route in configuration.routes)
         limiter = Limiter(url=None, deadline_seconds=1.0, workers=1, observe=UnobservedLimiter())
         metrics = Metrics.in_memory()
@@ -213,11 +216,15 @@ class SignatureScheme:
         )
         method = "POST" if body else "GET"
         url = f"http://127.0.0.1:8080{TARGET}"
-        signed = sign_http_request(
-            key_id=KEY_ID, secret=SECRET.encode(), method=method, url=url, target=TARGET, body=body
-        )
+        secret = SECRET.encode()
+        if scheme is Scheme.HMAC:
+            headers = sign_request(key_id=KEY_ID, secret=secret, method=method, target=TARGET, body=body)
+        else:
+            headers = sign_http_request(
+                key_id=KEY_ID, secret=secret, method=method, url=url, target=TARGET, body=body
+            ).headers
         lines = [f"{method} {TARGET} HTTP/1.1", "Host: 127.0.0.1:8080", "User-Agent: wrk", "Accept: */*"]
-        lines += [f"{name}: {value}" for name, value in signed.headers.items()]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}"] if body else []
         self._body = body
         self._client = ClientConnection(gateway)
@@ -229,6 +236,9 @@ class SignatureScheme:
 
     def authenticate(self) -> None:
         """With the making of the exchange, since a body can be read once."""
+        drive(authenticate(self.make(), self._keys))
+
+    def make(self) -> Exchange:
         gateway, head = self._gateway, self._head
         head.lines = self._lines
         body = None
@@ -238,7 +248,7 @@ class SignatureScheme:
         exchange = Exchange(client=self._client, snapshot=gateway.snapshot, head=head, body=body, started=0.0)
         exchange.ip = self._client.peer
         exchange.route = gateway.snapshot.routes[0]
-        drive(authenticate(exchange, self._keys))
+        return exchange
 
 
 class LimitPhase:

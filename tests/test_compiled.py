@@ -43,7 +43,7 @@ WHERE = "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p;
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled copy of the package."""
     directory = tmp_path_factory.mktemp("compiled") / "package"
-    subprocess.run([sys.executable, ROOT / "hatch_build.py", directory], check=True, cwd=ROOT, timeout=600)
+    subprocess.run([sys.executable, ROOT / "hatch_build.py", directory], check=True, cwd=ROOT, timeout=900)
     return directory
 
 
@@ -57,7 +57,7 @@ def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Pat
     assert where.count(str(compiled)) == where.count(".so") == 2
     options = ["-q", "-o", f"pythonpath={compiled} .", f"--basetemp={tmp_path / 'tests'}", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *REQUEST_PATH]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stdout[-6000:]
 
 

@@ -17,6 +17,8 @@ COMPONENTS_MAX: Final = 32
 TAKING_APART_MAX: Final = 8
 _DICTIONARY_BYTES_MAX: Final = 2048
 _QUERY_PAIRS_MAX: Final = 256
+_COLON: Final = 0x3A
+_CONTENT_DIGEST: Final = b"content-digest"
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 _FIELD_NAME: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
@@ -52,9 +54,9 @@ class Uncoverable(ValueError):
 class SignedMessage:
     """What a signature may cover of a request. `scheme` and `host` (with its port) are those the client used, `target` is
     path and query as sent; `lines` are header lines without their end, `values` headers that are read elsewhere, by
-    lower-case name, several joined by `, `."""
+    lower-case name, several joined by `, `. Once a base was made, `content_digest` is that header if the base covers it."""
 
-    __slots__ = ("host", "lines", "method", "scheme", "target", "values")
+    __slots__ = ("content_digest", "host", "lines", "method", "scheme", "target", "values")
 
     def __init__(
         self, method: bytes, scheme: bytes, host: bytes, target: bytes, lines: list[bytes], values: dict[bytes, bytes]
@@ -65,6 +67,7 @@ class SignedMessage:
         self.target = target
         self.lines = lines
         self.values = values
+        self.content_digest = b""
 
     def field_lines(self, name: bytes) -> list[bytes]:
         """The values of all lines of a header, blanks around them removed. Raises Uncoverable if there is none."""
@@ -72,7 +75,7 @@ class SignedMessage:
         found = [
             line[length + 1 :].strip(b" \t")
             for line in self.lines
-            if line[length : length + 1] == b":" and line[:length].lower() == name
+            if len(line) > length and line[length] == _COLON and line[:length].lower() == name
         ]
         if not found:
             value = self.values.get(name)
@@ -120,6 +123,8 @@ class Recipe:
             if kind == _FIELD:
                 values = message.field_lines(step.name)
                 value = values[0] if len(values) == 1 else b", ".join(values)
+                if step.name == _CONTENT_DIGEST:
+                    message.content_digest = value
             elif kind == _METHOD:
                 value = message.method
             elif kind == _TARGET_URI:

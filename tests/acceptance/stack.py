@@ -23,7 +23,6 @@ gateway:
   listen: {{host: 127.0.0.1, port: 0, workers: {workers}}}
   admin: {{host: 127.0.0.1, port: 0}}
   drain: 5s
-  failed_attempts: off  # whoever measures refusals refuses more in a second than a caller in an hour
   limits: {{write_timeout: {write_timeout}}}
   failed_attempts: {failed_attempts}
 stores:
@@ -98,7 +97,7 @@ def gateway(
     write_timeout: str = "60s",
     upstream: str = "{}",
     route: str = "",
-    failed_attempts: str = "{}",
+    failed_attempts: str = "off",  # whoever measures refusals refuses more in a second than a caller in an hour
 ) -> Iterator[GatewayProcess]:
     """`routes` is which path goes to which port of this machine. `upstream` are more fields of each upstream, as YAML, and
     `route` of each route, as `, name: value`."""

@@ -33,6 +33,7 @@ gateway:
   listen: {{host: 127.0.0.1, port: 0, workers: {workers}}}
   admin: {{host: 127.0.0.1, port: 0}}
   drain: 1s
+  failed_attempts: off
 stores: {{redis: {redis}, redis_deadline: 50ms}}
 plans:
   few: {{limits: [{{requests: {limit}, per: hour}}]}}

@@ -13,6 +13,7 @@ import h11
 import pytest
 
 from ostiary.core.upstream import Target, Timeouts
+from ostiary.gateway.usage import NOTHING_TOLD
 from ostiary.gateway.usage.segment import scan
 from tests.support.fault_proxy import Ending, FaultProxy, Faults, fault_proxy
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
@@ -40,7 +41,7 @@ async def gateway(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RunningGat
 def incomplete(directory: Path) -> list[bool]:
     """Of each call metered so far, whether it was metered as incomplete."""
     records = [each for path in sorted((directory / "spool").iterdir()) for each in scan(path.read_bytes())[0]]
-    return [record[-1] == 0 for record in records]  # `complete` is a record's last field
+    return [record.removesuffix(NOTHING_TOLD)[-1] == 0 for record in records]  # `complete` stands before what is told
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> tuple[str, str]:

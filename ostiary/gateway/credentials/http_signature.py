@@ -110,7 +110,7 @@ def _digest_of(claim: Claim, message: SignedMessage) -> Digest | None:
     """What the body must come to, if the signature covers that. Raises Malformed, Uncoverable."""
     if not claim.recipe.covers_digest:
         return None
-    return parse_content_digest(b", ".join(message.field_lines(b"content-digest")))
+    return parse_content_digest(message.content_digest)
 
 
 def _check_coverage(exchange: Exchange, claim: Claim) -> None:

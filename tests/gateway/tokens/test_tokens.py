@@ -263,9 +263,9 @@ BAD: dict[str, Callable[[], str | bytes]] = {
         ES, json.dumps(claims(exp=7)).replace(": 7", ": " + "9" * 5000).encode(), ecdsa
     ),
     "no exp": lambda: mint(EC, said=claims(exp=None)),
-    "not yet": lambda: mint(EC, said=claims(nbf=NOW + 600)),
+    "not yet": lambda: mint(EC, said=claims(nbf=int(time.time()) + 600)),
     "nbf a text": lambda: by_hand(ES, claims(nbf="soon"), ecdsa),
-    "issued in the future": lambda: mint(EC, said=claims(iat=NOW + 600)),
+    "issued in the future": lambda: mint(EC, said=claims(iat=int(time.time()) + 600)),
     "another audience": lambda: mint(EC, said=claims(aud="https://other.example.com")),
     "an audience that begins alike": lambda: mint(EC, said=claims(aud=AUDIENCE + ".evil.example")),
     "no audience": lambda: mint(EC, said=claims(aud=None)),
