@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import shutil
 import ssl
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -52,18 +54,20 @@ async def test_a_wrong_password_is_reported_and_not_shown(
         assert PASSWORD not in repr(Address.of(f"redis://:{PASSWORD}@127.0.0.1"))
 
 
-async def test_a_unix_socket_will_do(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+async def test_a_unix_socket_will_do(own_valkey: EmbeddedValkey) -> None:
     """Redis on the same machine would need a port open to all its users."""
     own_valkey.stop()
-    arguments = ("--port", "0", "--unixsocket", str(tmp_path / "s"), "--save", "")
+    directory = tempfile.mkdtemp(prefix="ostiary-")  # a socket's path has at most 107 bytes, and pytest's are long
+    arguments = ("--port", "0", "--unixsocket", f"{directory}/s", "--save", "", "--dir", directory)
     process = await asyncio.create_subprocess_exec(*_server_command(), *arguments, stdout=asyncio.subprocess.DEVNULL)
     try:
-        async with running(f"unix://{tmp_path}/s?db=2") as limiter:
+        async with running(f"unix://{directory}/s?db=2") as limiter:
             await until_state(limiter, "connected")
             assert (await decided(limiter, LIMITS)).outcome is Outcome.ALLOWED
     finally:
         process.terminate()
         await process.wait()
+        shutil.rmtree(directory)
 
 
 def _server_command() -> list[str]:

@@ -22,6 +22,7 @@ from tests.support.directories import directory_for_all
 from tests.support.fault_proxy import unanswered_port
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 POST = b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
@@ -37,7 +38,7 @@ class Listening:
     """One port on several addresses of this machine; `accepted` counts the connections of each."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()  # not the kernel's choice for one address: another test may have that port on the next
         self.accepted: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
 
@@ -50,7 +51,6 @@ class Listening:
                 writer.close()
 
             self._servers.append(await asyncio.start_server(accept, host, self.port))
-            self.port = self._servers[0].sockets[0].getsockname()[1]
         return self
 
     def close(self) -> None:
