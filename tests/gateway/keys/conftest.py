@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
@@ -136,15 +137,26 @@ async def ring_of() -> AsyncIterator[RingMaker]:
         await ring.close()
 
 
+T = TypeVar("T")
+
+
 async def answer(found: KnownKey | Signal[KnownKey | None] | None) -> KnownKey | None:
     """What a find comes to, waited for as the request path waits. Raises GatewayError as it would there."""
-    if not isinstance(found, Signal):
-        return found
-    future: asyncio.Future[KnownKey | None] = asyncio.get_running_loop().create_future()
+    return await driven(_signalled(found)) if isinstance(found, Signal) else found
+
+
+async def _signalled(found: Signal[T]) -> T:
+    return await found
+
+
+async def driven(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine of the request path returns: it waits for signals, which a task can't. Raises GatewayError as it
+    would there."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     async def wait() -> None:
         try:
-            future.set_result(await found)
+            future.set_result(await work)
         except GatewayError as error:
             future.set_exception(error)
 
