@@ -35,6 +35,8 @@ _DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,14}").fullmatch
 
 _ROUTES = required("routes", ROUTES, "Which calls are taken.", missing="write routes: [] to publish that nothing is")
 
+_HOSTS_OWN: Final = ("gateway", "control_plane", "stores", "usage", "keys")
+
 # What a document is completed by to be a configuration that can be compared with another.
 _NO_HOST: Final = load_text("version: 1\nroutes: []\n", name="", environment={})
 
@@ -99,7 +101,8 @@ def check_published(text: str, *, name: str) -> CheckedDocument:
     if isinstance(configuration, Refused):
         raise AssertionError("the document was refused without a problem")
     references: set[str] = set()
-    return CheckedDocument(configuration, frozenset(references), _normal_form(root, references))
+    normal_form = _normal_form(root, references)
+    return CheckedDocument(configuration, frozenset(references), normal_form)
 
 
 def compose(
@@ -144,7 +147,7 @@ def _refuse_foreign(root: Node, name: str) -> None:
             key.column,
             "",
             f"{shown(key.text)} is not published",
-            suggestion(key.text, list(known)) or f"it belongs into each host's own file; here are {', '.join(known)}",
+            "leave it in each host's own file" if key.text in _HOSTS_OWN else suggestion(key.text, list(known)),
         )
         for key, _ in root.entries
         if key.text not in known
