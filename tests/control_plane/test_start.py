@@ -156,6 +156,7 @@ async def test_more_calls_than_there_is_room_for_are_refused_at_once_and_health_
             assert response.status == 200
         codes = await asyncio.gather(*calls)
         assert set(codes) == {"overloaded", "database_unavailable"}
-        assert codes.count("overloaded") == 400 - 256
+        # Fewer if the first gave up before the last had come.
+        assert 0 < codes.count("overloaded") <= 400 - 256
         await connection.execute("ROLLBACK")
         assert await call() == "None"
