@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, keys, usage
+from ostiary.control_plane import accounts, keys, routes, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, openapi, problem_pages
@@ -73,11 +73,12 @@ async def build_app(configuration: Configuration) -> web.Application:
         *accounts.operations(directory),
         *keys.operations(
             keys.Keys(
-                plans=configuration.plans.keys(),
+                plans=routes.plans_in_force if configuration.published else keys.the_plans(configuration.plans),
                 envelope=envelope,
                 key_prefix=configuration.control_plane.key_prefix,
             )
         ),
+        *routes.operations(routes.Routes()),
         *usage.operations(usage.Usage(accounts=directory)),
     )
     edge = Edge(operator_token=settings.operator_token)

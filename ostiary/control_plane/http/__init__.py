@@ -28,14 +28,24 @@ from ostiary.control_plane.http.fields import (
     Uuid,
 )
 from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
-from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.paging import (
+    KeyCursor,
+    KeyPaging,
+    NumberPaging,
+    Page,
+    Paging,
+    Position,
+    RequestCursor,
+    cut,
+)
+from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode, invalid
 
 __all__ = [
     "Answer",
     "AnyOperation",
     "Call",
     "Count",
+    "FieldProblem",
     "FormatField",
     "KeyCursor",
     "KeyId",
@@ -43,6 +53,7 @@ __all__ = [
     "Name",
     "NoBody",
     "NoParameters",
+    "NumberPaging",
     "Page",
     "Paging",
     "Parameters",

@@ -67,7 +67,7 @@ class Dispatcher:
             )
         body, claim = NoBody(), None
         if operation.body_model is not NoBody:
-            sent = await reading.read_body(request)
+            sent = await reading.read_body(request, bytes_max=operation.body_bytes_max)
             body = reading.check_body(operation.body_model, sent)
             if operation.method is Method.POST:  # the other methods do the same when they are repeated
                 claim = _claim(operation, request, caller, sent.value)

@@ -111,7 +111,12 @@ def _problem_schema() -> dict[str, Any]:
                 "items": {
                     "type": "object",
                     "required": ["field", "problem"],
-                    "properties": {"field": text, "problem": text},
+                    "properties": {
+                        "field": text,
+                        "problem": text,
+                        "line": {"type": "integer", "description": "in a field that is a text of many lines"},
+                        "column": {"type": "integer"},
+                    },
                 },
             },
             "about": {"type": "string", "format": "uri-reference", "description": "the resource to look at"},

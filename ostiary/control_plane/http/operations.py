@@ -13,6 +13,7 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Caller
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
+from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 
 BASE = "/api/v1"
 
@@ -63,6 +64,7 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     shown_once: frozenset[str] = frozenset()
     location: str | None = None
     csv: type[Answer] | None = None
+    body_bytes_max: int = BODY_BYTES_MAX
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -112,6 +114,7 @@ def change(
     refusals: tuple[ProblemCode, ...] = (),
     shown_once: frozenset[str] = frozenset(),
     location: str | None = None,
+    body_bytes_max: int = BODY_BYTES_MAX,
 ) -> AnyOperation:
     """A POST with a JSON body, which may carry an Idempotency-Key."""
     return Operation(
@@ -129,6 +132,7 @@ def change(
         refusals=refusals,
         shown_once=shown_once,
         location=location,
+        body_bytes_max=body_bytes_max,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,11 @@ def _check_request_id(text: str) -> None:
         raise ValueError
 
 
+def _check_number(text: str) -> None:
+    if re.fullmatch(r"[0-9]{1,15}", text) is None:
+        raise ValueError
+
+
 # A request id of 128 bytes that a client made and that was cleaned is up to 384 bytes.
 _REQUEST_CURSOR_LENGTH_MAX = 600
 
@@ -95,6 +101,8 @@ RequestCursor = Annotated[
     ),
 ]
 
+NumberCursor = Annotated[Position, BeforeValidator(_decoder(_check_number)), _CURSOR_SCHEMA]
+
 Limit = Annotated[Count, Field(ge=1, le=LIMIT_MAX, description="how many items at most")]
 
 
@@ -110,6 +118,13 @@ class KeyPaging(Parameters):
 
     limit: Limit = 50
     cursor: KeyCursor | None = None
+
+
+class NumberPaging(Parameters):
+    """A page of a list whose ids are numbers."""
+
+    limit: Limit = 50
+    cursor: NumberCursor | None = None
 
 
 class Page(Answer, Generic[ItemT]):

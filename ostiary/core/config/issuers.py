@@ -237,7 +237,9 @@ _DEFAULT_ALGORITHMS: Final = frozenset({Algorithm.RS256, Algorithm.PS256, Algori
 def _issuer(values: Values) -> Issuer | Refused:
     keys = values[_JWKS]
     algorithms = frozenset(values[_ALGORITHMS] or _DEFAULT_ALGORITHMS)
-    known = algorithms_of(parse_key_set(keys.document)) if isinstance(keys, KeysInFile) and keys.document else algorithms
+    known = (
+        algorithms_of(parse_key_set(keys.document)) if isinstance(keys, KeysInFile) and keys.document else algorithms
+    )
     if not algorithms & known:
         return values.problem(_JWKS, "has no key for any of the algorithms", "add the algorithm of its keys")
     if values[_PLAN] is None:

@@ -123,7 +123,9 @@ class Reading:
     def _note(self, place: Place, message: str, mend: str | None) -> Problem:
         source = self._source_of(place)
         if source.elsewhere and (unknown := _unknown_reference(place.node)) is not None:
-            mend = f"what {unknown} is on a gateway is not known here; give it a default of the right form, ${{NAME:-…}}"
+            mend = (
+                f"what {unknown} is on a gateway is not known here; give it a default of the right form, ${{NAME:-…}}"
+            )
         return Problem(source.file, place.node.line, place.node.column, place.path, message, mend)
 
     def refuse_if_problems(self) -> None:
@@ -247,7 +249,9 @@ class Reading:
                 "put it into a folder, and name that under routes.files of the gateway's own file",
             )
         if source.published and (Path(name).is_absolute() or ".." in Path(name).parts):
-            return self.problem(place, "is no path below the folder of published files", "name it relative to that folder")
+            return self.problem(
+                place, "is no path below the folder of published files", "name it relative to that folder"
+            )
         return source.directory / name
 
     def followed_file(self, place: Place, name: str, *, bytes_max: int) -> bytes | Refused:
