@@ -14,6 +14,7 @@ from ostiary.cli.memory import keep_off_disk
 from ostiary.core.config import load_file
 from ostiary.core.model import Configuration
 from ostiary.gateway.handover import Handover, HandoverError, take_handover
+from ostiary.gateway.published import CannotBegin, LastGood, begin
 from ostiary.gateway.supervisor import CannotStart, Supervisor
 from ostiary.gateway.telemetry import configure_logging
 
@@ -44,10 +45,16 @@ def gateway(config_path: str) -> None:
         configuration = read_configuration(config_path)
         configure_logging("supervisor")
         status = asyncio.run(_supervise(Path(config_path), configuration, handover))
-    except (CannotStart, HandoverError) as error:
+    except (CannotStart, CannotBegin, HandoverError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
 
 
 async def _supervise(path: Path, configuration: Configuration, handover: Handover | None) -> int:
-    return await Supervisor(path=path, configuration=configuration, load=load_file, handover=handover).run()
+    beginning = None
+    if configuration.published is not None:
+        beginning = await begin(configuration, LastGood(configuration.stores.state))
+        configuration = beginning.configuration
+    return await Supervisor(
+        path=path, configuration=configuration, load=load_file, handover=handover, beginning=beginning
+    ).run()

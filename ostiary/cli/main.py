@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "orgs": ("ostiary.cli.accounts", "orgs", "Organizations, over the control-plane API."),
     "apps": ("ostiary.cli.accounts", "apps", "Apps, over the control-plane API."),
     "keys": ("ostiary.cli.keys", "keys", "Keys, over the control-plane API."),
+    "routes": ("ostiary.cli.routes", "routes", "Publish routes to all gateways, over the control-plane API."),
     "usage": ("ostiary.cli.usage", "usage", "Usage per day; reconcile what was metered."),
     "sign": ("ostiary.cli.sign", "sign", "Print the headers, or a curl line, that sign a request."),
 }

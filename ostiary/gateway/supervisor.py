@@ -26,6 +26,7 @@ from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
 from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.node import NodeMemory, NodeMemoryError
+from ostiary.gateway.published import Beginning, Follower
 from ostiary.gateway.roll import Roll
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
@@ -45,7 +46,8 @@ class CannotStart(Exception):
 class Supervisor:
     """`load` reads the file again on a reload and raises ConfigurationError. `service` names the callable, as
     `module:name`, that builds what a worker serves, and `shipper` the one that ships what the workers metered. `handover` is
-    what the program before left to this one, in a rolling restart."""
+    what the program before left to this one, in a rolling restart. `beginning` is where `configuration` has its routes from,
+    if they are published."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Supervisor:
         service: str = "ostiary.gateway.worker:build",
         shipper: str | None = "ostiary.gateway.shipping:build",
         handover: Handover | None = None,
+        beginning: Beginning | None = None,
     ) -> None:
         self._settings = configuration.gateway  # as it was started with: its addresses stay
         self._address = (configuration.gateway.listen.host, configuration.gateway.listen.port)
@@ -72,7 +75,12 @@ class Supervisor:
             load=load,
             metrics=self._metrics,
             changing=changing,
+            host=None if beginning is None else beginning.host,
+            version=None if beginning is None else beginning.version,
+            refused=None if beginning is None else beginning.refused,
         )
+        self._beginning = beginning
+        self._follower: Follower | None = None
         self._children = Children(
             workers=configuration.gateway.listen.workers,
             service=service,
@@ -131,8 +139,10 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see handover.become
         children.begin(self._life_ended)
         watching = asyncio.create_task(children.predecessors.watch())
+        self._follower = self._follow_routes()
         works = (
             in_force.follow(children),
+            *((self._follower.run(),) if self._follower is not None else ()),
             self._roll.follow(held),
             children.spare.keep(),
             children.take_over(self._settings.drain_seconds),
@@ -150,6 +160,8 @@ class Supervisor:
             await self._stop_wanted.wait()
             for task in others:
                 task.cancel()
+            if self._follower is not None:
+                await self._follower.forget()
             status = await self._unless_ended_at_once(self._drain())
             await children.gone()
         finally:
@@ -160,6 +172,20 @@ class Supervisor:
             raise CannotStart(self._fatal)
         log.info("stopped", extra={"fields": {"exit_status": status}})
         return status
+
+    def _follow_routes(self) -> Follower | None:
+        """None where the routes are the file's."""
+        postgres = self._in_force.configuration.stores.postgres
+        if self._beginning is None or postgres is None:
+            return None
+        return Follower(
+            postgres_url=postgres,
+            node=self._node.name,
+            in_force=self._in_force,
+            children=self._children,
+            last_good=self._beginning.last_good,
+            metrics=self._metrics,
+        )
 
     def _take_sockets(self) -> HeldSockets:
         if self._handover is None:
@@ -260,9 +286,18 @@ class Supervisor:
             reasons.append("starting")
         elif not self._children.ready:
             reasons.append("no worker is ready")
+        if self._beginning is not None and self._in_force.version is None:
+            reasons.append("no routes have been published yet")
         if not self._children.predecessors.accepting:  # in a rolling restart that is stuck, those of before serve all
             reasons += [f"{slot.name} keeps dying" for slot in self._children.slots if slot.keeps_dying]
         return Readiness(tuple(reasons))
+
+    def _routes_status(self) -> dict[str, object]:
+        if self._beginning is None:
+            return {"from": "file"}
+        following = {} if self._follower is None else self._follower.status()
+        began = {"from": "control_plane", "began_with": self._beginning.origin}
+        return {**began, **self._in_force.status_of_routes(), **following}
 
     def status(self) -> dict[str, object]:
         return {
@@ -273,6 +308,7 @@ class Supervisor:
             "listen": authority(*self._address),
             "node": self._node.status(),
             **self._in_force.status(),
+            "routes": self._routes_status(),
             **self._children.status(),
             "roll_refused": self._roll.refused,
         }

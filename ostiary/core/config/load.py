@@ -119,7 +119,7 @@ def named_issuers(values: Values) -> dict[str, Issuer]:
 
 
 def _host(values: Values, published: PublishedRoutes) -> Configuration | Refused:
-    """A file whose routes come from the control plane: what they name, and the plans of keys, is checked with each version."""
+    """A file whose routes come from the control plane: what they name, and plans of keys, is checked with each version."""
     beside: tuple[Field[object], ...] = (PLANS_FIELD, UPSTREAMS_FIELD, ISSUERS_FIELD, CERTIFICATES_FIELD)
     for field in beside:
         if values.given(field):
