@@ -104,7 +104,7 @@ def diff(client: Client, file: Path | None, number: int | None, as_exit_code: bo
 def apply(client: Client, file: Path, base: int | None, note: str | None, wait_seconds: float, as_json: bool) -> None:
     """Put FILE in force in all gateways, as the next version; print what that changes.
 
-    What does the same as the version in force makes no new one. Exit status 2 for a FILE with mistakes, all of which are told;
+    What does the same as the version in force makes no new one. Exit status 2 for a FILE with mistakes, which are all told;
     1 if another version came in between: look at it with `ostiary routes diff`, and apply again.
 
     \b
@@ -182,8 +182,8 @@ def show(client: Client, number: int | None, as_json: bool) -> None:
 def status(client: Client, file: Path | None, as_json: bool) -> None:
     """Say which version is in force, and which each gateway runs.
 
-    A gateway is current; behind (for less than a second, mostly); refused (it can't take the version, and says why); or silent.
-    With --file, drift between the file and what is in force is told.
+    A gateway is current; behind (for less than a second, mostly); refused (it can't take the version, and says why); or
+    silent. With --file, drift between the file and what is in force is told.
 
     \b
     Example:
@@ -287,8 +287,6 @@ def _wait(client: Client, number: int, seconds: float) -> None:
             for node in refusing:
                 for problem in node["refused_problems"]:
                     click.echo(f"{cell(node['host'])} refuses it: {cell(problem)}", err=True)
-            told = f"{len(late)} of {len(nodes)} gateways" if nodes else "no gateway"
-            raise click.ClickException(
-                f"{told} {'do not run' if nodes else 'runs'} version {number}; see ostiary routes status"
-            )
+            told = f"{len(late)} of {len(nodes)} gateways do not run" if nodes else "no gateway runs"
+            raise click.ClickException(f"{told} version {number}; see ostiary routes status")
         time.sleep(ASK_AGAIN_SECONDS)

@@ -28,7 +28,7 @@ TREE = dict(walk(main))
 LISTS = frozenset(
     {
         *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
-        *("check", "explain", "diff", "status"),
+        *("check", "explain", "diff", "status", "history"),
     }
 )
 LEAVES = {path: command for path, command in TREE.items() if not isinstance(command, click.Group)}
@@ -43,6 +43,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
         *("keys show", "keys update", "keys rotate", "keys end", "keys rewrap"),
         *("keys limits set", "keys limits show", "keys limits remove"),
+        *("routes diff", "routes apply", "routes rollback", "routes history", "routes show", "routes status"),
         *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
         *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
     }

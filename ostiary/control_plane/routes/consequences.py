@@ -123,14 +123,24 @@ def _allowed(route: Route | None, group: KeyGroup, methods: set[str]) -> set[str
 
 
 def _scopes_changed(old: Authentication, new: Authentication) -> str:
-    told = []
+    told: dict[str, list[str]] = {}
     for method in sorted({*old.scopes, *new.scopes, *old.any_scopes, *new.any_scopes}):
-        where = "" if method == "*" else f" ({method})"
         before = {*old.scopes.get(method, ()), *old.any_scopes.get(method, ())}
         after = {*new.scopes.get(method, ()), *new.any_scopes.get(method, ())}
-        told += [f"scope {scope} removed{where}" for scope in sorted(before - after)]
-        told += [f"scope {scope} added{where}" for scope in sorted(after - before)]
-    return ", ".join(told) or "the same scopes are asked for in another way"
+        for scope, what in [
+            *((scope, "removed") for scope in before - after),
+            *((scope, "added") for scope in after - before),
+        ]:
+            told.setdefault(f"scope {scope} {what}", []).append(method)
+    if not told:
+        return "the same scopes are asked for in another way"
+    return ", ".join(f"{what}{_where(methods)}" for what, methods in sorted(told.items()))
+
+
+def _where(methods: list[str]) -> str:
+    """HEAD goes with GET, and `*` needs no word."""
+    named = [method for method in methods if method != "*" and not (method == "HEAD" and "GET" in methods)]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _joined(meaning: str | None, told: str | None) -> str | None:

@@ -24,7 +24,7 @@ from ostiary.core.config.load import (
     named_issuers,
     read_root,
 )
-from ostiary.core.config.problems import ConfigurationError, Problem, shown, suggestion
+from ostiary.core.config.problems import PROBLEMS_MAX, ConfigurationError, Problem, shown, suggestion
 from ostiary.core.config.reading import Place, Reading, Refused, Source
 from ostiary.core.config.routes import ROUTES
 from ostiary.core.model import Configuration
@@ -35,6 +35,7 @@ _DECIMAL: Final = re.compile(r"0|-?[1-9][0-9]{0,14}").fullmatch
 
 _ROUTES = required("routes", ROUTES, "Which calls are taken.", missing="write routes: [] to publish that nothing is")
 
+_KNOWN: Final = ("version", *SECTIONS)
 _HOSTS_OWN: Final = ("gateway", "control_plane", "stores", "usage", "keys")
 
 # What a document is completed by to be a configuration that can be compared with another.
@@ -93,11 +94,17 @@ def check_published(text: str, *, name: str) -> CheckedDocument:
     if len(text.encode("utf-8", "surrogatepass")) > DOCUMENT_BYTES_MAX:
         message = f"the document is larger than {DOCUMENT_BYTES_MAX >> 20} MiB"
         raise ConfigurationError((Problem(name, 1, 1, "", message),))
-    root = parse_document(text, file=name)
-    _refuse_foreign(root, name)
+    root = _mapping(parse_document(text, file=name), name)
+    foreign = _foreign(root, name)
     reading = Reading(Source(name, {}, None, published=True, elsewhere=True))
-    configuration = DOCUMENT.read(Place(root, "", ""), reading)
-    reading.refuse_if_problems()
+    try:
+        configuration = DOCUMENT.read(Place(_published_alone(root), "", ""), reading)
+        reading.refuse_if_problems()
+    except ConfigurationError as error:
+        problems = sorted((*foreign, *error.problems), key=lambda problem: (problem.line, problem.column))
+        raise ConfigurationError(tuple(problems)) from None
+    if foreign:
+        raise ConfigurationError(foreign)
     if isinstance(configuration, Refused):
         raise AssertionError("the document was refused without a problem")
     references: set[str] = set()
@@ -115,12 +122,11 @@ def compose(
     published = host.published
     if published is None or version is None:
         return host
-    own = parse_document(published.text, file=published.file)
+    own = _mapping(parse_document(published.text, file=published.file), published.file)
     name = f"version {version.number} of the routes"
-    theirs = parse_document(version.text, file=name)
-    _refuse_foreign(theirs, name)
-    assert isinstance(own, Mapping)  # noqa: S101  it has been read
-    assert isinstance(theirs, Mapping)  # noqa: S101  as _refuse_foreign tells
+    theirs = _mapping(parse_document(version.text, file=name), name)
+    if foreign := _foreign(theirs, name):
+        raise ConfigurationError(foreign)
     entries = (
         *(entry for entry in own.entries if entry[0].text != "routes"),
         *(entry for entry in theirs.entries if entry[0].text != "version"),
@@ -135,25 +141,30 @@ def compose(
     return replace(configuration, published=published)
 
 
-def _refuse_foreign(root: Node, name: str) -> None:
-    """What is a host's own (keys, stores, listeners) is not published. Raises ConfigurationError."""
+def _mapping(root: Node, name: str) -> Mapping:
     if not isinstance(root, Mapping):
         raise ConfigurationError((Problem(name, root.line, root.column, "", "must be a mapping, with routes"),))
-    known = ("version", *SECTIONS)
-    foreign = tuple(
+    return root
+
+
+def _foreign(root: Mapping, name: str) -> tuple[Problem, ...]:
+    """What is a host's own (keys, stores, listeners) is not published."""
+    return tuple(
         Problem(
             name,
             key.line,
             key.column,
             "",
             f"{shown(key.text)} is not published",
-            "leave it in each host's own file" if key.text in _HOSTS_OWN else suggestion(key.text, list(known)),
+            "leave it in each host's own file" if key.text in _HOSTS_OWN else suggestion(key.text, list(_KNOWN)),
         )
         for key, _ in root.entries
-        if key.text not in known
-    )
-    if foreign:
-        raise ConfigurationError(foreign)
+        if key.text not in _KNOWN
+    )[:PROBLEMS_MAX]
+
+
+def _published_alone(root: Mapping) -> Mapping:
+    return Mapping(tuple(entry for entry in root.entries if entry[0].text in _KNOWN), root.line, root.column)
 
 
 def _normal_form(node: Node, references: set[str]) -> object:
