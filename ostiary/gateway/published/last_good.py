@@ -1,6 +1,6 @@
 """The last good snapshot: the version of the routes that this node ran last, in a file, for a start while Postgres is away.
 
-    <state>/routes.snapshot     one line of JSON, and the document as it was published
+    <state>/routes.snapshot     the SHA-256 of what follows; one line of JSON; the document as it was published
 
 The document has references in it (`${NAME}`, names of files) and not what they stand for: there are no secrets on this disk.
 It decides who may call what, so a file that others could have written is not read, and neither is one that is damaged: the
@@ -14,7 +14,7 @@ import stat
 import time
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ostiary.core.published import DOCUMENT_BYTES_MAX, RouteVersion
 
@@ -89,25 +89,23 @@ def _render(version: RouteVersion) -> bytes:
         "published_at": version.published_at,
         "saved_at": time.time(),
     }
-    text = version.text.encode()
-    return json.dumps({**said, "check": _check(said, text)}).encode() + b"\n" + text
+    rest = json.dumps(said).encode() + b"\n" + version.text.encode()
+    return sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def _parse(content: bytes) -> RouteVersion | None:
-    head, _, text = content.partition(b"\n")
+    check, _, rest = content.partition(b"\n")
+    if check != sha256(rest).hexdigest().encode():
+        return None
+    head, _, text = rest.partition(b"\n")
     try:
         said = json.loads(head)
-        check = said.pop("check")
-        if said["format"] != _FORMAT or check != _check(said, text):
+        if said["format"] != _FORMAT:
             return None
         version = RouteVersion(said["number"], text.decode(), said["sha256"], said["published_at"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return version if version.intact else None
-
-
-def _check(said: dict[str, Any], text: bytes) -> str:
-    return sha256(json.dumps(said, sort_keys=True).encode() + b"\n" + text).hexdigest()
 
 
 def _sync_directory(path: Path) -> None:
