@@ -14,7 +14,6 @@ from ostiary.cli.memory import keep_off_disk
 from ostiary.core.config import load_file
 from ostiary.core.model import Configuration
 from ostiary.gateway.handover import Handover, HandoverError, take_handover
-from ostiary.gateway.published import CannotBegin, LastGood, begin
 from ostiary.gateway.supervisor import CannotStart, Supervisor
 from ostiary.gateway.telemetry import configure_logging
 
@@ -45,7 +44,7 @@ def gateway(config_path: str) -> None:
         configuration = read_configuration(config_path)
         configure_logging("supervisor")
         status = asyncio.run(_supervise(Path(config_path), configuration, handover))
-    except (CannotStart, CannotBegin, HandoverError) as error:
+    except (CannotStart, HandoverError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
 
@@ -53,7 +52,13 @@ def gateway(config_path: str) -> None:
 async def _supervise(path: Path, configuration: Configuration, handover: Handover | None) -> int:
     beginning = None
     if configuration.published is not None:
-        beginning = await begin(configuration, LastGood(configuration.stores.state))
+        # Not above: a gateway whose routes are its file's needs no client of Postgres in this process.
+        from ostiary.gateway.published import CannotBegin, LastGood, begin
+
+        try:
+            beginning = await begin(configuration, LastGood(configuration.stores.state))
+        except CannotBegin as error:
+            raise CannotStart(str(error)) from error
         configuration = beginning.configuration
     return await Supervisor(
         path=path, configuration=configuration, load=load_file, handover=handover, beginning=beginning

@@ -170,12 +170,12 @@ class InForce:
             self._now_runs(version)
             self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
             self._metrics.values[self._metrics.gauge("config_generation")] = self.generation
-            log.info("routes_in_force", extra={"fields": {"version": version.number, "generation": self.generation}})
             self.tell_warnings()
 
     def _now_runs(self, version: RouteVersion | None) -> None:
-        if version is not self.version:
+        if version is not self.version and version is not None:
             self.refused_version, self.refused_problems = None, ()
+            log.info("routes_in_force", extra={"fields": {"version": version.number, "generation": self.generation}})
         self.version = version
         self._tell_version()
 

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ostiary import __version__
 from ostiary.core.model import Configuration
@@ -26,11 +26,13 @@ from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
 from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.node import NodeMemory, NodeMemoryError
-from ostiary.gateway.published import Beginning, Follower
 from ostiary.gateway.roll import Roll
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
+
+if TYPE_CHECKING:  # a gateway whose routes are its file's asks Postgres nothing from here
+    from ostiary.gateway.published import Beginning, Follower
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
@@ -160,10 +162,11 @@ class Supervisor:
             await self._stop_wanted.wait()
             for task in others:
                 task.cancel()
-            if self._follower is not None:
-                await self._follower.forget()
+            forgetting = asyncio.create_task(self._follower.forget()) if self._follower is not None else None
             status = await self._unless_ended_at_once(self._drain())
             await children.gone()
+            if forgetting is not None:
+                await forgetting
         finally:
             watching.cancel()
             held.close()
@@ -178,6 +181,8 @@ class Supervisor:
         postgres = self._in_force.configuration.stores.postgres
         if self._beginning is None or postgres is None:
             return None
+        from ostiary.gateway.published import Follower
+
         return Follower(
             postgres_url=postgres,
             node=self._node.name,

@@ -95,7 +95,9 @@ def needed(path: tuple[str, ...]) -> list[str]:
     """Arguments that are well formed, for all that a command must have but --config."""
     words = []
     for parameter in LEAVES[path].params:
-        if parameter.required and "--config" not in parameter.opts:
+        if isinstance(parameter, click.Argument) and isinstance(parameter.type, click.Path):
+            words.append(__file__)  # one that can be read
+        elif parameter.required and "--config" not in parameter.opts:
             word = "1" if isinstance(parameter.type, click.IntRange) else "x"
             words += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
     return words

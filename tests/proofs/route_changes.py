@@ -1,5 +1,5 @@
-"""Proof: a version of the routes that is applied serves in every worker of two nodes within a second of the API's answer, time
-after time, among a hundred other routes; and an invalid one between them changes nothing."""
+"""Proof: a version of the routes that is applied serves in every worker of two nodes within a second of the API's answer,
+time after time, among a hundred other routes; and an invalid one between them changes nothing."""
 
 from __future__ import annotations
 

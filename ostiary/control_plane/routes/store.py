@@ -71,7 +71,7 @@ async def insert(
         document,
         sha256,
         json.dumps(normal_form),
-        author,
+        author[:200],
         note,
         rolled_back_to,
     )
