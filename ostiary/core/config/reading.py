@@ -9,6 +9,7 @@ from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +37,11 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 
 
+@lru_cache(maxsize=1024)  # the same few names stand in every route: a quarter of what a large file takes
+def _written(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) and not looks_secret(name) else shown(name)
+
+
 class Refused(Enum):
     """In place of a value that could not be read; its problem has been noted."""
 
@@ -53,7 +59,7 @@ class Place(NamedTuple):
     name: str
 
     def field(self, name: str, node: Node) -> Place:
-        written = name if _PLAIN_NAME.fullmatch(name) and not looks_secret(name) else shown(name)
+        written = _written(name)
         return Place(node, f"{self.path}.{written}" if self.path else written, name)
 
     def item(self, position: int, node: Node) -> Place:
