@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from ostiary.control_plane import accounts, keys
+from ostiary.control_plane.audit import AuditLog
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import open_pool
 from ostiary.control_plane.http.access import Access, Actor, PlatformRole, Role, members
@@ -34,7 +35,7 @@ async def serving_for(database: str, actor: Actor) -> AsyncIterator[Api]:
 
     pool = await open_pool(database)
     app = web.Application(middlewares=[Edge(operator_token=OPERATOR_TOKEN, authenticators=[authenticate]).middleware()])
-    dispatcher = Dispatcher(pool=pool, matrix=MATRIX, owners=OWNERS)
+    dispatcher = Dispatcher(pool=pool, matrix=MATRIX, owners=OWNERS, audit=AuditLog())
     for operation in accounts.operations(accounts.Accounts()):
         app.router.add_route(operation.method, BASE + operation.path, dispatcher.handler(operation))
     async with TestClient(TestServer(app)) as client:
@@ -84,10 +85,10 @@ async def test_an_operation_that_is_not_in_the_table_is_not_served(database: str
     pool = await open_pool(database)
     declared = accounts.operations(accounts.Accounts())
     with pytest.raises(KeyError):
-        Dispatcher(pool=pool, matrix={}, owners=OWNERS).handler(declared[0])
+        Dispatcher(pool=pool, matrix={}, owners=OWNERS, audit=AuditLog()).handler(declared[0])
     matrix: dict[str, Access] = {declared[0].id: members(Role.VIEWER, "widget_id")}
     with pytest.raises(KeyError):
-        Dispatcher(pool=pool, matrix=matrix, owners=OWNERS).handler(declared[0])
+        Dispatcher(pool=pool, matrix=matrix, owners=OWNERS, audit=AuditLog()).handler(declared[0])
     await pool.close()
 
 
