@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ostiary.control_plane import accounts, keys
+from ostiary.control_plane import accounts, audit, keys
 from ostiary.control_plane.audit import AuditLog
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import open_pool
@@ -17,6 +17,7 @@ from ostiary.control_plane.http.access import Access, Actor, PlatformRole, Role,
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import Edge
 from ostiary.control_plane.http.operations import BASE
+from ostiary.core.encryption import Envelope
 from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 OWNERS = {
@@ -28,7 +29,7 @@ OWNERS = {
 
 @asynccontextmanager
 async def serving_for(database: str, actor: Actor) -> AsyncIterator[Api]:
-    """Accounts, where any token but the operator's is `actor`'s."""
+    """Accounts, keys and audit, where any token but the operator's is `actor`'s."""
 
     async def authenticate(_: str) -> Actor:
         return actor
@@ -36,7 +37,12 @@ async def serving_for(database: str, actor: Actor) -> AsyncIterator[Api]:
     pool = await open_pool(database)
     app = web.Application(middlewares=[Edge(operator_token=OPERATOR_TOKEN, authenticators=[authenticate]).middleware()])
     dispatcher = Dispatcher(pool=pool, matrix=MATRIX, owners=OWNERS, audit=AuditLog())
-    for operation in accounts.operations(accounts.Accounts()):
+    directory = accounts.Accounts()
+    for operation in (
+        *accounts.operations(directory),
+        *keys.operations(keys.Keys(plans=(), envelope=Envelope(bytes(32)), key_prefix="")),
+        *audit.operations(audit.Audit(accounts=directory)),
+    ):
         app.router.add_route(operation.method, BASE + operation.path, dispatcher.handler(operation))
     async with TestClient(TestServer(app)) as client:
         yield Api(client)

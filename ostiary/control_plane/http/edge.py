@@ -71,8 +71,8 @@ def request_id_of(sent: str | None) -> str:
 class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
-    A token that is not the configuration's is shown to `authenticators` in turn; of who is known to none, `turned_away` is told, if
-    there is one."""
+    A token that is not the configuration's is shown to `authenticators` in turn; of who is known to none, `turned_away`
+    is told, if there is one."""
 
     def __init__(
         self,
