@@ -1,7 +1,7 @@
 """Walks the hash chain of the audit log and finds the first row that is not what was written.
 
-What it can't see without an anchor that was kept elsewhere: that the end was cut off, and that somebody who may do anything in
-the database wrote the whole log anew, hashes and all."""
+What it can't see without an anchor that was kept elsewhere: that the end was cut off, and that somebody who may do anything
+in the database wrote the whole log anew, hashes and all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from ostiary.core.audit_chain import GENESIS, Anchor, content_sha256, row_hash
 ROWS_AT_ONCE = 500
 # No other process waits for this one: it reads one snapshot, whatever is written meanwhile.
 STATEMENT_SECONDS = 60.0
+# To say where a row that was moved comes from: some ten seconds.
+NUMBERS_TRIED_MAX = 5_000_000
 
 
 class Wrong(StrEnum):
@@ -131,9 +133,26 @@ async def _follows(connection: Connection, last: Anchor, row: Record) -> Finding
             f"row {number} is whole, and does not follow row {last.number}: it was put here, or row {last.number} was "
             "altered and given a new hash",
         )
-    # Guarantees the row that this one says it follows, if there is one: where it was written.
-    before = await connection.fetchval("SELECT number FROM audit_log WHERE hash = $1", row["previous_hash"])
-    home = 1 if row["previous_hash"] == GENESIS else None if before is None else before + 1
-    if home not in (None, number) and row["hash"] == row_hash(row["previous_hash"], home, row["occurred_at"], content):
-        return Finding(number, Wrong.REORDERED, f"what stands in row {number} was written as row {home}")
-    return Finding(number, Wrong.ALTERED, f"row {number} is not what was written: its hash does not fit what it says")
+    return await _misplaced(connection, row, content) or Finding(
+        number, Wrong.ALTERED, f"row {number} is not what was written: its hash does not fit what it says"
+    )
+
+
+async def _misplaced(connection: Connection, row: Record, content: bytes) -> Finding | None:
+    """A row whose hash would fit under another number, since a hash covers the number too."""
+    number, previous = row["number"], row["previous_hash"]
+    # Guarantees the highest number of this snapshot, and whether what the row was written behind is still there.
+    found = await connection.fetchrow(
+        "SELECT max(number) AS last, bool_or(hash = $1) AS has_previous FROM audit_log", previous
+    )
+    last = 0 if found is None else found["last"]
+    for home in range(1, min(last + ROWS_AT_ONCE, NUMBERS_TRIED_MAX)):
+        if row["hash"] == row_hash(previous, home, row["occurred_at"], content):
+            if found is None or found["has_previous"] or previous == GENESIS:
+                return Finding(number, Wrong.REORDERED, f"what stands in row {number} was written as row {home}")
+            return Finding(
+                number,
+                Wrong.REMOVED,
+                f"what stands in row {number} was written as row {home}, and the row before it is not there any more",
+            )
+    return None
