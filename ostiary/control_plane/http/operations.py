@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Caller
+from ostiary.control_plane.http.auditing import Audited, AuditedExport
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
@@ -47,7 +48,8 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
     and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
     the new resource's path, with fields of the answer in braces. `csv` is what an item of the list is, where it may be had
-    as CSV too: the query then has `format`, and `cursor` if the list has pages."""
+    as CSV too: the query then has `format`, and `cursor` if the list has pages. `audited` says what the audit log is told;
+    what changes something is not served without it."""
 
     id: str
     method: Method
@@ -65,6 +67,7 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     location: str | None = None
     csv: type[Answer] | None = None
     body_bytes_max: int = BODY_BYTES_MAX
+    audited: Audited | AuditedExport | None = None
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -82,6 +85,7 @@ def read(
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
     csv: type[Answer] | None = None,
+    audited: AuditedExport | None = None,
 ) -> AnyOperation:
     """A GET."""
     return Operation(
@@ -97,6 +101,7 @@ def read(
         body_model=NoBody,
         refusals=refusals,
         csv=csv,
+        audited=audited,
     )
 
 
@@ -108,6 +113,7 @@ def change(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     body_model: type[BodyT],
     path_model: type[PathT] | type[NoParameters] = NoParameters,
     status: int = 201,
@@ -125,6 +131,7 @@ def change(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -144,6 +151,7 @@ def replace(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
 ) -> AnyOperation:
@@ -156,6 +164,7 @@ def replace(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -170,6 +179,7 @@ def amend(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
     refusals: tuple[ProblemCode, ...] = (),
@@ -183,6 +193,7 @@ def amend(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -198,6 +209,7 @@ def remove(
     summary: str,
     handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
@@ -211,6 +223,7 @@ def remove(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=query_model,
         body_model=NoBody,

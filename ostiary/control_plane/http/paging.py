@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -76,7 +75,7 @@ def _check_request_id(text: str) -> None:
 
 
 def _check_number(text: str) -> None:
-    if re.fullmatch(r"[0-9]{1,15}", text) is None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):  # of a bigint
         raise ValueError
 
 
@@ -89,6 +88,7 @@ _CURSOR_SCHEMA = WithJsonSchema(
 # A position of one kind of list is refused by the other, rather than failing as a comparison in Postgres.
 UuidCursor = Annotated[Position, BeforeValidator(_decoder(UUID)), _CURSOR_SCHEMA]
 KeyCursor = Annotated[Position, BeforeValidator(_decoder(_check_key_id)), _CURSOR_SCHEMA]
+NumberCursor = Annotated[Position, BeforeValidator(_decoder(_check_number)), _CURSOR_SCHEMA]
 RequestCursor = Annotated[
     Position,
     BeforeValidator(_decoder(_check_request_id, _REQUEST_CURSOR_LENGTH_MAX)),
@@ -100,8 +100,6 @@ RequestCursor = Annotated[
         }
     ),
 ]
-
-NumberCursor = Annotated[Position, BeforeValidator(_decoder(_check_number)), _CURSOR_SCHEMA]
 
 Limit = Annotated[Count, Field(ge=1, le=LIMIT_MAX, description="how many items at most")]
 
