@@ -189,6 +189,20 @@ async def test_a_repeated_apply_makes_one_version(api: Api) -> None:
     assert (await api.get("/routes/versions")).document["total"] == 1
 
 
+async def test_what_is_applied_is_in_the_audit_log_and_what_is_compared_is_not(
+    api: Api, connection: Connection
+) -> None:
+    """Who opened a route to everyone could not be told from who looked what that would do."""
+    await api.post("/routes/diff", {"document": DOCUMENT})
+    sha = (await applied(api, DOCUMENT, 0))["sha256"]
+    await api.post("/routes/rollback", {"number": 1, "base": 1, "note": "again"})
+    rows = await connection.fetch("SELECT operation, resource_type, resource_id, after FROM audit_log ORDER BY number")
+    assert [tuple(row)[:3] for row in rows] == [("applyRoutes", "routes", "1"), ("rollBackRoutes", "routes", "2")]
+    assert json.loads(rows[1]["after"]) == {
+        "number": 2, "sha256": sha, "routes": 1, "note": "again", "rolled_back_to": 1,
+    }  # fmt: skip
+
+
 async def test_a_version_is_never_changed(api: Api, connection: Connection) -> None:
     """A gateway that holds version 1 would hold something else than what the history says."""
     await applied(api, DOCUMENT, 0)

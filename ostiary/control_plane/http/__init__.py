@@ -29,7 +29,7 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
+from ostiary.control_plane.http.operations import AnyOperation, Call, amend, ask, change, read, remove, replace
 from ostiary.control_plane.http.paging import (
     KeyCursor,
     KeyPaging,
@@ -70,6 +70,7 @@ __all__ = [
     "Rule",
     "Uuid",
     "amend",
+    "ask",
     "change",
     "cut",
     "invalid",

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from ostiary import __version__
 from ostiary.control_plane.http.fields import NoBody, NoParameters, Parameters
-from ostiary.control_plane.http.operations import BASE, AnyOperation, Method
+from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import MEDIA_TYPE, ProblemCode
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -40,7 +40,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     codes = {*COMMON, *operation.refusals}
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
-    if operation.method is Method.POST:
+    if operation.takes_idempotency_key:
         codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
@@ -132,7 +132,7 @@ def _operation(operation: AnyOperation) -> dict[str, Any]:
         "responses": {str(operation.status): _success(operation), **_failures(operation)},
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
-    if operation.method is Method.POST:
+    if operation.takes_idempotency_key:
         parameters.append(_IDEMPOTENCY_KEY)
     if operation.body_model is not NoBody:
         described["requestBody"] = {

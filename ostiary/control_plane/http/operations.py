@@ -68,6 +68,12 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     csv: type[Answer] | None = None
     body_bytes_max: int = BODY_BYTES_MAX
     audited: Audited | AuditedExport | None = None
+    only_reads: bool = False  # a POST that changes nothing
+
+    @property
+    def takes_idempotency_key(self) -> bool:
+        """The other methods do the same when they are repeated, and so does what changes nothing."""
+        return self.method is Method.POST and not self.only_reads
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -140,6 +146,36 @@ def change(
         shown_once=shown_once,
         location=location,
         body_bytes_max=body_bytes_max,
+    )
+
+
+def ask(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[NoParameters, NoParameters, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    body_model: type[BodyT],
+    refusals: tuple[ProblemCode, ...] = (),
+    body_bytes_max: int = BODY_BYTES_MAX,
+) -> AnyOperation:
+    """A POST that changes nothing: what is asked is too much for a query."""
+    return Operation(
+        id=id,
+        method=Method.POST,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=NoParameters,
+        query_model=NoParameters,
+        body_model=body_model,
+        refusals=refusals,
+        body_bytes_max=body_bytes_max,
+        only_reads=True,
     )
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, ProblemCode, change, read
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http import (
+    AnyOperation,
+    Audited,
+    Call,
+    Ids,
+    NoBody,
+    NoParameters,
+    ProblemCode,
+    ask,
+    change,
+    read,
+)
 from ostiary.control_plane.routes.model import (
     BODY_BYTES_MAX,
     AppliedRoutes,
     HistoryQuery,
     NewRouteVersion,
     ProposedRoutes,
+    RecordedRouteVersion,
     RouteDiff,
     RouteRollback,
     RouteStatus,
@@ -20,6 +33,13 @@ from ostiary.control_plane.routes.service import Routes
 
 
 def operations(routes: Routes) -> tuple[AnyOperation, ...]:
+    async def read_version(connection: Connection, ids: Ids) -> RouteVersion:
+        return await routes.version(connection, ids["number"])
+
+    a_version = Audited(
+        resource="routes", id_from="number", made_id="number", read=read_version, record=RecordedRouteVersion
+    )
+
     async def get_routes(call: Call[NoParameters, NoParameters, NoBody]) -> RouteVersion:
         return await routes.current(call.connection)
 
@@ -79,10 +99,11 @@ def operations(routes: Routes) -> tuple[AnyOperation, ...]:
             body_model=NewRouteVersion,
             body_bytes_max=BODY_BYTES_MAX,
             answer=AppliedRoutes,
+            audited=a_version,
             refusals=(ProblemCode.CONFLICT,),
             location="/routes/versions/{number}",
         ),
-        change(
+        ask(
             "diffRoutes",
             "/routes/diff",
             tag="routes",
@@ -92,7 +113,6 @@ def operations(routes: Routes) -> tuple[AnyOperation, ...]:
             body_model=ProposedRoutes,
             body_bytes_max=BODY_BYTES_MAX,
             answer=RouteDiff,
-            status=200,
             refusals=(ProblemCode.NOT_FOUND,),
         ),
         change(
@@ -103,6 +123,7 @@ def operations(routes: Routes) -> tuple[AnyOperation, ...]:
             handler=roll_back,
             body_model=RouteRollback,
             answer=AppliedRoutes,
+            audited=a_version,
             refusals=(ProblemCode.CONFLICT, ProblemCode.NOT_FOUND),
             location="/routes/versions/{number}",
         ),

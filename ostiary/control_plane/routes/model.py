@@ -118,6 +118,16 @@ class RouteVersion(RouteVersionSummary):
     content: dict[str, Any]
 
 
+class RecordedRouteVersion(Answer):
+    """What the audit log is told of a version. Its document is never changed, and known by its SHA-256."""
+
+    number: int
+    sha256: str
+    routes: int
+    note: str | None
+    rolled_back_to: int | None
+
+
 class AppliedRoutes(RouteVersionSummary):
     """The version that was made, and what it changed of the one before."""
 
