@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ostiary.core.config import ConfigurationError, compose
 from ostiary.core.model import Configuration
 from ostiary.core.published import RouteVersion
 from ostiary.gateway.channel import pack_configuration
@@ -21,8 +20,10 @@ from ostiary.gateway.reload import (
     PROBLEMS_LOGGED_MAX,
     FileWatch,
     Refused,
+    RefusedVersion,
     ReloadResult,
     certificate_files,
+    complete,
     needs_restart,
     read_whole,
 )
@@ -54,17 +55,14 @@ class InForce:
         changing: asyncio.Lock,
         host: Configuration | None = None,
         version: RouteVersion | None = None,
-        refused: tuple[RouteVersion, tuple[str, ...]] | None = None,
+        refused: RefusedVersion | None = None,
     ) -> None:
         self.path = path
         self.configuration = configuration
         self.version = version
-        self.refused_version: RouteVersion | None = None
-        self.refused_problems: tuple[str, ...] = ()
-        if refused is not None:
-            self.refused_version, self.refused_problems = refused
+        self.refused = refused
         self._host = configuration if host is None else host
-        self._watch = FileWatch(path, certificate_files(configuration))
+        self._watch = FileWatch(path, (*certificate_files(configuration), *(refused.followed if refused else ())))
         self.packed = pack_configuration(configuration)
         self.generation = generation
         self._load = load
@@ -110,12 +108,14 @@ class InForce:
             names = ", ".join(fields)
             return (f"{self.path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)
         problems: tuple[str, ...] = ()
-        for version in (self.refused_version, self.version) if self.refused_version is not None else (self.version,):
+        waiting = self.refused
+        for version in (self.version,) if waiting is None else (waiting.version, self.version):
+            followed: tuple[str, ...] = ()
             try:
-                configuration = await asyncio.to_thread(compose, host, version)
-            except ConfigurationError as error:
-                self._watch.follow(self._followed(error.followed))
-                problems = _lines(error)
+                configuration = await asyncio.to_thread(complete, host, version)
+            except Refused as refused:
+                followed, problems = refused.followed, refused.problems
+                self._watch.follow(self._followed(followed))
             else:
                 self._watch.follow(self._followed(certificate_files(configuration)))
                 problems = await self._hand_out(configuration, children, of=str(self.path))
@@ -123,19 +123,21 @@ class InForce:
                 self._host = host
                 self._now_runs(version)
                 return ()
-            if version is self.refused_version:
-                self.refused_problems = problems
+            if waiting is not None and version is waiting.version:
+                self.refused = RefusedVersion(waiting.version, problems, followed)
         return problems
 
     async def take(self, version: RouteVersion, children: Children) -> None:
-        """Brings a version of the routes in force in all workers, or in none: then it is `refused_version`. Of the host's own
+        """Brings a version of the routes in force in all workers, or in none: then it is `refused`. Of the host's own
         settings nothing changes, whatever has become of its files."""
         name = f"version {version.number} of the routes"
+        followed: tuple[str, ...] = ()
         async with self._changing:
             try:
-                if not version.intact:
-                    raise Refused((f"{name}: the text does not fit its checksum",))
-                composed = await asyncio.to_thread(compose, self._host, version)
+                composed = await asyncio.to_thread(complete, self._host, version)
+            except Refused as refused:
+                followed, problems = refused.followed, refused.problems
+            else:
                 configuration = replace(
                     self.configuration,
                     plans=composed.plans,
@@ -147,16 +149,9 @@ class InForce:
                 )
                 self._watch.follow(self._followed(certificate_files(configuration)))
                 problems = await self._hand_out(configuration, children, of=name)
-            except ConfigurationError as error:
-                self._watch.follow(self._followed(error.followed))
-                problems = _lines(error)
-            except Refused as refused:
-                problems = refused.problems
-            except Exception as error:  # a defect must not do what a mistake in a document can't
-                log.exception("routes_not_taken")
-                problems = (f"{name}: can't be taken: {type(error).__name__}",)
             if problems:
-                self.refused_version, self.refused_problems = version, problems
+                self.refused = RefusedVersion(version, problems, followed)
+                self._watch.follow(self._followed(followed))
                 self._tell_version()
                 self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
                 fields = {
@@ -174,14 +169,16 @@ class InForce:
 
     def _now_runs(self, version: RouteVersion | None) -> None:
         if version is not self.version and version is not None:
-            self.refused_version, self.refused_problems = None, ()
+            self.refused = None
             log.info("routes_in_force", extra={"fields": {"version": version.number, "generation": self.generation}})
         self.version = version
         self._tell_version()
 
     def _followed(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
-        """The certificate files in force, and those of a configuration that may not come in force."""
-        return tuple(dict.fromkeys((*certificate_files(self.configuration), *candidates)))
+        """The certificate files in force, those of a configuration that may not come in force, and those that may mend a
+        version of the routes."""
+        mending = () if self.refused is None else self.refused.followed
+        return tuple(dict.fromkeys((*certificate_files(self.configuration), *candidates, *mending)))
 
     async def _hand_out(self, configuration: Configuration, children: Children, *, of: str) -> tuple[str, ...]:
         """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced. `of` says what is
@@ -239,7 +236,7 @@ class InForce:
             return
         values = self._metrics.values
         values[self._metrics.gauge("config_routes_version")] = 0 if self.version is None else self.version.number
-        values[self._metrics.gauge("config_routes_refused")] = float(self.refused_version is not None)
+        values[self._metrics.gauge("config_routes_refused")] = float(self.refused is not None)
 
     def tell_warnings(self) -> None:
         if warnings := self.configuration.warnings[:PROBLEMS_KEPT_MAX]:
@@ -254,15 +251,11 @@ class InForce:
         }
 
     def status_of_routes(self) -> dict[str, object]:
-        refused = self.refused_version
+        refused = self.refused
         return {
             "version": None if self.version is None else self.version.number,
             "published_at": None if self.version is None else self.version.published_at,
             "refused": None
             if refused is None
-            else {"version": refused.number, "problems": list(self.refused_problems[:PROBLEMS_KEPT_MAX])},
+            else {"version": refused.version.number, "problems": list(refused.problems[:PROBLEMS_KEPT_MAX])},
         }
-
-
-def _lines(error: ConfigurationError) -> tuple[str, ...]:
-    return tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])

@@ -124,6 +124,8 @@ def compose(
         return host
     own = _mapping(parse_document(published.text, file=published.file), published.file)
     name = f"version {version.number} of the routes"
+    if not version.intact:
+        raise ConfigurationError((Problem(name, 1, 1, "", "the text does not fit its checksum"),))
     theirs = _mapping(parse_document(version.text, file=name), name)
     if foreign := _foreign(theirs, name):
         raise ConfigurationError(foreign)

@@ -8,11 +8,11 @@ import logging
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ostiary.core.config import ConfigurationError, compose
 from ostiary.core.model import Configuration
 from ostiary.core.published import RouteVersion
 from ostiary.gateway.published import store
 from ostiary.gateway.published.last_good import LastGood, SnapshotUnusable
+from ostiary.gateway.reload import Refused, RefusedVersion, complete
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
@@ -42,7 +42,7 @@ class Beginning:
     last_good: LastGood
     version: RouteVersion | None = None
     origin: Origin = Origin.NOWHERE
-    refused: tuple[RouteVersion, tuple[str, ...]] | None = None
+    refused: RefusedVersion | None = None
 
 
 async def begin(host: Configuration, last_good: LastGood) -> Beginning:
@@ -57,13 +57,15 @@ async def begin(host: Configuration, last_good: LastGood) -> Beginning:
         return _from_disk(host, last_good, f"Postgres could not be asked for the routes ({reason})")
     if newest is None:
         return _from_disk_or_nothing(host, last_good)
-    composed = _compose(host, newest)
-    if isinstance(composed, Configuration):
-        return Beginning(host, composed, last_good, newest, Origin.POSTGRES)
-    log.error("routes_refused", extra={"fields": {"version": newest.number, "problems": list(composed[:20])}})
-    told = "\n".join(composed)
+    try:
+        return Beginning(host, complete(host, newest), last_good, newest, Origin.POSTGRES)
+    except Refused as error:
+        refused = RefusedVersion(newest, error.problems, error.followed)
+    problems = refused.problems
+    log.error("routes_refused", extra={"fields": {"version": newest.number, "problems": list(problems[:20])}})
+    told = "\n".join(problems)
     begun = _from_disk(host, last_good, f"version {newest.number} of the routes can't be taken here:\n{told}\n")
-    return replace(begun, refused=(newest, composed))
+    return replace(begun, refused=refused)
 
 
 async def _newest(postgres: str) -> RouteVersion | None:
@@ -73,16 +75,6 @@ async def _newest(postgres: str) -> RouteVersion | None:
             return await store.version(connection)
         finally:
             connection.terminate()
-
-
-def _compose(host: Configuration, version: RouteVersion) -> Configuration | tuple[str, ...]:
-    """The problems, if it can't be."""
-    if not version.intact:
-        return (f"version {version.number} of the routes: the text does not fit its checksum",)
-    try:
-        return compose(host, version)
-    except ConfigurationError as error:
-        return tuple(str(problem) for problem in error.problems)
 
 
 def _from_disk(host: Configuration, last_good: LastGood, why: str) -> Beginning:
@@ -96,10 +88,11 @@ def _from_disk(host: Configuration, last_good: LastGood, why: str) -> Beginning:
             f"{why}, and there is no last good snapshot in {last_good.path or 'stores.state, which is not set'}: this "
             "gateway has not served yet. Start it while Postgres can be reached and has routes that fit"
         )
-    composed = _compose(host, kept)
-    if isinstance(composed, tuple):
-        told = "\n".join(composed)
-        raise CannotBegin(f"{why}, and the last good snapshot does not fit this file any more:\n{told}")
+    try:
+        composed = complete(host, kept)
+    except Refused as error:
+        told = "\n".join(error.problems)
+        raise CannotBegin(f"{why}, and the last good snapshot does not fit this file any more:\n{told}") from error
     log.warning("routes_from_disk", extra={"fields": {"version": kept.number, "reason": why.strip()}})
     return Beginning(host, composed, last_good, kept, Origin.DISK)
 

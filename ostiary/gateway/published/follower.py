@@ -123,8 +123,8 @@ class Follower:
 
     async def _catch_up(self, connection: asyncpg.Connection) -> None:
         """A version that was refused is not tried again before the host's own files change, which `in_force` follows."""
-        newest = await store.newest(connection)
-        if newest is None or newest in (_identity(self._in_force.version), _identity(self._in_force.refused_version)):
+        newest, refused = await store.newest(connection), self._in_force.refused
+        if newest is None or newest in (_identity(self._in_force.version), refused and _identity(refused.version)):
             return
         version = await store.version(connection)
         if version is not None:
@@ -166,15 +166,17 @@ class Follower:
         self._reported, self._reported_at = said, now
 
     def _said(self) -> Report:
-        version, refused = self._in_force.version, self._in_force.refused_version
-        problems = [problem[:_PROBLEM_LENGTH_MAX] for problem in self._in_force.refused_problems[:_PROBLEMS_TOLD_MAX]]
+        version, refused = self._in_force.version, self._in_force.refused
+        problems = (
+            [] if refused is None else [each[:_PROBLEM_LENGTH_MAX] for each in refused.problems[:_PROBLEMS_TOLD_MAX]]
+        )
         return Report(
             self._node,
             self._host,
             __version__,
             None if version is None else version.number,
             None if version is None else version.sha256,
-            None if refused is None else refused.number,
+            None if refused is None else refused.version.number,
             tuple(problems),
         )
 

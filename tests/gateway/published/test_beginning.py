@@ -100,7 +100,7 @@ async def test_what_can_not_be_taken_here_is_refused_for_the_last_good(database:
         beginning = await begin(host(database), last_good)
         assert (routes(beginning), beginning.origin) == (["kept"], Origin.DISK)
         assert beginning.refused is not None
-        assert beginning.refused[1]
+        assert beginning.refused.problems
     (last_good.path or Path()).unlink()
     with pytest.raises(CannotBegin, match="does not fit its checksum"):
         await begin(host(database), last_good)
