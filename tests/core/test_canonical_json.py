@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostiary.core.canonical_json import canonical
@@ -52,12 +52,14 @@ def test_what_has_no_text_is_refused(value: object) -> None:
         canonical(value)
 
 
+@settings(deadline=None)  # of a machine with other work, the time of one example says nothing
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_any_number_has_the_same_text_after_reading(value: float) -> None:
     """As below."""
     assert canonical(json.loads(canonical(value))) == canonical(value)
 
 
+@settings(deadline=None)  # of a machine with other work, the time of one example says nothing
 @given(_VALUES)
 def test_the_text_means_the_value_and_is_the_same_after_reading(value: Any) -> None:
     """Whoever verifies reads what was stored; a text that changes with reading would look like a fraud."""

@@ -37,29 +37,31 @@ async def prove(scratch: Path, seconds: float, kill_every: float) -> None:
         readers = {asyncio.create_task(drained(process)) for process in processes}
         kills = 0
         stop = asyncio.Event()
-        async with Callers([process.url for process in processes], token=OPERATOR_TOKEN) as callers:
-            load = asyncio.create_task(callers.run(CALLERS, rounds=10**9, stop=stop))
-            begun = time.monotonic()
-            while time.monotonic() - begun < seconds and not load.done():
-                await asyncio.wait({load}, timeout=min(kill_every, seconds))
-                if time.monotonic() - begun < seconds - 1 and kill_every < seconds:
-                    victim = kills % 2
-                    processes[victim].popen.send_signal(signal.SIGKILL)
-                    await asyncio.to_thread(processes[victim].popen.wait)
-                    processes[victim] = await asyncio.to_thread(start, file)
-                    readers.add(asyncio.create_task(drained(processes[victim])))
-                    callers.urls[victim] = processes[victim].url
-                    kills += 1
-            stop.set()
-            await load
-            lasted = time.monotonic() - begun
-        connection = await asyncpg.connect(server.url())
-        found = await findings(connection, callers.tally)
-        rows = await connection.fetchval("SELECT count(*) FROM audit_log")
-        await connection.close()
-        for process in processes:
-            process.popen.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.popen.wait)
+        try:
+            async with Callers([process.url for process in processes], token=OPERATOR_TOKEN) as callers:
+                load = asyncio.create_task(callers.run(CALLERS, rounds=10**9, stop=stop))
+                begun = time.monotonic()
+                while time.monotonic() - begun < seconds and not load.done():
+                    await asyncio.wait({load}, timeout=min(kill_every, seconds))
+                    if time.monotonic() - begun < seconds - 1 and kill_every < seconds:
+                        victim = kills % 2
+                        processes[victim].popen.send_signal(signal.SIGKILL)
+                        await asyncio.to_thread(processes[victim].popen.wait)
+                        processes[victim] = await asyncio.to_thread(start, file)
+                        readers.add(asyncio.create_task(drained(processes[victim])))
+                        callers.urls[victim] = processes[victim].url
+                        kills += 1
+                stop.set()
+                await load
+                lasted = time.monotonic() - begun
+            connection = await asyncpg.connect(server.url())
+            found = await findings(connection, callers.tally)
+            rows = await connection.fetchval("SELECT count(*) FROM audit_log")
+            await connection.close()
+        finally:
+            for process in processes:
+                process.popen.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(process.popen.wait)
         with suppress(TimeoutError):
             async with asyncio.timeout(10):
                 await asyncio.gather(*readers)

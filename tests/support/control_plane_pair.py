@@ -141,6 +141,8 @@ class Callers:
                 self.tally.turned_away += 1
                 await asyncio.sleep(0.05)
                 continue
+            if operation == "amendKey" and document.get("code") == "conflict":
+                return None  # another caller has revoked it meanwhile
             self.tally.findings.append(f"{operation}: {response.status} {document.get('code')}")
             return None
 
