@@ -21,8 +21,8 @@ SILENT_SECONDS = 15
 NODES_MAX = 1000
 # Keys with one environment, plan and set of scopes are one group; there are some dozens in practice.
 GROUPS_MAX = 10_000
-# Any fixed number that nothing else in this database takes: the first 8 bytes of "ostiaryr".
-ADVISORY_LOCK = int.from_bytes(b"ostiaryr", "big")
+# Any fixed number that nothing else in this database takes: the first 8 bytes of "ostiaryv".
+ADVISORY_LOCK = int.from_bytes(b"ostiaryv", "big")
 
 _SUMMARY = """number, sha256, author, note, rolled_back_to, created_at,
     jsonb_array_length(normal_form -> 'routes') AS routes"""
