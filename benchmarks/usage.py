@@ -26,6 +26,7 @@ import ostiary.control_plane
 from ostiary.demo.stores import EmbeddedPostgres
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.__main__ import Unobserved
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 
 _MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
@@ -128,7 +129,7 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
         )
     spool.close()
     await connection.execute("CHECKPOINT")
-    shipper = Shipper(directory=directory, postgres_url=server.url(), observe=Unobserved())
+    shipper = Shipper(directory=directory, sink=PostgresSink(server.url()), observe=Unobserved())
     own, postgres, begun = time.process_time(), _cpu_seconds(server.pid), time.perf_counter()
     written = await shipper.ship()
     wall = time.perf_counter() - begun

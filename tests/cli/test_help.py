@@ -27,7 +27,7 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 TREE = dict(walk(main))
 LISTS = frozenset(
     {
-        *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
+        *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention", "stream"),
         *("check", "explain", "diff", "status"),
     }
 )
@@ -45,6 +45,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("keys limits set", "keys limits show", "keys limits remove"),
         *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
         *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
+        *("usage consume", "usage stream"),
     }
 
 
