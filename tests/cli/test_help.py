@@ -27,7 +27,19 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 TREE = dict(walk(main))
 LISTS = frozenset(
     {
-        *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention", "stream"),
+        *(
+            "list",
+            "summary",
+            "daily",
+            "endpoints",
+            "errors",
+            "overage",
+            "logs",
+            "tail",
+            "reconcile",
+            "retention",
+            "stream",
+        ),
         *("check", "explain", "diff", "status"),
     }
 )

@@ -73,6 +73,7 @@ class NatsServer:
             "stream": stream,
             "replicas": 1,
             "message_bytes_max": 1 << 20,
+            "ack_wait_seconds": 30.0,
             "credentials": None,
             "tls": None,
             "quarantine": str(directory / "quarantine"),

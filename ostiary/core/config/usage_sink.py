@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from ostiary.core.config.addresses import Directory, StoreUrl
 from ostiary.core.config.fields import Kind, ListOf, NameOrRecord, Record, Schema, Values, defaulted, optional, required
-from ostiary.core.config.kinds import Integer, Size, TextKind, read_text
+from ostiary.core.config.kinds import Duration, Integer, Size, TextKind, read_text
 from ostiary.core.config.pem import PemFile
 from ostiary.core.config.problems import close_name
 from ostiary.core.config.reading import Place, Reading, Refused
@@ -84,6 +84,12 @@ _MESSAGE_MAX = defaulted(
     "Largest payload of a message; not more than `max_payload` of the servers, which is 1 MiB unless configured.",
     "1MiB",
 )
+_ACK_WAIT = defaulted(
+    "ack_wait",
+    Duration("5s", "10m"),
+    "How long a message stays with a consumer that says nothing; then another gets it. One at work says so in time.",
+    "30s",
+)
 _CREDENTIALS = optional(
     "credentials",
     PemFile("a file of credentials (`.creds`), relative to the configuration's folder"),
@@ -112,6 +118,7 @@ def _nats(values: Values) -> NatsStream:
         stream=values[_STREAM],
         replicas=values[_REPLICAS],
         message_bytes_max=values[_MESSAGE_MAX],
+        ack_wait_seconds=values[_ACK_WAIT],
         credentials=credentials and credentials.path,
         tls=values[_TLS],
         quarantine=values[_QUARANTINE],
@@ -121,7 +128,7 @@ def _nats(values: Values) -> NatsStream:
 NATS: Record[NatsStream] = Record(
     "NATS JetStream",
     "A stream of NATS JetStream that shippers write and `ostiary usage consume` reads. Needs `pip install 'ostiary[nats]'`.",
-    (_SERVERS, _STREAM, _REPLICAS, _MESSAGE_MAX, _CREDENTIALS, _TLS, _QUARANTINE),
+    (_SERVERS, _STREAM, _REPLICAS, _MESSAGE_MAX, _ACK_WAIT, _CREDENTIALS, _TLS, _QUARANTINE),
     _nats,
 )
 

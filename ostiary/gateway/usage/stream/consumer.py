@@ -20,7 +20,7 @@ from ostiary.gateway.usage.portion import Portion
 from ostiary.gateway.usage.postgres_sink import postgres_failures
 from ostiary.gateway.usage.sink import SinkFailed
 from ostiary.gateway.usage.stream.connection import Received, StreamConnection, StreamRefused, require_client
-from ostiary.gateway.usage.stream.fitness import ACK_WAIT_SECONDS, CONSUMER, consumer_configuration, unfit_consumer
+from ostiary.gateway.usage.stream.fitness import CONSUMER, consumer_configuration, unfit_consumer
 from ostiary.gateway.usage.stream.message import EndedRun, Unreadable, decode
 from ostiary.gateway.usage.stream.quarantine import set_aside
 
@@ -154,7 +154,7 @@ class Consumer:
 
         async def tell() -> None:
             while True:
-                await asyncio.sleep(ACK_WAIT_SECONDS / 3)
+                await asyncio.sleep(self._settings.ack_wait_seconds / 3)
                 try:
                     await connection.say(received, b"+WPI")
                 except SinkFailed:

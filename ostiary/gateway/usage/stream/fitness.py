@@ -46,7 +46,7 @@ def consumer_configuration(settings: NatsStream) -> dict[str, Any]:
         "name": CONSUMER,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": int(ACK_WAIT_SECONDS) * _SECOND_NS,
+        "ack_wait": int(settings.ack_wait_seconds * _SECOND_NS),
         "max_ack_pending": ACK_PENDING_MAX,
         "max_deliver": -1,
         "replay_policy": "instant",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ostiary.core.usage import NatsStream
 from ostiary.gateway.usage.stream.consumer import Consumer
@@ -47,3 +48,10 @@ async def consume_all(consumer: Consumer) -> int:
     while taken := await consumer.consume(wait_seconds=0.2):
         total += taken
     return total
+
+
+def set_aside(settings: NatsStream) -> list[bytes]:
+    """What is in the quarantine, by number in the stream."""
+    paths = sorted(Path(settings.quarantine).glob("*.message"))
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
+    return [path.read_bytes() for path in paths]
