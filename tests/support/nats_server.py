@@ -21,6 +21,7 @@ from ostiary.gateway.usage.stream.connection import StreamConnection
 from ostiary.gateway.usage.stream.fitness import stream_configuration
 
 READY_WITHIN_SECONDS = 30.0
+_BYTES_MAX = 64 << 20  # of a stream: the server sets it aside at once
 
 
 def program() -> str:
@@ -44,7 +45,7 @@ class NatsServer:
         configuration = self.directory / "nats.conf"
         configuration.write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.directory / "jetstream"}", max_mem: 64MB, max_file: 4GB }}\n{self.options}\n'
+            f'jetstream {{ store_dir: "{self.directory / "jetstream"}", max_mem: 128MB, max_file: 64GB }}\n{self.options}\n'
         )
         with (self.directory / "nats.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -115,7 +116,7 @@ async def create(settings: NatsStream, **changes: Any) -> None:
     """Makes the stream, as `ostiary usage stream --create` does but for `changes`, which may make it one that loses usage."""
     connection = await eventually_open(settings)
     try:
-        wanted = {**stream_configuration(settings, bytes_max=1 << 30), **changes}
+        wanted = {**stream_configuration(settings, bytes_max=_BYTES_MAX), **changes}
         await connection.call(f"STREAM.CREATE.{settings.stream}", wanted)
     finally:
         await connection.close()

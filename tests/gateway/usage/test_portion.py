@@ -101,7 +101,7 @@ async def test_portions_in_any_order_and_twice_are_written_once(
 ) -> None:
     """Row 90: redelivery, of some in the same transaction. Without it: a customer pays twice for what a stream repeats."""
     portions = list(cut(*_spooled(spool_directory, NAMES), 1 << 15))
-    assert len(portions) > 8
+    assert len(portions) > 4
     chance = random.Random(90)
     deliveries = portions * 3
     chance.shuffle(deliveries)

@@ -245,7 +245,7 @@ def _stand_in(name: PortionName) -> Portion:
 
 def _number(text: str) -> int:
     """Raises ValueError."""
-    value = int(text) if text.isdecimal() and len(text) <= 19 else _NUMBER_MAX
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else _NUMBER_MAX
     if value >= _NUMBER_MAX:
         raise ValueError(text)
     return value

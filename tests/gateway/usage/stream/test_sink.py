@@ -347,3 +347,33 @@ async def test_a_token_signs_in(spool_directory: Path, tmp_path: Path) -> None:
         shipper = Shipper(directory=spool_directory, sink=StreamSink(settings), observe=Observed())
         assert await shipper.ship() == 10
         await shipper.close()
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(
+    spool_directory: Path, tmp_path: Path, database: str
+) -> None:
+    """docs/usage-streaming.md, "Set it up". Without it: a gateway that may do everything, because nobody knows what it
+    needs."""
+    inbox = '"_INBOX_usage.>"'
+    gateway = '"usage.>", "$JS.API.STREAM.INFO.usage"'
+    consumer_too = '"$JS.API.CONSUMER.*.usage.>", "$JS.API.CONSUMER.MSG.NEXT.usage.>", "$JS.ACK.usage.>"'
+    users = "\n".join(
+        f'{{ user: {user}, password: "word", permissions: {{ publish: [{publish}], subscribe: [{inbox}] }} }}'
+        for user, publish in (("gateway", gateway), ("consumer", f'"$JS.API.STREAM.INFO.usage", {consumer_too}'))
+    )
+    with running_nats(
+        tmp_path / "nats", f'authorization {{ users: [ {users}\n {{ user: operator, password: "word" }} ] }}\n'
+    ) as server:
+        operator, shipping, consuming = (
+            server.settings("usage", tmp_path, servers=(f"nats://{user}:word@127.0.0.1:{server.port}",))
+            for user in ("operator", "gateway", "consumer")
+        )
+        await create(operator)
+        spool_calls(spool_directory, NAMES)
+        shipper = Shipper(directory=spool_directory, sink=StreamSink(shipping), observe=Observed())
+        assert await shipper.ship() == 1200
+        await shipper.close()
+        consumer = consumer_of(consuming, database)
+        await consume_all(consumer)
+        await consumer.close()
+    assert await count_by_request_id(spool_directory, database) == Counter(NAMES)
