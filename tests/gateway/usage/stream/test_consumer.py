@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from ostiary.core.usage import NatsStream
@@ -238,22 +239,24 @@ async def test_a_stop_ends_when_what_is_in_hand_is_written(
     spool_calls(spool_directory, NAMES)
     await streaming.ship()
     stop = asyncio.Event()
+    other = await asyncpg.connect(database)
     async with asyncio.TaskGroup() as tasks, rows.transaction():
         await rows.execute("LOCK TABLE usage_segments IN EXCLUSIVE MODE")
         running = tasks.create_task(consumer_of(stream, database, batch_max=2).run(stop))
 
         async def waits_for_us() -> bool:
-            return bool(
-                await rows.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity "
-                    "WHERE application_name = 'ostiary-usage-consumer' AND wait_event_type = 'Lock'"
-                )
+            # By another connection: within the transaction that locks, this view does not change.
+            waiting = await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'ostiary-usage-consumer' AND wait_event_type = 'Lock'"
             )
+            return bool(waiting)
 
         await until(waits_for_us, "the consumer is in the middle of a batch")
         stop.set()
         await asyncio.sleep(0)
         assert not running.done()
+    await other.close()
     told = await ask(stream, f"CONSUMER.INFO.{stream.stream}.{CONSUMER}")
     assert told["num_ack_pending"] == 0
     assert await rows.fetchval("SELECT count(*) FROM usage_events") > 0
