@@ -2,10 +2,11 @@
 
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
-    edge           authorization, request ids, security headers, the log line
+    access         who calls and who may: roles, and what a row of the authorization matrix says
+    edge           who calls, request ids, security headers, the log line
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
-    dispatch       serves operations;  export  lists as CSV
+    dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation  describe operations;  problem_pages  the gateway's errors
     listener       the listening side

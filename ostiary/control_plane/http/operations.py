@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http.access import Caller
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
 
@@ -30,12 +31,13 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[PathT, QueryT, BodyT]):
-    """One call, checked. `connection` is in a transaction that ends with the call: committed before the answer goes out,
-    undone if the handler raises; read-only for GET."""
+    """One call, checked, by a caller who may. `connection` is in a transaction that ends with the call: committed before
+    the answer goes out, undone if the handler raises; read-only for GET."""
 
     path: PathT
     query: QueryT
     body: BodyT
+    caller: Caller
     connection: Connection
 
 

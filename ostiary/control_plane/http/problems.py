@@ -27,6 +27,7 @@ class ProblemCode(Enum):
         401, "Credentials missing", "Send the operator token: Authorization: Bearer <operator token>."
     )
     CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "The operator token is not valid.")
+    ROLE_MISSING = Meaning(403, "Role missing", "Your role does not allow this; see /docs for the one that does.")
     NOT_FOUND = Meaning(404, "Not found", "There is nothing at this address; see /docs for what there is.")
     METHOD_NOT_ALLOWED = Meaning(405, "Method not allowed", "This resource does not take this method; see Allow.")
     REQUEST_TIMEOUT = Meaning(408, "Request timeout", "The body did not arrive in time.")

@@ -57,10 +57,12 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
         return await keys.limits(call.connection, call.path.key_id)
 
     async def put_limits(call: Call[KeyPath, NoParameters, KeyLimits]) -> KeyLimitsInForce:
-        return await keys.put_limits(call.connection, call.path.key_id, call.body)
+        changed_by = call.caller.actor.principal
+        return await keys.put_limits(call.connection, call.path.key_id, call.body, changed_by=changed_by)
 
     async def delete_limits(call: Call[KeyPath, Removal, NoBody]) -> KeyLimitsInForce:
-        return await keys.remove_limits(call.connection, call.path.key_id, call.query.reason)
+        changed_by = call.caller.actor.principal
+        return await keys.remove_limits(call.connection, call.path.key_id, call.query.reason, changed_by=changed_by)
 
     return (
         change(
