@@ -53,10 +53,12 @@ class _Costs:
         return [(now - then) / rows * 1e6 for now, then in zip(self._now(), self._began, strict=True)]
 
 
-async def _ship(directory: Path, sink: Sink) -> None:
+async def _ship(directory: Path, sink: Sink, rows: int, measured: _Costs) -> list[float]:
     shipper = Shipper(directory=directory, sink=sink, observe=Unobserved())
     await shipper.ship()
+    costs = measured.a_row(rows)  # before a process of Postgres ends, and its time is nobody's
     await shipper.close()
+    return costs
 
 
 async def _measure(
@@ -74,11 +76,9 @@ async def _measure(
         await connection.execute("CHECKPOINT")
         measured = _Costs(postgres, nats)
         if way == "direct":
-            await _ship(directory, PostgresSink(postgres.url()))
-            costs["shipper -> Postgres"] = measured.a_row(rows)
+            costs["shipper -> Postgres"] = await _ship(directory, PostgresSink(postgres.url()), rows, measured)
         else:
-            await _ship(directory, StreamSink(settings))
-            costs["shipper -> stream"] = measured.a_row(rows)
+            costs["shipper -> stream"] = await _ship(directory, StreamSink(settings), rows, measured)
             consumer = Consumer(settings=settings, postgres_url=postgres.url(), observe=_Unobserved())
             measured = _Costs(postgres, nats)
             while await consumer.consume(wait_seconds=0.1):
