@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, keys, usage
+from ostiary.control_plane import accounts, audit, keys, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, openapi, problem_pages
@@ -79,9 +79,8 @@ async def build_app(configuration: Configuration) -> web.Application:
             )
         ),
         *usage.operations(usage.Usage(accounts=directory)),
+        *audit.operations(audit.Audit(accounts=directory)),
     )
-    edge = Edge(operator_token=settings.operator_token)
-    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     dispatcher = Dispatcher(
         pool=pool,
         matrix=MATRIX,
@@ -90,7 +89,10 @@ async def build_app(configuration: Configuration) -> web.Application:
             "app_id": accounts.organization_of_app,
             "key_id": keys.organization_of_key,
         },
+        audit=audit.AuditLog(),
     )
+    edge = Edge(operator_token=settings.operator_token, turned_away=dispatcher.turned_away)
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, declared, dispatcher)
     _add_pages(app, declared, pool)
     app.on_response_prepare.append(dress)

@@ -12,7 +12,6 @@ from ostiary.core.model import Configuration
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import PostgresSink, Sink, run_shipper
-from ostiary.gateway.usage.stream import ClientMissing, StreamSink
 
 log = logging.getLogger("ostiary.gateway.shipping")
 
@@ -64,6 +63,9 @@ class Shipper:
 def sink_of(configuration: Configuration) -> Sink:
     """Where usage goes. Raises CannotStartService."""
     if configuration.usage.sink is not None:
+        # The client of NATS, and what it imports, is for those who have a stream.
+        from ostiary.gateway.usage.stream import ClientMissing, StreamSink
+
         try:
             return StreamSink(configuration.usage.sink)
         except ClientMissing as error:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ostiary.core.usage import NatsStream
 from ostiary.demo.valkey import free_port
 from ostiary.gateway.usage.stream.connection import StreamConnection
@@ -95,7 +97,12 @@ class NatsServer:
             self.kill()
 
     def pause(self) -> None:
+        """When it returns, no thread of it runs any more."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() - began < READY_WITHIN_SECONDS, "nats-server does not stop"
+            time.sleep(0.01)
 
     def resume(self) -> None:
         if self.process.poll() is None:

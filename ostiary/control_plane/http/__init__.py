@@ -4,6 +4,7 @@
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
     edge           who calls, request ids, security headers, the log line
+    auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
     dispatch       serves operations, to callers who may;  export  lists as CSV
@@ -14,6 +15,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
+from ostiary.control_plane.http.auditing import Audited, AuditedExport, Ids
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -34,9 +36,12 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 __all__ = [
     "Answer",
     "AnyOperation",
+    "Audited",
+    "AuditedExport",
     "Call",
     "Count",
     "FormatField",
+    "Ids",
     "KeyCursor",
     "KeyId",
     "KeyPaging",
