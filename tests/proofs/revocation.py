@@ -3,7 +3,6 @@ the API's answer, time after time."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.endurance.callers import Callers
 from tests.endurance.origin import running_origin
 from tests.endurance.revoking import HOLDS_WITHIN_SECONDS, Revocation, revoke_under_load, second_node
 from tests.endurance.site import Site, fresh_database
-from tests.support.directories import directory_for_all
+from tests.proofs._program import run_counted
 
 WORKERS = 2  # of each node
 CALLERS = 3
@@ -79,16 +78,12 @@ def report(found: list[Revocation]) -> list[str]:
     return failures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/prove revocation", description=__doc__)
-    parser.add_argument("--runs", type=int, default=200, help="keys revoked (default 200, about 8 minutes)")
-    chosen = parser.parse_args()
-    with directory_for_all() as directory:
-        failures = prove(directory, chosen.runs)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_counted(
+        prove,
+        name="revocation",
+        about=__doc__,
+        option="runs",
+        default=200,
+        meaning="keys revoked (default 200, about 8 minutes)",
+    )
