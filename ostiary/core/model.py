@@ -556,3 +556,8 @@ class Configuration:
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     certificates: tuple[CertificateUse, ...] = ()
     published: PublishedRoutes | None = None
+
+    @property
+    def metered(self) -> bool:
+        """Is there anywhere for usage to go?"""
+        return self.stores.postgres is not None or self.usage.sink is not None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ostiary.control_plane.db.pool import Connection
 from ostiary.control_plane.db.schema import MigrationError, connected
 
+NOTHING: frozenset[str] = frozenset()
 READ = frozenset({"SELECT"})
 ADD = READ | {"INSERT"}
 CHANGE = ADD | {"UPDATE"}
@@ -22,6 +23,7 @@ TABLES: Mapping[str, frozenset[str]] = {
     "audit_log": READ,
     "route_versions": ADD,  # what was applied stays
     "gateway_nodes": ROWS,
+    "audit_pending": NOTHING,
     "organizations": ROWS,
     "apps": ROWS,
     "api_keys": CHANGE,
@@ -60,6 +62,8 @@ async def grant(url: str, role: str) -> list[str]:
         told = []
         for row in rows:
             rights = ", ".join(sorted(TABLES.get(row["name"], ROWS)))
+            if not rights:
+                continue
             await connection.execute(f"GRANT {rights} ON {schema}.{row['quoted']} TO {name}")
             told.append(f"{row['name']}: {rights}")
         await connection.execute(
