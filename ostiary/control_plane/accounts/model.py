@@ -31,6 +31,12 @@ class Organization(Answer):
     created_at: datetime
 
 
+class OrganizationChanges(Request):
+    """What is not given stays."""
+
+    name: Name | None = None
+
+
 class OrganizationPage(Page[Organization]):
     """Organizations, newest first."""
 

@@ -3,9 +3,11 @@
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
+    browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
+    transactions   on the pool, and what the database's refusals mean
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation  describe operations;  problem_pages  the gateway's errors
@@ -27,9 +29,20 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
+from ostiary.control_plane.http.operations import (
+    AnyOperation,
+    Call,
+    UnboundCall,
+    amend,
+    change,
+    change_unbound,
+    read,
+    remove,
+    replace,
+)
 from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.transactions import Transactions
 
 __all__ = [
     "Answer",
@@ -52,9 +65,12 @@ __all__ = [
     "Request",
     "RequestCursor",
     "Rule",
+    "Transactions",
+    "UnboundCall",
     "Uuid",
     "amend",
     "change",
+    "change_unbound",
     "cut",
     "invalid",
     "read",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
-import asyncpg
 import pydantic_core
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -18,17 +16,9 @@ from ostiary.control_plane.http import export, idempotency, reading
 from ostiary.control_plane.http.access import Access, Caller
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
-from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
+from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
-
-# How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
-ACQUIRE_SECONDS = 2.0
-
-# Classes of SQLSTATE that say "not now" rather than "wrong": connection, rollback (deadlock), resources, object in use,
-# operator intervention (shutdown, cancelled by a time bound), system; and a read-only server after a failover.
-_PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-_READ_ONLY = "25006"
-
+from ostiary.control_plane.http.transactions import Transactions
 
 # The id of the organization that a thing belongs to, by the thing's id; None when there is no such thing.
 OwnerLookup = Callable[[Connection, str], Awaitable[str | None]]
@@ -38,16 +28,19 @@ class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
     thing to the organization it belongs to.
 
-    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing: at start, not in a call."""
+    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing, and ValueError when one
+    that is bound to no transaction asks for a membership: at start, not in a call."""
 
     def __init__(self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup]) -> None:
-        self._pool = pool
+        self._transactions = Transactions(pool)
         self._matrix = matrix
         self._owners = owners
 
     def handler(self, operation: AnyOperation) -> Handler:
         if (whose := self._matrix[operation.id].whose) is not None:
             self._owners[whose]
+            if operation.unbound:
+                raise ValueError(f"{operation.id}: a membership is looked up in the transaction of the call")
 
         async def handle(request: web.Request) -> web.StreamResponse:
             return await self._serve(operation, request)
@@ -69,11 +62,16 @@ class Dispatcher:
         if operation.body_model is not NoBody:
             sent = await reading.read_body(request)
             body = reading.check_body(operation.body_model, sent)
-            if operation.method is Method.POST:  # the other methods do the same when they are repeated
+            # The other methods do the same when they are repeated; who is bound to no transaction can't keep an answer in it.
+            if operation.method is Method.POST and not operation.unbound:
                 claim = _claim(operation, request, caller, sent.value)
 
+        if operation.unbound:
+            return await self._serve_unbound(
+                operation, UnboundCall(path=path, body=body, caller=caller, request=request)
+            )
         call = partial(Call, path=path, query=query, body=body, caller=caller)
-        async with self._transaction(operation.method) as connection:
+        async with self._transactions.open(reads=operation.method is Method.GET) as connection:
             await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
@@ -82,13 +80,20 @@ class Dispatcher:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
         return _answer(operation, operation.status, answer.model_dump(mode="json"))
 
+    async def _serve_unbound(self, operation: AnyOperation, call: UnboundCall[Any, Any]) -> web.Response:
+        answer = await operation.handler(call)
+        response = _answer(operation, operation.status, answer.model_dump(mode="json"))
+        for name, value in call.answer_headers:
+            response.headers.add(name, value)
+        return response
+
     async def _pages(
         self, operation: AnyOperation, caller: Caller, path: Parameters, query: Any
     ) -> AsyncIterator[Sequence[Answer]]:
         """All pages of a list, each in a transaction of its own. Raises Problem."""
         rows = 0
         while True:
-            async with self._transaction(operation.method) as connection:
+            async with self._transactions.open(reads=operation.method is Method.GET) as connection:
                 if "limit" in operation.query_model.model_fields:
                     query = query.model_copy(update={"limit": export.PAGE_ROWS})
                 await self._require_membership(operation, connection, caller, path, NoBody())
@@ -125,27 +130,6 @@ class Dispatcher:
         if role is not None or caller.actor.platform_role is not None:  # it may be seen, at least
             raise Problem(ProblemCode.ROLE_MISSING)
         raise Problem(ProblemCode.NOT_FOUND) if in_path else invalid(access.whose, "there is nothing of this id")
-
-    @asynccontextmanager
-    async def _transaction(self, method: Method) -> AsyncIterator[Connection]:
-        reads = method is Method.GET
-        try:
-            async with (
-                self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
-                # A list and its total are of one moment.
-                connection.transaction(isolation="repeatable_read" if reads else "read_committed", readonly=reads),
-            ):
-                yield connection
-        except asyncpg.PostgresError as error:
-            if (error.sqlstate or "")[:2] in _PASSING_CLASSES or error.sqlstate == _READ_ONLY:
-                raise _unavailable() from error
-            raise
-        except asyncpg.InterfaceError as error:
-            if isinstance(error, ValueError):  # an argument that does not fit its column: a fault of ours
-                raise
-            raise _unavailable() from error
-        except (OSError, TimeoutError) as error:
-            raise _unavailable() from error
 
 
 def _claim(operation: AnyOperation, request: web.Request, caller: Caller, body: object) -> idempotency.Claim | None:
@@ -186,7 +170,3 @@ def _location(operation: AnyOperation, document: dict[str, object]) -> str | Non
     return (
         None if operation.location is None else BASE + operation.location.format_map(cast("dict[str, str]", document))
     )
-
-
-def _unavailable() -> Problem:
-    return Problem(ProblemCode.DATABASE_UNAVAILABLE, headers=[("Retry-After", "2")])

@@ -1,7 +1,7 @@
 """What holds for every call whatever it asks: who calls, how many at once, the request id, the headers, the log line.
 
-Nobody gets in unknown, except to what `OPEN` names: a new operation is closed until someone writes it here. Whether the
-caller may do what is asked, `dispatch` decides."""
+Nobody gets in unknown, except to what `OPEN` names and to what the authorization matrix opens: a new operation is closed
+until someone writes it there. Whether the caller may do what is asked, `dispatch` decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
 from uuid import uuid4
 
@@ -19,7 +19,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ostiary.control_plane.http import problem_pages
-from ostiary.control_plane.http.access import Actor, Caller, PlatformRole
+from ostiary.control_plane.http.access import NOBODY, Actor, Caller, PlatformRole
+from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 from ostiary.core.errors import ErrorCode
@@ -38,8 +39,16 @@ _call_id: ContextVar[str | None] = ContextVar("call_id", default=None)
 # 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
 OPERATOR_TOKEN_LENGTH_MIN = 32
 
+KEY_DOCUMENT_PATH = "/.well-known/jwks.json"
 OPEN = frozenset(
-    {f"{BASE}/openapi.json", "/docs", "/healthz", "/readyz", *(problem_pages.PREFIX + code.page for code in ErrorCode)}
+    {
+        f"{BASE}/openapi.json",
+        KEY_DOCUMENT_PATH,
+        "/docs",
+        "/healthz",
+        "/readyz",
+        *(problem_pages.PREFIX + code.page for code in ErrorCode),
+    }
 )
 
 # Calls under way in one process. They share ten connections; what waits beyond this would time out anyway.
@@ -68,10 +77,20 @@ def request_id_of(sent: str | None) -> str:
 class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
-    A token that is not the configuration's is shown to `authenticators` in turn."""
+    A token that is not the configuration's is shown to `authenticators` in turn; a call without one may be of a session.
+    `unknown` are the paths that are for everyone."""
 
-    def __init__(self, *, operator_token: str, authenticators: Sequence[Authenticator] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        operator_token: str,
+        authenticators: Sequence[Authenticator] = (),
+        sessions: BrowserSessions | None = None,
+        unknown: Collection[str] = (),
+    ) -> None:
         self._authenticators = tuple(authenticators)
+        self._sessions = sessions
+        self._unknown = frozenset(unknown)
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
         self._calls = 0
@@ -117,7 +136,7 @@ class Edge:
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
             if request.path not in OPEN:
-                actor = await self._authenticate(request)
+                actor = NOBODY if request.path in self._unknown else await self._authenticate(request)
                 _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)
         except Problem as problem:
@@ -135,6 +154,8 @@ class Edge:
         """By the path as routed: whatever is not open by name is closed, addresses where nothing is included."""
         sent = request.headers.getall("Authorization", [])
         if not sent:
+            if self._sessions is not None and (actor := await self._sessions.actor(request)) is not None:
+                return actor
             raise Problem(ProblemCode.CREDENTIALS_MISSING, headers=[("WWW-Authenticate", 'Bearer realm="ostiary"')])
         scheme, _, token = sent[0].partition(" ")
         if len(sent) == 1 and scheme.lower() == "bearer" and (actor := await self._actor(token)) is not None:
