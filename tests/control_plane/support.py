@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import DummyCookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from ostiary.control_plane.app import build_app
@@ -64,7 +64,8 @@ class _ListeningServer(TestServer):
 @asynccontextmanager
 async def serving(configuration: Configuration) -> AsyncIterator[Api]:
     """The control plane of `configuration` on a free port."""
-    async with TestClient(_ListeningServer(await build_app(configuration))) as client:
+    # Cookies are sent where a test says so.
+    async with TestClient(_ListeningServer(await build_app(configuration)), cookie_jar=DummyCookieJar()) as client:
         yield Api(client)
 
 

@@ -81,7 +81,7 @@ def test_a_cursor_is_read_as_it_was_written(moment: datetime, identifier: Any) -
     [
         (accounts.ORGANIZATIONS_PAGE, "organizations_by_age"),
         (accounts.APPS_PAGE, "apps_by_age"),
-        (accounts.APPS_OF_ORGANIZATIONS_PAGE, "apps_by_organization"),
+        (accounts.APPS_OF_ORGANIZATION_PAGE, "apps_by_organization"),
         (keys.KEYS_OF_APP_PAGE, "api_keys_by_app"),
     ],
 )

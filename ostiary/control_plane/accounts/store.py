@@ -33,13 +33,21 @@ APPS_PAGE = """
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
-APPS_OF_ORGANIZATIONS_PAGE = """
-    -- Guarantees the organizations' next apps in order, none twice and none left out.
+APPS_OF_ORGANIZATION_PAGE = """
+    -- Guarantees the organization's next apps in order, none twice and none left out.
     SELECT id, organization_id, name, description, created_at FROM apps
-    WHERE organization_id = ANY($4::uuid[]) AND (created_at, id) <
+    WHERE organization_id = $4 AND (created_at, id) <
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
+# A page of each, along its index, and of these the first: one condition on all of them would sort all their apps.
+APPS_OF_ORGANIZATIONS_PAGE = f"""
+    -- Guarantees the organizations' next apps in order, none twice and none left out.
+    SELECT app.* FROM unnest($4::uuid[]) AS whose (id) CROSS JOIN LATERAL (
+        {APPS_OF_ORGANIZATION_PAGE.replace("$4", "whose.id")}
+    ) AS app
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""  # noqa: S608  a constant of this file
 
 
 async def insert_organization(connection: Connection, name: str) -> Organization:
@@ -123,8 +131,11 @@ async def apps_of(
     connection: Connection, organizations: Sequence[str], *, after: Position | None, limit: int
 ) -> tuple[Sequence[App], int]:
     """As `apps`, those of some organizations."""
-    arguments = (after and after.created_at, after and after.id, limit, list(organizations))
-    rows = await connection.fetch(APPS_OF_ORGANIZATIONS_PAGE, *arguments)
+    arguments = (after and after.created_at, after and after.id, limit)
+    if len(organizations) == 1:
+        rows = await connection.fetch(APPS_OF_ORGANIZATION_PAGE, *arguments, organizations[0])
+    else:
+        rows = await connection.fetch(APPS_OF_ORGANIZATIONS_PAGE, *arguments, list(organizations))
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval(
         "SELECT count(*) FROM apps WHERE organization_id = ANY($1::uuid[])", list(organizations)
