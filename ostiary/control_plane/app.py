@@ -62,8 +62,11 @@ class _Settings:
     key_encryption: KeyEncryption = field(repr=False)
 
 
-async def build_app(configuration: Configuration) -> web.Application:
-    """The API, connected to Postgres; its cleanup closes the connections.
+async def build_app(
+    configuration: Configuration, *, served: Callable[[AnyOperation], AnyOperation] = lambda operation: operation
+) -> web.Application:
+    """The API, connected to Postgres; its cleanup closes the connections. `served` is how each operation is served: as it is
+    declared, unless somebody wants to know who gets through to it.
 
     Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
     DatabaseUnavailable."""
@@ -120,7 +123,7 @@ async def build_app(configuration: Configuration) -> web.Application:
             "invitation_id": members.organization_of_invitation,
         },
     )
-    _add_operations(app, declared, dispatcher)
+    _add_operations(app, [served(operation) for operation in declared], dispatcher)
     _add_pages(app, declared, pool)
     _add_key_document(app, signing_keys)
     app.on_response_prepare.append(dress)

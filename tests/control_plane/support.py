@@ -54,7 +54,7 @@ def configuration_for(
     )
 
 
-class _ListeningServer(TestServer):
+class ListeningServer(TestServer):
     """aiohttp's test server, on the listening side that is used in earnest."""
 
     async def _make_runner(self, **_: Any) -> web.BaseRunner:
@@ -65,7 +65,7 @@ class _ListeningServer(TestServer):
 async def serving(configuration: Configuration) -> AsyncIterator[Api]:
     """The control plane of `configuration` on a free port."""
     # Cookies are sent where a test says so.
-    async with TestClient(_ListeningServer(await build_app(configuration)), cookie_jar=DummyCookieJar()) as client:
+    async with TestClient(ListeningServer(await build_app(configuration)), cookie_jar=DummyCookieJar()) as client:
         yield Api(client)
 
 
