@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, keys, members, platform_tokens, sign_in, usage, users
+from ostiary.control_plane import accounts, audit, keys, members, platform_tokens, sign_in, usage, users
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import Transactions, documentation, openapi, problem_pages
@@ -105,14 +105,8 @@ async def build_app(
         *accounts.operations(directory),
         *keys.operations(keys.Keys(plans=configuration.plans.keys(), envelope=envelope, key_prefix=prefix)),
         *usage.operations(usage.Usage(accounts=directory)),
+        *audit.operations(audit.Audit(accounts=directory)),
     )
-    edge = Edge(
-        operator_token=settings.operator_token,
-        authenticators=[tokens.authenticate, authentication.of_token],
-        sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
-        unknown=[BASE + operation.path for operation in declared if MATRIX[operation.id].unknown],
-    )
-    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     dispatcher = Dispatcher(
         pool=pool,
         matrix=MATRIX,
@@ -122,7 +116,16 @@ async def build_app(
             "key_id": keys.organization_of_key,
             "invitation_id": members.organization_of_invitation,
         },
+        audit=audit.AuditLog(),
     )
+    edge = Edge(
+        operator_token=settings.operator_token,
+        authenticators=[tokens.authenticate, authentication.of_token],
+        sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
+        unknown=[BASE + operation.path for operation in declared if MATRIX[operation.id].unknown],
+        turned_away=dispatcher.turned_away,
+    )
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, [served(operation) for operation in declared], dispatcher)
     _add_pages(app, declared, pool)
     _add_key_document(app, signing_keys)

@@ -30,7 +30,7 @@ MATRIX: Mapping[str, Access] = {
     "listMySessions": THEIR_OWN,
     "endMySession": THEIR_OWN,
     "acceptInvitationAsUser": THEIR_OWN,
-    "leaveOrganization": members(Role.VIEWER, "organization_id"),
+    "leaveOrganization": THEIR_OWN,
     # Users and the platform
     "listUsers": PLATFORM_READERS,
     "getUser": PLATFORM_READERS,
@@ -79,4 +79,8 @@ MATRIX: Mapping[str, Access] = {
     "usageQuotas": THEIR_OWN,
     "usageLogs": THEIR_OWN,
     "usageOfApp": members(Role.VIEWER, "app_id", platform=READERS),
+    # Audit
+    "listAudit": PLATFORM_READERS,
+    "auditHead": PLATFORM_READERS,
+    "listOrganizationAudit": members(Role.ADMIN, "organization_id", platform=READERS),
 }

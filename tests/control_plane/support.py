@@ -99,7 +99,11 @@ class Api:
         headers = dict(options.pop("headers", {}))
         if token is not None:
             headers.setdefault("Authorization", f"Bearer {token}")
-        base = "" if path.startswith(("/docs", "/problems/", "/healthz", "/readyz", "/api/")) else "/api/v1"
+        base = (
+            ""
+            if path.startswith(("/docs", "/problems/", "/healthz", "/readyz", "/api/", "/.well-known/"))
+            else "/api/v1"
+        )
         async with self.client.request(method, base + path, headers=headers, **options) as response:
             return Reply(response.status, response.headers.copy(), await response.text())
 

@@ -45,7 +45,15 @@ class Walk:
         body: type[Request] = NoBody
         if access.whose is not None and access.whose not in operation.path_model.model_fields:
             body = create_model("About", __base__=Request, **{access.whose: (str, ...)})  # type: ignore[call-overload]
-        return replace(operation, handler=reached, body_model=body, query_model=NoParameters, csv=None)
+        return replace(
+            operation,
+            handler=reached,
+            unbound=False,
+            audited=unwritten(operation),
+            body_model=body,
+            query_model=NoParameters,
+            csv=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,13 @@ class OrganizationChanges(Request):
     name: Name | None = None
 
 
+class RecordedOrganization(Answer):
+    """What the audit log is told of an organization."""
+
+    name: str
+    created_at: datetime
+
+
 class OrganizationPage(Page[Organization]):
     """Organizations, newest first."""
 
@@ -51,6 +58,15 @@ class NewApp(Request):
 
 class App(Answer):
     id: Uuid
+    organization_id: Uuid
+    name: str
+    description: str
+    created_at: datetime
+
+
+class RecordedApp(Answer):
+    """What the audit log is told of an app."""
+
     organization_id: Uuid
     name: str
     description: str

@@ -5,6 +5,7 @@
     access         who calls and who may: roles, and what a row of the authorization matrix says
     browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
+    auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
     transactions   on the pool, and what the database's refusals mean
@@ -16,6 +17,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
+from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Ids, Note
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -47,15 +49,20 @@ from ostiary.control_plane.http.transactions import Transactions
 __all__ = [
     "Answer",
     "AnyOperation",
+    "Audited",
+    "AuditedByItself",
+    "AuditedExport",
     "Call",
     "Count",
     "FormatField",
+    "Ids",
     "KeyCursor",
     "KeyId",
     "KeyPaging",
     "Name",
     "NoBody",
     "NoParameters",
+    "Note",
     "Page",
     "Paging",
     "Parameters",

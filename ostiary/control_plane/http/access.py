@@ -54,7 +54,8 @@ class Actor:
         return tuple(self.memberships) if self.platform_role is None else None
 
 
-NOBODY = Actor("nobody", "not known")
+# Who calls without being known.
+UNKNOWN = Actor("unknown", "")
 
 
 @dataclass(frozen=True, slots=True)

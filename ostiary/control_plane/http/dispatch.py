@@ -1,8 +1,9 @@
-"""Serves the declared operations: read, authorize, claim, do, store, commit, answer, in that order."""
+"""Serves the declared operations: read, authorize, claim, do, store, write down, commit, answer, in that order."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -14,38 +15,55 @@ from pydantic import BaseModel
 from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import export, idempotency, reading
 from ostiary.control_plane.http.access import Access, Caller
+from ostiary.control_plane.http.auditing import AuditTrail
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Problem, ProblemCode, invalid
+from ostiary.control_plane.http.recording import OwnerLookup, Recording
 from ostiary.control_plane.http.transactions import Transactions
-
-# The id of the organization that a thing belongs to, by the thing's id; None when there is no such thing.
-OwnerLookup = Callable[[Connection, str], Awaitable[str | None]]
 
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
-    thing to the organization it belongs to.
+    thing to the organization it belongs to, `audit` where changes and refusals are written down.
 
-    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing, and ValueError when one
-    that is bound to no transaction asks for a membership: at start, not in a call."""
+    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
+    something and does not say what is written down of it, or asks for a membership without a transaction to look it up in: at
+    start, not in a call."""
 
-    def __init__(self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup]) -> None:
+    def __init__(
+        self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup], audit: AuditTrail
+    ) -> None:
         self._transactions = Transactions(pool)
         self._matrix = matrix
         self._owners = owners
+        self._recording = Recording(log=audit, owners=owners, transaction=self._transaction)
+        self._operations: dict[Handler, AnyOperation] = {}
 
     def handler(self, operation: AnyOperation) -> Handler:
         if (whose := self._matrix[operation.id].whose) is not None:
             self._owners[whose]
             if operation.unbound:
                 raise ValueError(f"{operation.id}: a membership is looked up in the transaction of the call")
+        self._recording.check(operation)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._serve(operation, request)
+            try:
+                return await self._serve(operation, request)
+            except Problem as problem:
+                caller = the_caller()
+                await self._recording.refused(operation, request, problem, caller, caller.request_id)
+                raise
 
+        self._operations[handle] = operation
         return handle
+
+    async def turned_away(self, request: web.Request, problem: Problem, request_id: str) -> None:
+        """Writes down that someone was refused before it was known who calls."""
+        operation = self._operations.get(request.match_info.handler)
+        if operation is not None:
+            await self._recording.refused(operation, request, problem, None, request_id)
 
     async def _serve(self, operation: AnyOperation, request: web.Request) -> web.StreamResponse:
         caller = the_caller()
@@ -67,17 +85,19 @@ class Dispatcher:
                 claim = _claim(operation, request, caller, sent.value)
 
         if operation.unbound:
-            return await self._serve_unbound(
-                operation, UnboundCall(path=path, body=body, caller=caller, request=request)
-            )
+            note = partial(self._recording.note, operation, caller)
+            return await self._serve_unbound(operation, UnboundCall(path, body, caller, request, note))
         call = partial(Call, path=path, query=query, body=body, caller=caller)
-        async with self._transactions.open(reads=operation.method is Method.GET) as connection:
+        async with self._transaction(operation.method) as connection:
             await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
+            begun = await self._recording.begin(connection, operation, path)
             answer = await operation.handler(call(connection=connection))
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
+            if begun is not None:
+                await self._recording.end(connection, operation, caller, begun, answer)
         return _answer(operation, operation.status, answer.model_dump(mode="json"))
 
     async def _serve_unbound(self, operation: AnyOperation, call: UnboundCall[Any, Any]) -> web.Response:
@@ -87,13 +107,16 @@ class Dispatcher:
             response.headers.add(name, value)
         return response
 
+    def _transaction(self, method: Method) -> AbstractAsyncContextManager[Connection]:
+        return self._transactions.open(reads=method is Method.GET)
+
     async def _pages(
         self, operation: AnyOperation, caller: Caller, path: Parameters, query: Any
     ) -> AsyncIterator[Sequence[Answer]]:
         """All pages of a list, each in a transaction of its own. Raises Problem."""
         rows = 0
         while True:
-            async with self._transactions.open(reads=operation.method is Method.GET) as connection:
+            async with self._transaction(operation.method) as connection:
                 if "limit" in operation.query_model.model_fields:
                     query = query.model_copy(update={"limit": export.PAGE_ROWS})
                 await self._require_membership(operation, connection, caller, path, NoBody())
@@ -102,6 +125,8 @@ class Dispatcher:
                 )
             if rows == 0 and page.total > export.ROWS_MAX:
                 raise invalid("format", f"these are {page.total} rows, and at most {export.ROWS_MAX} go into one file")
+            if rows == 0:
+                await self._recording.exported(operation, caller, path, query)
             yield page.data
             rows += len(page.data)
             if page.next_cursor is None:
@@ -113,7 +138,7 @@ class Dispatcher:
         """Before anything of the call is read, where only the platform's own people may."""
         access = self._matrix[operation.id]
         if access.least is None and not access.anyone and caller.actor.platform_role not in access.platform:
-            raise Problem(ProblemCode.ROLE_MISSING)
+            raise NotPermitted(ProblemCode.ROLE_MISSING)
 
     async def _require_membership(
         self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, body: BaseModel
@@ -128,8 +153,11 @@ class Dispatcher:
         if role is not None and role.reaches(access.least):
             return
         if role is not None or caller.actor.platform_role is not None:  # it may be seen, at least
-            raise Problem(ProblemCode.ROLE_MISSING)
-        raise Problem(ProblemCode.NOT_FOUND) if in_path else invalid(access.whose, "there is nothing of this id")
+            raise NotPermitted(ProblemCode.ROLE_MISSING, organization_id=owner if role is not None else None)
+        absent = FieldProblem(access.whose, "there is nothing of this id")
+        code = ProblemCode.NOT_FOUND if in_path else ProblemCode.INVALID_FIELDS
+        # Also of what is not there: that it were written down, or not, would take another time, and tell which it is.
+        raise NotPermitted(code, errors=() if in_path else (absent,))
 
 
 def _claim(operation: AnyOperation, request: web.Request, caller: Caller, body: object) -> idempotency.Claim | None:

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ostiary.control_plane.http import problem_pages
-from ostiary.control_plane.http.access import NOBODY, Actor, Caller, PlatformRole
+from ostiary.control_plane.http.access import UNKNOWN, Actor, Caller, PlatformRole
 from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
@@ -29,6 +29,9 @@ log = logging.getLogger("ostiary.control_plane")
 
 # Whose bearer token this is; None for one that is not its to know. Raises Problem when it can't tell now.
 Authenticator = Callable[[str], Awaitable[Actor | None]]
+
+# Told of a call that is refused before it is known who calls, with its request id; never raises.
+Witness = Callable[[web.Request, Problem, str], Awaitable[None]]
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 OPERATOR = Actor("operator", "operator token", PlatformRole.OPERATOR)
@@ -78,7 +81,7 @@ class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
     A token that is not the configuration's is shown to `authenticators` in turn; a call without one may be of a session.
-    `unknown` are the paths that are for everyone."""
+    `unknown` are the paths that are for everyone. Of who is known to none, `turned_away` is told, if there is one."""
 
     def __init__(
         self,
@@ -87,10 +90,12 @@ class Edge:
         authenticators: Sequence[Authenticator] = (),
         sessions: BrowserSessions | None = None,
         unknown: Collection[str] = (),
+        turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
         self._sessions = sessions
         self._unknown = frozenset(unknown)
+        self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
         self._calls = 0
@@ -136,7 +141,12 @@ class Edge:
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
             if request.path not in OPEN:
-                actor = NOBODY if request.path in self._unknown else await self._authenticate(request)
+                try:
+                    actor = UNKNOWN if request.path in self._unknown else await self._authenticate(request)
+                except Problem as problem:
+                    if self._turned_away is not None:
+                        await self._turned_away(request, problem, request_id)
+                    raise
                 _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)
         except Problem as problem:

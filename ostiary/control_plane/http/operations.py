@@ -13,6 +13,7 @@ from aiohttp import web
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Caller
+from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Note
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
 
@@ -47,12 +48,13 @@ class Call(Generic[PathT, QueryT, BodyT]):
 class UnboundCall(Generic[PathT, BodyT]):
     """One call that is bound to no transaction: its handler opens its own (`http.transactions`). For what has to wait in
     between (a password is hashed) and must not hold a connection meanwhile, and for what stays although the call is refused
-    (a failed attempt). `answer_headers` go out with the answer."""
+    (a failed attempt). `note` writes what was done into the audit log; `answer_headers` go out with the answer."""
 
     path: PathT
     body: BodyT
     caller: Caller
     request: web.Request
+    note: Note
     answer_headers: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -61,8 +63,8 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
     and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
     the new resource's path, with fields of the answer in braces. `csv` is what an item of the list is, where it may be had
-    as CSV too: the query then has `format`, and `cursor` if the list has pages. `unbound` ones get an UnboundCall, and take
-    no Idempotency-Key."""
+    as CSV too: the query then has `format`, and `cursor` if the list has pages. `audited` says what the audit log is told;
+    what changes something is not served without it. `unbound` ones get an UnboundCall, and take no Idempotency-Key."""
 
     id: str
     method: Method
@@ -80,6 +82,7 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     location: str | None = None
     csv: type[Answer] | None = None
     unbound: bool = False
+    audited: Audited | AuditedExport | AuditedByItself | None = None
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -97,6 +100,7 @@ def read(
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
     csv: type[Answer] | None = None,
+    audited: AuditedExport | None = None,
 ) -> AnyOperation:
     """A GET."""
     return Operation(
@@ -112,6 +116,7 @@ def read(
         body_model=NoBody,
         refusals=refusals,
         csv=csv,
+        audited=audited,
     )
 
 
@@ -123,6 +128,7 @@ def change(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     body_model: type[BodyT],
     path_model: type[PathT] | type[NoParameters] = NoParameters,
     status: int = 201,
@@ -139,6 +145,7 @@ def change(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -157,6 +164,7 @@ def change_unbound(
     summary: str,
     handler: Callable[[UnboundCall[PathT, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: AuditedByItself,
     body_model: type[BodyT] | type[NoBody] = NoBody,
     path_model: type[PathT] | type[NoParameters] = NoParameters,
     status: int = 200,
@@ -171,6 +179,7 @@ def change_unbound(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -188,6 +197,7 @@ def replace(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
 ) -> AnyOperation:
@@ -200,6 +210,7 @@ def replace(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -214,6 +225,7 @@ def amend(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
     refusals: tuple[ProblemCode, ...] = (),
@@ -227,6 +239,7 @@ def amend(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -242,6 +255,7 @@ def remove(
     summary: str,
     handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
@@ -255,6 +269,7 @@ def remove(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=query_model,
         body_model=NoBody,

@@ -24,6 +24,12 @@ class Member(Answer):
     created_at: datetime
 
 
+class RecordedMember(Answer):
+    """What the audit log is told of a member."""
+
+    role: Role
+
+
 class MemberPage(Page[Member]):
     """Members, the newest first."""
 
@@ -84,6 +90,15 @@ class CreatedInvitation(Invitation):
     token: str
 
 
+class RecordedInvitation(Answer):
+    """What the audit log is told of an invitation: not for whom it was, since nothing in the log is ever forgotten."""
+
+    organization_id: Uuid | None
+    role: Role | None
+    platform_role: PlatformRole | None
+    state: InvitationState
+
+
 class InvitationPage(Page[Invitation]):
     """Invitations, the newest first; also those that are over."""
 
@@ -110,6 +125,7 @@ class OwnAcceptance(Request):
 
 
 class Accepted(Answer):
+    invitation_id: Uuid
     user: User
     organization_id: Uuid | None
     role: Role | None

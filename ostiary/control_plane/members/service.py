@@ -7,7 +7,7 @@ import asyncpg
 
 from ostiary.control_plane import users
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Paging, Problem, ProblemCode, Transactions, cut, invalid
+from ostiary.control_plane.http import Note, Paging, Problem, ProblemCode, Transactions, cut, invalid
 from ostiary.control_plane.http.access import Actor, PlatformRole, Role
 from ostiary.control_plane.members import store
 from ostiary.control_plane.members.model import (
@@ -32,7 +32,7 @@ INVITATION_DAYS = 7
 
 
 class Members:
-    """Methods work on the caller's transaction, but for `accept`, which opens its own. All raise Problem."""
+    """Methods work on the caller's transaction, but for `accept` and `leave`, which open their own. All raise Problem."""
 
     def __init__(self, *, transactions: Transactions, passwords: users.Passwords, key_prefix: str) -> None:
         self._transactions = transactions
@@ -62,13 +62,28 @@ class Members:
         await store.remove_member(connection, organization_id, user_id)
         return member
 
-    async def leave(self, connection: Connection, organization_id: str, actor: Actor) -> Left:
+    async def leave(self, organization_id: str, actor: Actor, *, note: Note) -> Left:
         if actor.user_id is None:
             raise Problem(ProblemCode.ROLE_MISSING, "This is for members who have signed in.")
-        member = await self._locked(connection, organization_id, actor.user_id)
-        await self._require_other_owner(connection, organization_id, member)
-        await store.remove_member(connection, organization_id, actor.user_id)
+        async with self._transactions.open() as connection:
+            member = await self._locked(connection, organization_id, actor.user_id)
+            await self._require_other_owner(connection, organization_id, member)
+            await store.remove_member(connection, organization_id, actor.user_id)
+            before = {"role": member.role.value}
+            await note(connection, resource_id=actor.user_id, organization_id=organization_id, before=before)
         return Left(organization_id=organization_id)
+
+    async def member(self, connection: Connection, organization_id: str, user_id: str) -> Member:
+        found = await store.member(connection, organization_id, user_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such member.")
+        return found
+
+    async def invitation(self, connection: Connection, invitation_id: str) -> Invitation:
+        found = await store.invitation(connection, invitation_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such invitation.")
+        return found
 
     async def invite(
         self, connection: Connection, organization_id: str, new: NewInvitation, *, by: Actor
@@ -90,16 +105,16 @@ class Members:
 
     async def revoke_invitation(self, connection: Connection, invitation_id: str, *, by: Actor) -> Invitation:
         """One that was revoked already stays as it is. Raises Problem `conflict` for one that was accepted."""
-        found = await self._invitation(connection, invitation_id)
+        found = await self.invitation(connection, invitation_id)
         if found.organization_id is not None and found.role is not None:
             _require_reach(by, found.organization_id, found.role)
         await store.revoke(connection, invitation_id)
-        found = await self._invitation(connection, invitation_id)
+        found = await self.invitation(connection, invitation_id)
         if found.state is InvitationState.ACCEPTED:
             raise Problem(ProblemCode.CONFLICT, "The invitation has been accepted: remove the member instead.")
         return found
 
-    async def accept(self, acceptance: Acceptance) -> Accepted:
+    async def accept(self, acceptance: Acceptance, *, note: Note) -> Accepted:
         """Makes the user. The password is hashed between two looks at the invitation, with no connection held."""
         token = secret_sha256(acceptance.token.encode())
         async with self._transactions.open() as connection:
@@ -116,7 +131,15 @@ class Members:
                 )
             except asyncpg.UniqueViolationError as error:
                 raise _has_user() from error
-            return await self._accepted(connection, invitation, user)
+            accepted = await self._accepted(connection, invitation, user)
+            await note(
+                connection,
+                resource_id=invitation.id,
+                organization_id=invitation.organization_id,
+                after={"accepted_by": f"user:{user.id}", "role": invitation.role or invitation.platform_role},
+                actor=Actor(f"user:{user.id}", user.email),
+            )
+            return accepted
 
     async def accept_as(self, connection: Connection, token: str, actor: Actor) -> Accepted:
         """By a user, whom it has to be for."""
@@ -135,7 +158,9 @@ class Members:
             await store.give_platform_role(connection, user.id, invitation.platform_role)
         await store.accept(connection, invitation.id, user.id)
         user = await users_store.user(connection, user.id) or user
-        return Accepted(user=user, organization_id=invitation.organization_id, role=invitation.role)
+        return Accepted(
+            invitation_id=invitation.id, user=user, organization_id=invitation.organization_id, role=invitation.role
+        )
 
     async def _invite(
         self,
@@ -165,20 +190,11 @@ class Members:
 
     async def _locked(self, connection: Connection, organization_id: str, user_id: str) -> Member:
         await store.lock(connection, organization_id)
-        found = await store.member(connection, organization_id, user_id)
-        if found is None:
-            raise Problem(ProblemCode.NOT_FOUND, "There is no such member.")
-        return found
+        return await self.member(connection, organization_id, user_id)
 
     async def _require_other_owner(self, connection: Connection, organization_id: str, member: Member) -> None:
         if member.role is Role.OWNER and not await store.other_owners(connection, organization_id, member.id):
             raise Problem(ProblemCode.CONFLICT, "This is the last owner: make another member one before.")
-
-    async def _invitation(self, connection: Connection, invitation_id: str) -> Invitation:
-        found = await store.invitation(connection, invitation_id)
-        if found is None:
-            raise Problem(ProblemCode.NOT_FOUND, "There is no such invitation.")
-        return found
 
     async def _pending(self, connection: Connection, token_sha256: bytes) -> Invitation:
         found = await store.take_pending(connection, token_sha256)

@@ -61,6 +61,17 @@ class CreatedPlatformToken(PlatformToken):
     token: str
 
 
+class RecordedPlatformToken(Answer):
+    """What the audit log is told of a platform token."""
+
+    name: str
+    platform_role: PlatformRole | None
+    organization_id: Uuid | None
+    role: Role | None
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
 class PlatformTokenPage(Page[PlatformToken]):
     """Platform tokens, the newest first; also those that are over."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import jwt
 
@@ -72,6 +73,7 @@ class AccessTokens:
         except SignatureRefused as error:
             raise TokenRefused(str(error)) from error
         user_id, session_id = parsed.claims.get("sub"), parsed.claims.get("sid")
-        if not isinstance(user_id, str) or not isinstance(session_id, str):
-            raise TokenRefused("no sub or sid")
-        return AccessClaims(user_id, session_id)
+        try:
+            return AccessClaims(str(UUID(str(user_id))), str(UUID(str(session_id))))
+        except ValueError as error:
+            raise TokenRefused("sub or sid is no id of ours") from error

@@ -87,6 +87,14 @@ class Session(Answer):
     user_agent: str | None
 
 
+class RecordedSession(Answer):
+    """What the audit log is told of a session."""
+
+    user_id: Uuid
+    kind: SessionKind
+    created_at: datetime
+
+
 class SessionPage(Page[Session]):
     """Sessions of a user, newest first; all of them, since there are at most 50."""
 

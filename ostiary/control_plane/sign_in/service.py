@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from ostiary.control_plane import users
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Problem, ProblemCode, Transactions, invalid
+from ostiary.control_plane.http import Note, Problem, ProblemCode, Transactions, invalid
 from ostiary.control_plane.http.access import Actor
 from ostiary.control_plane.sign_in import store
 from ostiary.control_plane.sign_in.access_tokens import LIFETIME_SECONDS, AccessTokens
@@ -19,6 +19,7 @@ from ostiary.control_plane.sign_in.model import (
     Credentials,
     Me,
     PasswordChange,
+    RecordedSession,
     Session,
     SessionKind,
     SessionPage,
@@ -89,7 +90,7 @@ class SignIn:
         self._attempts = Attempts(transactions)
 
     async def by_browser(
-        self, credentials: Credentials, origin: Origin, *, cookie_before: str | None
+        self, credentials: Credentials, origin: Origin, *, cookie_before: str | None, note: Note
     ) -> tuple[SignedIn, str]:
         """And the secret for the cookie. Whatever the browser was signed in by before is over: a session that somebody
         slipped into it never becomes its user's (OWASP, session fixation)."""
@@ -100,20 +101,23 @@ class SignIn:
                 await store.end_session_of_cookie(connection, cookie_sha256(cookie_before))
             session = await self._begin(connection, user_id, SessionKind.BROWSER, cookie_sha256(secret), origin)
             user = await users_store.user(connection, user_id)
-        if user is None:
-            raise _refused()
+            if user is None:
+                raise _refused()
+            await _note_begun(note, connection, session, user_id, credentials.email)
         return SignedIn(user=user, session_id=session.id, ends_at=session.ends_at), secret
 
-    async def by_program(self, credentials: Credentials, origin: Origin) -> AccessTokenPair:
+    async def by_program(self, credentials: Credentials, origin: Origin, *, note: Note) -> AccessTokenPair:
         user_id = await self._proved(credentials, origin)
         refresh_token = self._new_refresh_token()
         async with self._transactions.open() as connection:
             sha = secret_sha256(refresh_token.encode())
             session = await self._begin(connection, user_id, SessionKind.PROGRAM, sha, origin)
+            await _note_begun(note, connection, session, user_id, credentials.email)
         return await self._pair(user_id, session.id, refresh_token)
 
-    async def refresh(self, token: str) -> AccessTokenPair:
-        """Raises Problem `credentials_invalid`; for a token that was used before, its session has ended then."""
+    async def refresh(self, token: str, *, note: Note) -> AccessTokenPair:
+        """Raises Problem `credentials_invalid`; for a token that was used before, its session has ended then. That alone is
+        written into the audit log: a refresh gives nobody anything that they did not have."""
         old = secret_sha256(token.encode())
         new = self._new_refresh_token()
         async with self._transactions.open() as connection:
@@ -121,19 +125,23 @@ class SignIn:
                 connection, old_sha256=old, new_sha256=secret_sha256(new.encode()), idle_seconds=PROGRAM_IDLE_SECONDS
             )
             ended = None if done is not None else await store.end_session_of_used(connection, old)
+            if ended is not None:
+                await note(connection, resource_id=ended, after={"ended": "a refresh token was used twice"})
         if done is None:
             if ended is not None:
                 _log.warning("refresh_token_reused", extra={"fields": {"session": ended}})
             raise Problem(ProblemCode.CREDENTIALS_INVALID, "The refresh token is not valid, or not any more: sign in.")
         return await self._pair(done.user_id, done.session_id, new)
 
-    async def sign_out(self, actor: Actor) -> SignedOut:
+    async def sign_out(self, actor: Actor, *, note: Note) -> SignedOut:
         if actor.user_id is None or actor.session_id is None:
             return SignedOut(ended=False)
         async with self._transactions.open() as connection:
-            return SignedOut(ended=await store.end_session(connection, actor.session_id, actor.user_id))
+            ended = await store.end_session(connection, actor.session_id, actor.user_id)
+            await note(connection, resource_id=actor.session_id, after={"ended": "by its user"})
+            return SignedOut(ended=ended)
 
-    async def change_password(self, actor: Actor, change: PasswordChange, origin: Origin) -> None:
+    async def change_password(self, actor: Actor, change: PasswordChange, origin: Origin, *, note: Note) -> None:
         """All other sessions of the user end: whoever has the old password may have one."""
         user_id = _require_user(actor)
         async with self._transactions.open(reads=True) as connection:
@@ -151,6 +159,13 @@ class SignIn:
             if not await users_store.set_password(connection, user_id, hashed, before=before):
                 raise Problem(ProblemCode.CONFLICT, "The password has been changed meanwhile.")
             await users_store.end_sessions(connection, user_id, but=actor.session_id)
+            await note(connection, resource_id=user_id, after={"password": "changed"})
+
+    async def session(self, connection: Connection, session_id: str) -> RecordedSession:
+        found = await store.session(connection, session_id)
+        if found is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such session.")
+        return found
 
     async def me(self, connection: Connection, actor: Actor) -> Me:
         user = None if actor.user_id is None else await users_store.user(connection, actor.user_id)
@@ -221,6 +236,11 @@ class SignIn:
 
 def cookie_sha256(secret: str) -> bytes:
     return sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+async def _note_begun(note: Note, connection: Connection, session: Session, user_id: str, email: str) -> None:
+    after = {"user_id": user_id, "kind": session.kind.value}
+    await note(connection, resource_id=session.id, after=after, actor=Actor(f"user:{user_id}", email))
 
 
 def _require_user(actor: Actor) -> str:

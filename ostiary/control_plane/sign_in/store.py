@@ -11,7 +11,7 @@ from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Actor, PlatformRole, Role
-from ostiary.control_plane.sign_in.model import Membership, Session, SessionKind
+from ostiary.control_plane.sign_in.model import Membership, RecordedSession, Session, SessionKind
 
 # How many organizations a user may be in before the first are left out; nobody is in so many.
 MEMBERSHIPS_MAX = 1000
@@ -204,6 +204,14 @@ async def sessions_of(connection: Connection, user_id: str, *, current: str | No
         user_id,
     )
     return [_session(row, current=current) for row in rows]
+
+
+async def session(connection: Connection, session_id: str) -> RecordedSession | None:
+    # Guarantees whose session it is, or nothing.
+    row = await connection.fetchrow("SELECT user_id, kind, created_at FROM sessions WHERE id = $1", session_id)
+    if row is None:
+        return None
+    return RecordedSession(user_id=str(row["user_id"]), kind=SessionKind(row["kind"]), created_at=row["created_at"])
 
 
 async def end_session(connection: Connection, session_id: str, user_id: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import (
     AnyOperation,
+    Audited,
     Call,
+    Ids,
     NoBody,
     NoParameters,
     Paging,
@@ -12,11 +15,16 @@ from ostiary.control_plane.http import (
     amend,
     read,
 )
-from ostiary.control_plane.users.model import User, UserChanges, UserPage, UserPath
+from ostiary.control_plane.users.model import RecordedUser, User, UserChanges, UserPage, UserPath
 from ostiary.control_plane.users.service import Users
 
 
 def operations(users: Users) -> tuple[AnyOperation, ...]:
+    async def read_user(connection: Connection, ids: Ids) -> User:
+        return await users.user(connection, ids["user_id"])
+
+    a_user = Audited(resource="user", id_from="user_id", read=read_user, record=RecordedUser)
+
     async def list_users(call: Call[NoParameters, Paging, NoBody]) -> UserPage:
         return await users.users(call.connection, call.query)
 
@@ -51,6 +59,7 @@ def operations(users: Users) -> tuple[AnyOperation, ...]:
             tag="users",
             summary="Change a user's name or role over the platform, or disable them: at once, sessions and tokens included.",
             handler=amend_user,
+            audited=a_user,
             path_model=UserPath,
             body_model=UserChanges,
             answer=User,

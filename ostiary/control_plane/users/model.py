@@ -46,6 +46,14 @@ class User(Answer):
     created_at: datetime
 
 
+class RecordedUser(Answer):
+    """What the audit log is told of a user: no address, since nothing in the log is ever forgotten."""
+
+    name: str
+    platform_role: PlatformRole | None
+    disabled_at: datetime | None
+
+
 class UserPage(Page[User]):
     """Users, newest first."""
 
