@@ -48,8 +48,6 @@ class Walk:
         return replace(
             operation,
             handler=reached,
-            unbound=False,
-            audited=unwritten(operation),
             body_model=body,
             query_model=NoParameters,
             csv=None,
