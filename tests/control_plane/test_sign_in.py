@@ -32,7 +32,7 @@ def cookie_of(reply: Reply) -> str:
 
 
 async def test_a_browser_is_signed_in_by_a_cookie_that_no_script_reads(api: Api) -> None:
-    """Who has the cookie is the user, until they sign out."""
+    """Row 130: who has the cookie is the user, until they sign out."""
     rosa = await person(api, "Rosa@Example.com")
     signed_in = await by_password(api, "/sign-in", "ROSA@example.COM")
     assert signed_in.status == 200, signed_in.text
@@ -50,6 +50,7 @@ async def test_a_browser_is_signed_in_by_a_cookie_that_no_script_reads(api: Api)
 
 
 async def test_over_tls_the_cookie_has_the_name_that_no_other_host_can_set(configuration: Configuration) -> None:
+    """Row 130."""
     control_plane = replace(configuration.control_plane, public_url="https://console.example.com")
     async with serving(replace(configuration, control_plane=control_plane)) as api:
         await person(api, "rosa@example.com")
@@ -81,7 +82,7 @@ async def test_over_tls_the_cookie_has_the_name_that_no_other_host_can_set(confi
     ids=lambda each: ",".join(each.values()) or "nothing" if isinstance(each, dict) else str(each),
 )
 async def test_a_foreign_page_changes_nothing_by_a_session(api: Api, headers: dict[str, str], status: int) -> None:
-    """Cross-site request forgery: the browser sends the cookie along with what a foreign page makes it send."""
+    """Row 130: cross-site request forgery. The browser sends the cookie along with what a foreign page makes it send."""
     ours = f"http://{api.client.host}:{api.client.port}"
     sent = {name: value.replace("OURS", ours) for name, value in headers.items()}
     await person(api, "rosa@example.com")
@@ -94,7 +95,7 @@ async def test_a_foreign_page_changes_nothing_by_a_session(api: Api, headers: di
 
 
 async def test_signing_in_again_ends_the_session_that_the_browser_had(api: Api) -> None:
-    """Session fixation: what somebody slipped into the browser would become the user's."""
+    """Row 130: session fixation, by which what somebody slipped into the browser would become the user's."""
     await person(api, "rosa@example.com")
     first = cookie_of(await by_password(api, "/sign-in", "rosa@example.com"))
     sent = {"email": "rosa@example.com", "password": PASSWORD}
