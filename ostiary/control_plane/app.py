@@ -122,7 +122,7 @@ async def build_app(
         operator_token=settings.operator_token,
         authenticators=[tokens.authenticate, authentication.of_token],
         sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
-        unknown=[BASE + operation.path for operation in declared if MATRIX[operation.id].unknown],
+        unknown=[(operation.method, BASE + operation.path) for operation in declared if MATRIX[operation.id].unknown],
         turned_away=dispatcher.turned_away,
     )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)

@@ -81,7 +81,8 @@ class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
     A token that is not the configuration's is shown to `authenticators` in turn; a call without one may be of a session.
-    `unknown` are the paths that are for everyone. Of who is known to none, `turned_away` is told, if there is one."""
+    `unknown` are the methods and paths that are for everyone. Of who is known to none, `turned_away` is told, if there is
+    one."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Edge:
         operator_token: str,
         authenticators: Sequence[Authenticator] = (),
         sessions: BrowserSessions | None = None,
-        unknown: Collection[str] = (),
+        unknown: Collection[tuple[str, str]] = (),
         turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
@@ -142,7 +143,8 @@ class Edge:
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
             if request.path not in OPEN:
                 try:
-                    actor = UNKNOWN if request.path in self._unknown else await self._authenticate(request)
+                    for_everyone = (request.method, request.path) in self._unknown
+                    actor = UNKNOWN if for_everyone else await self._authenticate(request)
                 except Problem as problem:
                     if self._turned_away is not None:
                         await self._turned_away(request, problem, request_id)

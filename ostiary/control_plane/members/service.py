@@ -118,8 +118,9 @@ class Members:
         """Makes the user. The password is hashed between two looks at the invitation, with no connection held."""
         token = secret_sha256(acceptance.token.encode())
         async with self._transactions.open() as connection:
-            await self._require_no_user(connection, await self._pending(connection, token))
             email = (await self._pending(connection, token)).email
+            if await users_store.user_of_email(connection, email) is not None:
+                raise _has_user()
         if (why := weakness(acceptance.password, email)) is not None:
             raise invalid("password", why)
         hashed = await self._passwords.hashed(acceptance.password)
@@ -201,10 +202,6 @@ class Members:
         if found is None:
             raise invalid("token", "is not that of an invitation, or it was accepted, revoked or has expired")
         return found
-
-    async def _require_no_user(self, connection: Connection, invitation: Invitation) -> None:
-        if await users_store.user_of_email(connection, invitation.email) is not None:
-            raise _has_user()
 
 
 def _require_reach(by: Actor, organization_id: str, role: Role) -> None:

@@ -42,7 +42,7 @@ def test_an_issuer_of_users_is_read_strictly() -> None:
     assert (issuer.url, issuer.audiences) == ("https://login.example.com/", ("https://console.example.com",))
     assert issuer.keys == KeysAt("https://login.example.com/jwks.json")
     assert issuer.algorithms == {Algorithm.RS256, Algorithm.PS256, Algorithm.ES256, Algorithm.EDDSA}
-    assert (issuer.expiry_required, issuer.token_types) == (True, {"at+jwt"})
+    assert (issuer.expiry_required, issuer.token_types) == (True, frozenset({"at+jwt"}))
     assert unpack_configuration(pack_configuration(configuration)) == configuration
 
 
