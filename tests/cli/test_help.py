@@ -28,8 +28,8 @@ TREE = dict(walk(main))
 LISTS = frozenset(
     {
         *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
-        *("check", "explain", "diff", "status", "verify", "head"),
         *("members", "invitations"),
+        *("check", "explain", "diff", "status", "verify", "head", "stream"),
     }
 )
 LEAVES = {path: command for path, command in TREE.items() if not isinstance(command, click.Group)}
@@ -50,6 +50,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("orgs invite", "orgs invitations", "orgs revoke-invitation"),
         *("users list", "users invite", "users accept", "users set-role", "users disable", "users enable"),
         *("tokens create", "tokens list", "tokens revoke", "sign-in"),
+        *("usage consume", "usage stream"),
         *("audit list", "audit export", "audit head", "audit verify"),
     }
 
