@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
-from ostiary.core.issuers import Issuer
+from ostiary.core.issuers import Issuer, SignInIssuer
 from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
@@ -465,6 +465,8 @@ class ControlPlaneSettings:
     listen: Listen
     operator_token: str | None
     key_prefix: str
+    public_url: str | None = None
+    issuer: SignInIssuer | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
