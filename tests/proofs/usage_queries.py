@@ -17,12 +17,13 @@ import asyncpg
 from ostiary.control_plane.db import migrate
 from ostiary.demo.stores import EmbeddedPostgres
 from tests.control_plane.support import Api, configuration_for, serving
-from tests.support.many_calls import APP, KEYS, ORGANIZATION, fill
+from tests.support.many_calls import APP, KEYS, ORGANIZATION, fill_day, finish
 from tests.support.usage_plans import check_plans
 
 SUMMARY_MS, LOGS_MS = 100.0, 50.0
 REPEATS = 15
-DAYS = 30
+DAYS, MINUTES_DAYS = 30, 3
+CONNECTIONS = 2  # that make it: as many as the machine has cores
 
 
 async def _questions(connection: asyncpg.Connection[asyncpg.Record], now: datetime) -> list[tuple[str, float]]:
@@ -79,32 +80,61 @@ async def _second_pages(api: Api, questions: list[tuple[str, float]]) -> list[tu
     return found
 
 
-async def prove(scratch: Path, rows: int) -> None:
-    now = datetime.now(UTC)
-    with EmbeddedPostgres(scratch / "postgres") as server:
+async def _make(server: EmbeddedPostgres, rows: int, now: datetime) -> None:
+    """A database with `rows` calls of the last DAYS days, made on CONNECTIONS at once."""
+    connection = await asyncpg.connect(server.url())
+    for setting in (
+        "fsync = off",  # a proof that a crash of the machine ends is begun again
+        "synchronous_commit = off",
+        "wal_level = minimal",
+        "max_wal_senders = 0",
+        "max_wal_size = '16GB'",
+    ):
+        await connection.execute(f"ALTER SYSTEM SET {setting}")
+    await connection.close()
+    await asyncio.to_thread(server.pg_ctl, "restart", "-m", "fast")
+    await migrate(server.url())
+    begun = time.monotonic()
+    first_day = now.date() - timedelta(days=DAYS - 1)
+    minutes_from = now.date() - timedelta(days=MINUTES_DAYS - 1)
+    left = [first_day + timedelta(days=number) for number in range(DAYS)]
+    done = 0
+
+    async def make_days() -> None:
+        nonlocal done
         connection = await asyncpg.connect(server.url())
-        for setting in (
-            "synchronous_commit = off",
-            "max_wal_size = '16GB'",
-            "shared_buffers = '512MB'",
-            "work_mem = '16MB'",
-        ):
-            await connection.execute(f"ALTER SYSTEM SET {setting}")
+        while left:
+            day = left.pop()
+            await fill_day(connection, calls=rows // DAYS, day=day, until=now, minutes=day >= minutes_from)
+            done += 1
+            print(f"{day} is there, {done} of {DAYS} days after {time.monotonic() - begun:.0f} s", flush=True)
         await connection.close()
-        await asyncio.to_thread(server.pg_ctl, "restart", "-m", "fast")
-        await migrate(server.url())
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CONNECTIONS):
+            tasks.create_task(make_days())
+    connection = await asyncpg.connect(server.url())
+    await finish(connection, minutes_from=minutes_from)
+    # As autovacuum does on an installation that runs.
+    await connection.execute("VACUUM ANALYZE", timeout=3600)
+    await connection.close()
+    print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+async def prove(directory: Path, rows: int, *, keep: bool) -> None:
+    now = datetime.now(UTC)
+    is_there = (directory / "PG_VERSION").exists()
+    with EmbeddedPostgres(directory, keep=keep) as server:
+        if is_there:
+            await migrate(server.url())
+        else:
+            await _make(server, rows, now)
         connection = await asyncpg.connect(server.url())
-        begun = time.monotonic()
-        first_day = now.date() - timedelta(days=DAYS - 1)
-        async for day in fill(
-            connection, calls=rows // DAYS, first_day=first_day, days=DAYS, until=now, minutes_days=3
-        ):
-            print(f"{day} is there after {time.monotonic() - begun:.0f} s", flush=True)
-        # As autovacuum does on an installation that runs.
-        await connection.execute("VACUUM ANALYZE usage_events", timeout=3600)
+        # The last call is now, also where the database was made some time ago.
+        now = await connection.fetchval("SELECT max(occurred_at) FROM usage_events")
         count = await connection.fetchval("SELECT sum(calls)::bigint FROM usage_rollups_day")
         size = await connection.fetchval("SELECT pg_size_pretty(pg_database_size(current_database()))")
-        print(f"{count} calls, {size}, made in {time.monotonic() - begun:.0f} s")
+        print(f"{count} calls, {size}", flush=True)
         for told in await check_plans(connection, now):
             print(f"plan: {told}")
         async with serving(configuration_for(server.url())) as api:
@@ -120,12 +150,20 @@ async def prove(scratch: Path, rows: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/prove usage-queries", description=__doc__)
     parser.add_argument(
-        "--rows", type=int, default=50_000_000, help="calls in Postgres (default 50 000 000: 25 GB, half an hour)"
+        "--rows", type=int, default=50_000_000, help="calls in Postgres (default 50 000 000: 25 GB, a quarter of an hour)"
     )
-    parser.add_argument("--directory", type=Path, help="where the database is made (default: a temporary one)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIRECTORY",
+        help="make the database here and leave it, or ask the one that is here; a temporary one otherwise",
+    )
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ostiary-proof-", dir=chosen.directory) as scratch:
-        asyncio.run(prove(Path(scratch), chosen.rows))
+    if chosen.keep is not None:
+        asyncio.run(prove(chosen.keep, chosen.rows, keep=True))
+        return
+    with tempfile.TemporaryDirectory(prefix="ostiary-proof-") as scratch:
+        asyncio.run(prove(Path(scratch) / "postgres", chosen.rows, keep=False))
 
 
 if __name__ == "__main__":
