@@ -150,7 +150,10 @@ async def prove(directory: Path, rows: int, *, keep: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/prove usage-queries", description=__doc__)
     parser.add_argument(
-        "--rows", type=int, default=50_000_000, help="calls in Postgres (default 50 000 000: 25 GB, a quarter of an hour)"
+        "--rows",
+        type=int,
+        default=50_000_000,
+        help="calls in Postgres (default 50 000 000: 25 GB, a quarter of an hour)",
     )
     parser.add_argument(
         "--keep",

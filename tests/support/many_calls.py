@@ -18,8 +18,8 @@ ORGANIZATION = "md5('organization' || {number})::uuid"
 # Guarantees `calls` rows on one day, spread evenly over it, in the order in which a shipper would write them. The last key
 # calls once in 100 000 times: there is always one that is hard to find. A key's ids are made once, not for each call.
 _EVENTS = f"""
-INSERT INTO {{partition}} (occurred_at, request_id, key_id, app_id, organization_id, environment, route, path_template, method,
-    status, latency_us, upstream_us, bytes_in, bytes_out, ip, user_agent, overage, complete)
+INSERT INTO {{partition}} (occurred_at, request_id, key_id, app_id, organization_id, environment, route, path_template,
+    method, status, latency_us, upstream_us, bytes_in, bytes_out, ip, user_agent, overage, complete)
 SELECT $1::timestamptz + number * ($3::interval / $2), md5($1::text || number), key_ids[key + 1], app_ids[key / 2 + 1],
     organization_ids[key / 8 + 1], 'live', routes[number % {ROUTES} + 1], templates[number % {ROUTES} + 1], 'GET',
     (ARRAY[200, 200, 200, 200, 200, 200, 200, 404, 429, 503])[1 + number / 7 % 10], (500 + exp(random() * 7) * 100)::bigint,

@@ -130,7 +130,8 @@ class Spool:
         spool has a few full segments instead of thousands of small ones."""
         if self._at == HEADER_BYTES:
             return
-        if self._taken is not None and self._taken.exists():
+        # Of the two `exists` the one that raises nothing: on a disk that answers EIO, sealing goes on.
+        if self._taken is not None and os.path.exists(self._taken):
             return
         if self._name is not None:
             self._finish_segment()
