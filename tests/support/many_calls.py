@@ -54,6 +54,14 @@ SELECT (hour AT TIME ZONE 'UTC')::date, organization_id, app_id, key_id, environ
 FROM usage_rollups_hour WHERE hour >= $1::timestamptz AND hour < $1::timestamptz + interval '1 day'
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 """
+# Guarantees the roll-ups of everyone together, from those by key.
+_OF_ALL = """
+INSERT INTO usage_rollups_all_{unit}
+SELECT {unit}, environment, route, method, {status}, sum(calls), sum(incomplete), sum(overage), sum(bytes_in), sum(bytes_out),
+    sum(latency_us_sum), sum(upstream_us_sum), sum(latency_histogram)
+FROM usage_rollups_{unit} WHERE {unit} >= $1::timestamptz AND {unit} < $1::timestamptz + interval '1 day'
+GROUP BY 1, 2, 3, 4, 5
+"""
 
 
 async def fill_day(connection: Connection, *, calls: int, day: date, until: datetime, minutes: bool) -> None:
@@ -77,6 +85,9 @@ async def fill_day(connection: Connection, *, calls: int, day: date, until: date
     for unit in ("minute", "hour") if minutes else ("hour",):
         await connection.execute(_FINE.format(unit=unit, partition=partition), timeout=3600)
     await connection.execute(_DAYS, midnight, timeout=3600)
+    for unit in ("minute", "hour", "day") if minutes else ("hour", "day"):
+        status = "status_class" if unit == "day" else "status"
+        await connection.execute(_OF_ALL.format(unit=unit, status=status), midnight, timeout=3600)
     await connection.execute("RESET work_mem; RESET maintenance_work_mem; RESET enable_sort")
 
 
@@ -84,7 +95,9 @@ async def finish(connection: Connection, *, minutes_from: date) -> None:
     """When the days are there: what Postgres and retention know of them."""
     await connection.execute("INSERT INTO usage_retention VALUES ('minutes', $1)", minutes_from)
     await connection.execute(
-        "ANALYZE usage_events, usage_rollups_minute, usage_rollups_hour, usage_rollups_day", timeout=3600
+        "ANALYZE usage_events, usage_rollups_minute, usage_rollups_hour, usage_rollups_day, usage_rollups_all_minute, "
+        "usage_rollups_all_hour, usage_rollups_all_day",
+        timeout=3600,
     )
 
 

@@ -19,6 +19,12 @@ _TABLES = {
     Granularity.HOUR: ("usage_rollups_hour", "hour"),
     Granularity.DAY: ("usage_rollups_day", "day"),
 }
+# The same of everyone's calls together: without organization, app and key.
+_TABLES_OF_ALL = {
+    Granularity.MINUTE: ("usage_rollups_all_minute", "minute"),
+    Granularity.HOUR: ("usage_rollups_all_hour", "hour"),
+    Granularity.DAY: ("usage_rollups_all_day", "day"),
+}
 _KINDS = {"minutes": Granularity.MINUTE, "hours": Granularity.HOUR, "days": Granularity.DAY}
 _SUMS = """sum(calls)::bigint AS calls, coalesce(sum(calls) FILTER (WHERE status >= 400), 0)::bigint AS errors,
     sum(incomplete)::bigint AS incomplete, sum(overage)::bigint AS overage, sum(bytes_in)::bigint AS bytes_in,
@@ -78,13 +84,21 @@ def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = Fals
     return "".join(f" AND {condition}" for condition in found)
 
 
-def rollups(parts: Sequence[Part], asked: CallFilter, arguments: Arguments) -> str:
-    """The rows of all parts as one table, with `start` for the beginning and `status` (of a day: the class times 100)."""
-    return "\n    UNION ALL\n    ".join(_part(part, asked, arguments) for part in parts)
+def table_of(granularity: Granularity, asked: CallFilter, *, by_caller: bool = False) -> tuple[str, str]:
+    """The roll-ups that answer, and their column of time: where nobody in particular is asked for, those of everyone
+    together. `by_caller` says that the answer is told by organization, app or key."""
+    anybody = asked.organization_id is None and asked.app_id is None and asked.key_id is None
+    return (_TABLES_OF_ALL if anybody and not by_caller else _TABLES)[granularity]
 
 
-def _part(part: Part, asked: CallFilter, arguments: Arguments) -> str:
-    table, column = _TABLES[part.granularity]
+def rollups(parts: Sequence[Part], asked: CallFilter, arguments: Arguments, *, by_caller: bool = False) -> str:
+    """The rows of all parts as one table, with `start` for the beginning and `status` (of a day: the class times 100); with
+    `by_caller` they have organization, app and key too."""
+    return "\n    UNION ALL\n    ".join(_part(part, asked, arguments, by_caller) for part in parts)
+
+
+def _part(part: Part, asked: CallFilter, arguments: Arguments, by_caller: bool) -> str:
+    table, column = table_of(part.granularity, asked, by_caller=by_caller)
     by_day = part.granularity is Granularity.DAY
     since, until = (
         arguments.add(moment.date() if by_day else moment) + ("::date" if by_day else "::timestamptz")
@@ -93,8 +107,9 @@ def _part(part: Part, asked: CallFilter, arguments: Arguments) -> str:
     start = "day::timestamptz" if by_day else column  # the session's zone is UTC
     status = "status_class * 100" if by_day else "status"
     where = f"{column} >= {since} AND {column} < {until}{conditions(asked, arguments, by_class=by_day)}"
-    columns = f"""{start} AS start, organization_id, app_id, key_id, environment, route, method, {status} AS status, calls,
-        incomplete, overage, bytes_in, bytes_out, latency_us_sum, upstream_us_sum, latency_histogram"""
+    caller = "organization_id, app_id, key_id, " if by_caller else ""
+    columns = f"""{start} AS start, {caller}environment, route, method, {status} AS status, calls, incomplete, overage,
+        bytes_in, bytes_out, latency_us_sum, upstream_us_sum, latency_histogram"""
     return f"SELECT {columns} FROM {table} WHERE {where}"  # noqa: S608  names of columns, written above; values are parameters
 
 
@@ -222,7 +237,7 @@ async def overages(
         WITH by_key AS (
             SELECT key_id, min(app_id::text) AS app_id, min(organization_id::text) AS organization_id,
                 min(environment) AS environment, sum(calls)::bigint AS calls, sum(overage)::bigint AS overage
-            FROM ({rollups(parts, asked, arguments)}) AS parts WHERE key_id IS NOT NULL
+            FROM ({rollups(parts, asked, arguments, by_caller=True)}) AS parts WHERE key_id IS NOT NULL
             GROUP BY key_id HAVING sum(overage) > 0
         )
         SELECT by_key.*, (SELECT count(*) FROM by_key) AS total FROM by_key
