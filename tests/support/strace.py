@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.support.gateway_process import DEADLINE_SECONDS, eventually, is_alive
 
 
@@ -32,21 +34,34 @@ class Injected:
 
 @contextmanager
 def injecting(pid: int, injection: Injection, *, follow: bool = False) -> Iterator[Injected]:
-    """From its beginning, not before, to its end, or that of the process; with `follow` in all its threads and children
-    too. Raises AssertionError if strace can't (it is not there, or may not)."""
+    """From its beginning, not before, to its end, or that of the process; with `follow` in its children too, those of now
+    and those to come (`when` counts in each of them). Raises AssertionError if strace can't (it may not)."""
     injected = Injected()
     with tempfile.TemporaryDirectory(prefix="strace-") as directory:
         log = Path(directory) / "log"
         told = Path(directory) / "told"
+        pids = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True) if follow)]
         command = [
-            *("strace", "-p", str(pid), "-o", str(log), "-e", f"trace={injection.call}", "-e", "signal=none"),
+            *(
+                "strace",
+                *(f"--attach={each}" for each in pids),
+                "-o",
+                str(log),
+                "-e",
+                f"trace={injection.call}",
+                "-e",
+                "signal=none",
+            ),
             *("-e", f"inject={injection.call}:error={injection.error}:when={injection.when}"),
             *(("-f",) if follow else ()),
         ]
         with told.open("wb") as errors:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
         try:
-            eventually(lambda: b"attached" in told.read_bytes() or process.poll() is not None, "strace is attached")
+            eventually(
+                lambda: told.read_bytes().count(b"attached") >= len(pids) or process.poll() is not None,
+                "strace is attached",
+            )
             if process.poll() is not None and is_alive(pid):
                 raise AssertionError(f"strace ended: {told.read_text()}")
             yield injected

@@ -42,6 +42,8 @@ def cell(value: object) -> str:
             return "true" if value else "false"
         case datetime():
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case tuple():
+            return cell(",".join(str(each) for each in value))
         case str():
             return f"'{value}" if value.startswith(_FORMULA) else value
         case _:

@@ -129,6 +129,7 @@ def _call(row: Record) -> LoggedCall:
         organization_id=_text(row["organization_id"]),
         app_id=_text(row["app_id"]),
         key_id=row["key_id"],
+        key_generation=row["key_generation"],
         environment=row["environment"],
         route=row["route"],
         method=row["method"],
@@ -144,6 +145,7 @@ def _call(row: Record) -> LoggedCall:
         user_agent=row["user_agent"],
         overage=row["overage"],
         complete=row["complete"],
+        would_refuse=tuple(row["would_refuse"].split(",")) if row["would_refuse"] else (),
     )
 
 

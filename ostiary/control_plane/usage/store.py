@@ -249,28 +249,40 @@ async def overages(
 
 
 async def shadow_limits(
-    connection: Connection, parts: Sequence[Part], asked: CallFilter, *, since: datetime, until: datetime, limit: int
+    connection: Connection,
+    parts: Sequence[Part],
+    asked: CallFilter,
+    *,
+    since: datetime,
+    until: datetime,
+    by_key: bool,
+    limit: int,
 ) -> tuple[Sequence[ShadowLimit], int]:
-    """Of the span, which is that of the parts, those that would have refused most first; and how many there are."""
+    """Of the span, which is that of the parts, those that would have refused most first; and how many there are. Without
+    `by_key` all keys of a route are one."""
     if not parts:
         return (), 0
     arguments = Arguments()
+    key = "key_id" if by_key else "NULL::text"
     rows = await connection.fetch(
         f"""
         -- Guarantees that each call counts once for each limit that would have refused it, and once among the calls of its
-        -- route. Reads, of the single calls, only those that are marked (a partial index); all the others from the roll-ups.
+        -- route (and key). Reads, of the single calls, only those that are marked (a partial index); all the others from the
+        -- roll-ups.
         WITH shadow AS (
-            SELECT route, name AS limit, count(*) AS would_refuse
+            SELECT route, {key} AS key_id, name AS limit, count(*) AS would_refuse
             FROM usage_events, unnest(string_to_array(would_refuse, ',')) AS name
             WHERE would_refuse IS NOT NULL AND occurred_at >= {arguments.add(since)} AND occurred_at < {arguments.add(until)}
                 {conditions(asked, arguments)}
-            GROUP BY 1, 2
+            GROUP BY 1, 2, 3
         ), totals AS (
-            SELECT route, sum(calls)::bigint AS calls FROM ({rollups(parts, asked, arguments)}) AS parts GROUP BY 1
+            SELECT route, {key} AS key_id, sum(calls)::bigint AS calls
+            FROM ({rollups(parts, asked, arguments, by_caller=by_key)}) AS parts GROUP BY 1, 2
         )
-        SELECT shadow.route, shadow.limit, coalesce(calls, 0) AS calls, would_refuse, count(*) OVER () AS total
-        FROM shadow LEFT JOIN totals ON totals.route IS NOT DISTINCT FROM shadow.route
-        ORDER BY would_refuse DESC, 1, 2 LIMIT {arguments.add(limit)}
+        SELECT shadow.route, shadow.key_id, shadow.limit, coalesce(calls, 0) AS calls, would_refuse, count(*) OVER () AS total
+        FROM shadow LEFT JOIN totals
+            ON totals.route IS NOT DISTINCT FROM shadow.route AND totals.key_id IS NOT DISTINCT FROM shadow.key_id
+        ORDER BY would_refuse DESC, 1, 2, 3 LIMIT {arguments.add(limit)}
         """,  # noqa: S608  names of columns, written above; values are parameters
         *arguments.values,
     )

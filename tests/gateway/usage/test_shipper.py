@@ -112,7 +112,8 @@ async def test_rollups_add_up_over_many_segments(spool_directory: Path, shipper:
     totals = await rows.fetchrow("SELECT sum(calls) AS calls, count(*) AS groups FROM usage_rollups_day")
     assert totals is not None
     assert totals["calls"] == 1800 == await _rows(rows)
-    for table in ("usage_rollups_minute", "usage_rollups_hour", "usage_rollups_day"):
+    units = ("minute", "hour", "day", "all_minute", "all_hour", "all_day")
+    for table in (f"usage_rollups_{unit}" for unit in units):
         found = await rows.fetchrow(
             f"SELECT sum(calls), usage_latency_calls(sum(latency_histogram)) FROM {table}"  # noqa: S608  a name from above
         )
@@ -141,8 +142,9 @@ async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
     for shipper in shippers:
         await shipper.close()
     assert sum(each.rows for each in observed) == await _rows(rows) == 4 * 4 * 60 * 3
-    for table, groups in (("usage_rollups_minute", 180), ("usage_rollups_hour", 60), ("usage_rollups_day", 60)):
-        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM {table}")  # noqa: S608  names from above
+    expected = {"minute": 180, "hour": 60, "day": 60, "all_minute": 3, "all_hour": 1, "all_day": 1}
+    for table, groups in expected.items():
+        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM usage_rollups_{table}")  # noqa: S608  names from above
         assert found is not None
         assert tuple(found) == (groups, 2880), table
 

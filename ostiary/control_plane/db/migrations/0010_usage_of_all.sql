@@ -207,9 +207,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- What was there before this migration. A day has one partition for calls and minutes; hours may be older, by their months.
-SELECT usage_ensure_partition(day) FROM (
-    SELECT DISTINCT (minute AT TIME ZONE 'UTC')::date AS day FROM usage_rollups_minute ORDER BY 1
+-- What was there before this migration. Only these partitions: one of calls that retention has dropped stays dropped.
+SELECT usage_attach_partition('usage_rollups_all_minute', 'usage_rollups_all_minute_' || to_char(day, 'YYYYMMDD'),
+    day AT TIME ZONE 'UTC', (day + interval '1 day') AT TIME ZONE 'UTC') FROM (
+    SELECT DISTINCT date_trunc('day', minute AT TIME ZONE 'UTC') AS day FROM usage_rollups_minute ORDER BY 1
 ) AS days;
 SELECT usage_attach_partition('usage_rollups_all_hour', 'usage_rollups_all_hour_' || to_char(month, 'YYYYMM'),
     month AT TIME ZONE 'UTC', (month + interval '1 month') AT TIME ZONE 'UTC') FROM (
