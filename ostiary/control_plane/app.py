@@ -14,7 +14,8 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, keys, usage
+from ostiary.control_plane import accounts, audit, keys, usage
+from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, openapi, problem_pages
 from ostiary.control_plane.http.dispatch import Dispatcher
@@ -78,10 +79,21 @@ async def build_app(configuration: Configuration) -> web.Application:
             )
         ),
         *usage.operations(usage.Usage(accounts=directory)),
+        *audit.operations(audit.Audit(accounts=directory)),
     )
-    edge = Edge(operator_token=settings.operator_token)
+    dispatcher = Dispatcher(
+        pool=pool,
+        matrix=MATRIX,
+        owners={
+            "organization_id": accounts.organization_itself,
+            "app_id": accounts.organization_of_app,
+            "key_id": keys.organization_of_key,
+        },
+        audit=audit.AuditLog(),
+    )
+    edge = Edge(operator_token=settings.operator_token, turned_away=dispatcher.turned_away)
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
-    _add_operations(app, declared, pool)
+    _add_operations(app, declared, dispatcher)
     _add_pages(app, declared, pool)
     app.on_response_prepare.append(dress)
 
@@ -177,8 +189,7 @@ async def _require_current_schema(url: str) -> None:
         )
 
 
-def _add_operations(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
-    dispatcher = Dispatcher(pool=pool)
+def _add_operations(app: web.Application, declared: Sequence[AnyOperation], dispatcher: Dispatcher) -> None:
     for operation in declared:
         app.router.add_route(
             operation.method, BASE + operation.path, dispatcher.handler(operation), expect_handler=expect_later

@@ -156,7 +156,9 @@ async def test_what_comes_after_it_reaches_every_table(empty_database: str, tmp_
     # Of a day that had a partition before, of one that was never written to, of one that retention has taken, of now.
     moments = [DAYS[0], DAYS[0] - timedelta(days=400), DAYS[2], datetime.now(UTC).replace(microsecond=0)]
     await connection.execute("SELECT usage_ensure_partition($1)", DAYS[2].date())
-    await connection.execute("DROP TABLE usage_events_20260131, usage_rollups_minute_20260131, usage_rollups_all_minute_20260131")
+    await connection.execute(
+        "DROP TABLE usage_events_20260131, usage_rollups_minute_20260131, usage_rollups_all_minute_20260131"
+    )
     await connection.execute("INSERT INTO usage_retention (kind, kept_from) VALUES ('events', current_date)")
     spool = open_spool(tmp_path)
     for number, moment in enumerate(moments):

@@ -91,7 +91,7 @@ def judge(site: Site, calls: list[Call], kills: list[Kill], arrivals: dict[str, 
     )
     failures += [f"in the origin's log alone: {request_id}" for request_id in of_origin_alone - cut]
     failures += [f"in Postgres alone: {request_id}" for request_id in of_rows_alone]
-    books = site.reconcile()
+    books = site.reconcile(seconds=600)
     return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
 
 

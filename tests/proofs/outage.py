@@ -238,7 +238,7 @@ def _judge_rows(site: Site, origin: OriginProcess, answered: list[str]) -> list[
     if rows.keys() ^ arrivals.keys():
         failures.append(f"{len(rows.keys() ^ arrivals.keys())} calls are in Postgres or in the origin's log alone")
     print(f"answered {len(answered)}, at the origin {len(arrivals)}, rows {rows.total()} of {len(rows)} ids")
-    books = site.reconcile()
+    books = site.reconcile(seconds=600)
     return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
 
 

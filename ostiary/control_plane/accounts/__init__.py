@@ -8,5 +8,6 @@ model     what goes in and out
 
 from ostiary.control_plane.accounts.api import operations
 from ostiary.control_plane.accounts.service import Accounts
+from ostiary.control_plane.accounts.store import organization_itself, organization_of_app
 
-__all__ = ["Accounts", "operations"]
+__all__ = ["Accounts", "operations", "organization_itself", "organization_of_app"]

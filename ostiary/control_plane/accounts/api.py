@@ -12,12 +12,42 @@ from ostiary.control_plane.accounts.model import (
     Organization,
     OrganizationPage,
     OrganizationPath,
+    RecordedApp,
+    RecordedOrganization,
 )
 from ostiary.control_plane.accounts.service import Accounts
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, Paging, ProblemCode, change, read
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http import (
+    AnyOperation,
+    Audited,
+    Call,
+    Ids,
+    NoBody,
+    NoParameters,
+    Paging,
+    ProblemCode,
+    change,
+    read,
+)
 
 
 def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
+    async def read_organization(connection: Connection, ids: Ids) -> Organization:
+        return await accounts.organization(connection, ids["organization_id"])
+
+    async def read_app(connection: Connection, ids: Ids) -> App:
+        return await accounts.app(connection, ids["app_id"])
+
+    an_organization = Audited(
+        resource="organization",
+        id_from="organization_id",
+        made_id="id",
+        read=read_organization,
+        record=RecordedOrganization,
+        owner="organization_id",
+    )
+    an_app = Audited(resource="app", id_from="app_id", made_id="id", read=read_app, record=RecordedApp, owner="app_id")
+
     async def create_organization(call: Call[NoParameters, NoParameters, NewOrganization]) -> Organization:
         return await accounts.create_organization(call.connection, call.body)
 
@@ -45,6 +75,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             handler=create_organization,
             body_model=NewOrganization,
             answer=Organization,
+            audited=an_organization,
             location="/organizations/{id}",
             refusals=(ProblemCode.CONFLICT,),
         ),
@@ -74,6 +105,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             handler=create_app,
             body_model=NewApp,
             answer=App,
+            audited=an_app,
             location="/apps/{id}",
             refusals=(ProblemCode.CONFLICT,),
         ),

@@ -31,6 +31,13 @@ class Organization(Answer):
     created_at: datetime
 
 
+class RecordedOrganization(Answer):
+    """What the audit log is told of an organization."""
+
+    name: str
+    created_at: datetime
+
+
 class OrganizationPage(Page[Organization]):
     """Organizations, newest first."""
 
@@ -45,6 +52,15 @@ class NewApp(Request):
 
 class App(Answer):
     id: Uuid
+    organization_id: Uuid
+    name: str
+    description: str
+    created_at: datetime
+
+
+class RecordedApp(Answer):
+    """What the audit log is told of an app."""
+
     organization_id: Uuid
     name: str
     description: str

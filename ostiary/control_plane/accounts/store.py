@@ -124,3 +124,15 @@ def _app(row: Record) -> App:
         description=row["description"],
         created_at=row["created_at"],
     )
+
+
+async def organization_itself(connection: Connection, organization_id: str) -> str | None:
+    """The id of the organization, or nothing."""
+    found = await organization(connection, organization_id)
+    return None if found is None else found.id
+
+
+async def organization_of_app(connection: Connection, app_id: str) -> str | None:
+    # Guarantees the organization that has the app, or nothing. An app never changes its organization.
+    found = await connection.fetchval("SELECT organization_id FROM apps WHERE id = $1", app_id)
+    return None if found is None else str(found)

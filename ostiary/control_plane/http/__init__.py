@@ -2,10 +2,12 @@
 
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
-    edge           authorization, request ids, security headers, the log line
+    access         who calls and who may: roles, and what a row of the authorization matrix says
+    edge           who calls, request ids, security headers, the log line
+    auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
-    dispatch       serves operations;  export  lists as CSV
+    dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation  describe operations;  problem_pages  the gateway's errors
     listener       the listening side
@@ -13,6 +15,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
+from ostiary.control_plane.http.auditing import Audited, AuditedExport, Ids
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -33,9 +36,12 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 __all__ = [
     "Answer",
     "AnyOperation",
+    "Audited",
+    "AuditedExport",
     "Call",
     "Count",
     "FormatField",
+    "Ids",
     "KeyCursor",
     "KeyId",
     "KeyPaging",

@@ -1,21 +1,27 @@
-"""Serves the declared operations: read, claim, do, store, commit, answer, in that order."""
+"""Serves the declared operations: read, authorize, claim, do, store, write down, commit, answer, in that order."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import asyncpg
 import pydantic_core
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import BaseModel
 
 from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import export, idempotency, reading
+from ostiary.control_plane.http.access import Access, Caller
+from ostiary.control_plane.http.auditing import AuditTrail
+from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Problem, ProblemCode, invalid
+from ostiary.control_plane.http.recording import OwnerLookup, Recording
 
 # How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
 ACQUIRE_SECONDS = 2.0
@@ -27,57 +33,122 @@ _READ_ONLY = "25006"
 
 
 class Dispatcher:
-    """Makes aiohttp handlers of operations."""
+    """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
+    thing to the organization it belongs to, `audit` where changes and refusals are written down.
 
-    def __init__(self, *, pool: Pool) -> None:
+    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
+    something and does not say what is written down of it: at start, not in a call."""
+
+    def __init__(
+        self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup], audit: AuditTrail
+    ) -> None:
         self._pool = pool
+        self._matrix = matrix
+        self._owners = owners
+        self._recording = Recording(log=audit, owners=owners, transaction=self._transaction)
+        self._operations: dict[Handler, AnyOperation] = {}
 
     def handler(self, operation: AnyOperation) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._serve(operation, request)
+        if (whose := self._matrix[operation.id].whose) is not None:
+            self._owners[whose]
+        self._recording.check(operation)
 
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                return await self._serve(operation, request)
+            except Problem as problem:
+                caller = the_caller()
+                await self._recording.refused(operation, request, problem, caller, caller.request_id)
+                raise
+
+        self._operations[handle] = operation
         return handle
 
+    async def turned_away(self, request: web.Request, problem: Problem, request_id: str) -> None:
+        """Writes down that someone was refused before it was known who calls."""
+        operation = self._operations.get(request.match_info.handler)
+        if operation is not None:
+            await self._recording.refused(operation, request, problem, None, request_id)
+
     async def _serve(self, operation: AnyOperation, request: web.Request) -> web.StreamResponse:
+        caller = the_caller()
+        self._require_platform_role(operation, caller)
         path = reading.path_parameters(operation.path_model, request)
         query = reading.query_parameters(operation.query_model, request)
         if operation.csv is not None and query.format == "csv":
             fields, own = operation.csv.model_fields, operation.csv.__annotations__
             columns = sorted(fields, key=lambda name: name not in own)  # what an item is of comes before its figures
             return await export.stream(
-                request, name=operation.id, columns=columns, pages=self._pages(operation, path, query)
+                request, name=operation.id, columns=columns, pages=self._pages(operation, caller, path, query)
             )
         body, claim = NoBody(), None
         if operation.body_model is not NoBody:
             sent = await reading.read_body(request)
             body = reading.check_body(operation.body_model, sent)
             if operation.method is Method.POST:  # the other methods do the same when they are repeated
-                claim = _claim(operation, request, sent.value)
+                claim = _claim(operation, request, caller, sent.value)
 
+        call = partial(Call, path=path, query=query, body=body, caller=caller)
         async with self._transaction(operation.method) as connection:
+            await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
-            answer = await operation.handler(Call(path=path, query=query, body=body, connection=connection))
+            begun = await self._recording.begin(connection, operation, path)
+            answer = await operation.handler(call(connection=connection))
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
+            if begun is not None:
+                await self._recording.end(connection, operation, caller, begun, answer)
         return _answer(operation, operation.status, answer.model_dump(mode="json"))
 
-    async def _pages(self, operation: AnyOperation, path: Parameters, query: Any) -> AsyncIterator[Sequence[Answer]]:
+    async def _pages(
+        self, operation: AnyOperation, caller: Caller, path: Parameters, query: Any
+    ) -> AsyncIterator[Sequence[Answer]]:
         """All pages of a list, each in a transaction of its own. Raises Problem."""
         rows = 0
         while True:
             async with self._transaction(operation.method) as connection:
                 if "limit" in operation.query_model.model_fields:
                     query = query.model_copy(update={"limit": export.PAGE_ROWS})
-                page: Any = await operation.handler(Call(path=path, query=query, body=NoBody(), connection=connection))
+                await self._require_membership(operation, connection, caller, path, NoBody())
+                page: Any = await operation.handler(
+                    Call(path=path, query=query, body=NoBody(), caller=caller, connection=connection)
+                )
             if rows == 0 and page.total > export.ROWS_MAX:
                 raise invalid("format", f"these are {page.total} rows, and at most {export.ROWS_MAX} go into one file")
+            if rows == 0:
+                await self._recording.exported(operation, caller, path, query)
             yield page.data
             rows += len(page.data)
             if page.next_cursor is None:
                 return
             given = operation.query_model.model_validate({"cursor": page.next_cursor})
             query = query.model_copy(update={"cursor": cast("Any", given).cursor})
+
+    def _require_platform_role(self, operation: AnyOperation, caller: Caller) -> None:
+        """Before anything of the call is read, where only the platform's own people may."""
+        access = self._matrix[operation.id]
+        if access.least is None and not access.anyone and caller.actor.platform_role not in access.platform:
+            raise NotPermitted(ProblemCode.ROLE_MISSING)
+
+    async def _require_membership(
+        self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, body: BaseModel
+    ) -> None:
+        """Else `role_missing`; and what is not the actor's to see is not there, as if it had never been."""
+        access = self._matrix[operation.id]
+        if access.least is None or caller.actor.platform_role in access.platform or access.whose is None:
+            return
+        in_path: str | None = getattr(path, access.whose, None)
+        owner = await self._owners[access.whose](connection, in_path or getattr(body, access.whose))
+        role = None if owner is None else caller.actor.memberships.get(owner)
+        if role is not None and role.reaches(access.least):
+            return
+        if role is not None or caller.actor.platform_role is not None:  # it may be seen, at least
+            raise NotPermitted(ProblemCode.ROLE_MISSING, organization_id=owner if role is not None else None)
+        absent = FieldProblem(access.whose, "there is nothing of this id")
+        code = ProblemCode.NOT_FOUND if in_path else ProblemCode.INVALID_FIELDS
+        # Also of what is not there: that it were written down, or not, would take another time, and tell which it is.
+        raise NotPermitted(code, errors=() if in_path else (absent,))
 
     @asynccontextmanager
     async def _transaction(self, method: Method) -> AsyncIterator[Connection]:
@@ -101,13 +172,15 @@ class Dispatcher:
             raise _unavailable() from error
 
 
-def _claim(operation: AnyOperation, request: web.Request, body: object) -> idempotency.Claim | None:
+def _claim(operation: AnyOperation, request: web.Request, caller: Caller, body: object) -> idempotency.Claim | None:
     keys = request.headers.getall("Idempotency-Key", [])
     if not keys:
         return None
     if len(keys) > 1:
         raise Problem(ProblemCode.MALFORMED_REQUEST, "Send one Idempotency-Key.")
-    return idempotency.claim(keys[0], operation_id=operation.id, path=request.path, body=body)
+    return idempotency.claim(
+        keys[0], principal=caller.actor.principal, operation_id=operation.id, path=request.path, body=body
+    )
 
 
 def _storable(operation: AnyOperation, answer: Answer) -> idempotency.StoredAnswer:

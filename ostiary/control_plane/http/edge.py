@@ -1,7 +1,7 @@
-"""What holds for every call whatever it asks: who may, how many at once, the request id, the headers, the log line.
+"""What holds for every call whatever it asks: who calls, how many at once, the request id, the headers, the log line.
 
-Everything below /api/v1 needs the operator token, except what `OPEN` names: a new operation is closed until someone writes
-it here."""
+Nobody gets in unknown, except to what `OPEN` names: a new operation is closed until someone writes it here. Whether the
+caller may do what is asked, `dispatch` decides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from uuid import uuid4
 
@@ -18,11 +19,21 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ostiary.control_plane.http import problem_pages
+from ostiary.control_plane.http.access import Actor, Caller, PlatformRole
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 from ostiary.core.errors import ErrorCode
 
 log = logging.getLogger("ostiary.control_plane")
+
+# Whose bearer token this is; None for one that is not its to know. Raises Problem when it can't tell now.
+Authenticator = Callable[[str], Awaitable[Actor | None]]
+
+# Told of a call that is refused before it is known who calls, with its request id; never raises.
+Witness = Callable[[web.Request, Problem, str], Awaitable[None]]
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+OPERATOR = Actor("operator", "operator token", PlatformRole.OPERATOR)
 
 # Of the call that this task serves, for answers that begin before their handler returns.
 _call_id: ContextVar[str | None] = ContextVar("call_id", default=None)
@@ -58,9 +69,20 @@ def request_id_of(sent: str | None) -> str:
 
 
 class Edge:
-    """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here."""
+    """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
-    def __init__(self, *, operator_token: str) -> None:
+    A token that is not the configuration's is shown to `authenticators` in turn; of who is known to none, `turned_away`
+    is told, if there is one."""
+
+    def __init__(
+        self,
+        *,
+        operator_token: str,
+        authenticators: Sequence[Authenticator] = (),
+        turned_away: Witness | None = None,
+    ) -> None:
+        self._authenticators = tuple(authenticators)
+        self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
         self._calls = 0
@@ -105,7 +127,14 @@ class Edge:
                 raise Problem(ProblemCode.OVERLOADED, headers=[("Retry-After", "1")])
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
-            self._authorize(request)
+            if request.path not in OPEN:
+                try:
+                    actor = await self._authenticate(request)
+                except Problem as problem:
+                    if self._turned_away is not None:
+                        await self._turned_away(request, problem, request_id)
+                    raise
+                _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)
         except Problem as problem:
             return answer(problem, request_id)
@@ -118,22 +147,33 @@ class Edge:
             log.error("internal_error", extra={"fields": fields})
             return answer(Problem(ProblemCode.INTERNAL_ERROR), request_id)
 
-    def _authorize(self, request: web.Request) -> None:
+    async def _authenticate(self, request: web.Request) -> Actor:
         """By the path as routed: whatever is not open by name is closed, addresses where nothing is included."""
-        if request.path in OPEN:
-            return
         sent = request.headers.getall("Authorization", [])
         if not sent:
             raise Problem(ProblemCode.CREDENTIALS_MISSING, headers=[("WWW-Authenticate", 'Bearer realm="ostiary"')])
         scheme, _, token = sent[0].partition(" ")
+        if len(sent) == 1 and scheme.lower() == "bearer" and (actor := await self._actor(token)) is not None:
+            return actor
+        log.warning("token_refused", extra={"fields": {"client": request.remote}})
+        raise Problem(
+            ProblemCode.CREDENTIALS_INVALID,
+            headers=[("WWW-Authenticate", 'Bearer realm="ostiary", error="invalid_token"')],
+        )
+
+    async def _actor(self, token: str) -> Actor | None:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        right = hmac.compare_digest(digest, self._token_sha256)
-        if len(sent) > 1 or scheme.lower() != "bearer" or not right:
-            log.warning("operator_token_refused", extra={"fields": {"client": request.remote}})
-            raise Problem(
-                ProblemCode.CREDENTIALS_INVALID,
-                headers=[("WWW-Authenticate", 'Bearer realm="ostiary", error="invalid_token"')],
-            )
+        if hmac.compare_digest(digest, self._token_sha256):
+            return OPERATOR
+        for authenticate in self._authenticators:
+            if (actor := await authenticate(token)) is not None:
+                return actor
+        return None
+
+
+def caller() -> Caller:
+    """Who made the call that this task serves. Raises LookupError for what is open."""
+    return _caller.get()
 
 
 def _of_router(error: web.HTTPException) -> Problem:

@@ -22,14 +22,12 @@ import asyncpg
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 
-# Who calls: with the operator token there is one principal. Keys of different principals never meet.
-OPERATOR = "operator"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One caller's word for one call, and the SHA-256 of what was asked."""
+    """One caller's word for one call, and the SHA-256 of what was asked. Keys of different principals never meet."""
 
     principal: str
     key: str
@@ -43,12 +41,12 @@ class StoredAnswer:
     secret_left_out: bool
 
 
-def claim(key: str, *, operation_id: str, path: str, body: object) -> Claim:
+def claim(key: str, *, principal: str, operation_id: str, path: str, body: object) -> Claim:
     """Raises Problem `malformed_request` for a key that is not 1 to 255 visible ASCII characters."""
     if KEY.fullmatch(key) is None:
         raise Problem(ProblemCode.MALFORMED_REQUEST, "Idempotency-Key must be 1 to 255 visible ASCII characters.")
     asked = json.dumps([operation_id, path, body], sort_keys=True, separators=(",", ":"))
-    return Claim(OPERATOR, key, hashlib.sha256(asked.encode()).digest())
+    return Claim(principal, key, hashlib.sha256(asked.encode()).digest())
 
 
 async def take(connection: Connection, claim: Claim) -> StoredAnswer | None:

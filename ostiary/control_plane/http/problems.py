@@ -27,6 +27,7 @@ class ProblemCode(Enum):
         401, "Credentials missing", "Send the operator token: Authorization: Bearer <operator token>."
     )
     CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "The operator token is not valid.")
+    ROLE_MISSING = Meaning(403, "Role missing", "Your role does not allow this; see /docs for the one that does.")
     NOT_FOUND = Meaning(404, "Not found", "There is nothing at this address; see /docs for what there is.")
     METHOD_NOT_ALLOWED = Meaning(405, "Method not allowed", "This resource does not take this method; see Allow.")
     REQUEST_TIMEOUT = Meaning(408, "Request timeout", "The body did not arrive in time.")
@@ -92,6 +93,17 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.headers = tuple(headers)
         self.about = about
+
+
+class NotPermitted(Problem):
+    """A call refused for want of a right; also one for what is not there, or is another organization's and looks so.
+    `organization_id` is where the caller is a member without that right: its people may know of it."""
+
+    def __init__(
+        self, code: ProblemCode, *, errors: Sequence[FieldProblem] = (), organization_id: str | None = None
+    ) -> None:
+        super().__init__(code, errors=errors)
+        self.organization_id = organization_id
 
 
 def invalid(field: str, problem: str) -> Problem:

@@ -10,7 +10,6 @@ import asyncpg
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Problem, ProblemCode, cut, invalid
-from ostiary.control_plane.http.idempotency import OPERATOR
 from ostiary.control_plane.keys import limits, store
 from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce
 from ostiary.control_plane.keys.model import (
@@ -114,12 +113,16 @@ class Keys:
             raise Problem(ProblemCode.NOT_FOUND, "There is no such key.")
         return found
 
-    async def put_limits(self, connection: Connection, key_id: str, new: KeyLimits) -> KeyLimitsInForce:
-        await limits.put(connection, key_id, new.document(), reason=new.reason, changed_by=OPERATOR)
+    async def put_limits(
+        self, connection: Connection, key_id: str, new: KeyLimits, *, changed_by: str
+    ) -> KeyLimitsInForce:
+        await limits.put(connection, key_id, new.document(), reason=new.reason, changed_by=changed_by)
         return await self.limits(connection, key_id)
 
-    async def remove_limits(self, connection: Connection, key_id: str, reason: str) -> KeyLimitsInForce:
-        await limits.put(connection, key_id, None, reason=reason, changed_by=OPERATOR)
+    async def remove_limits(
+        self, connection: Connection, key_id: str, reason: str, *, changed_by: str
+    ) -> KeyLimitsInForce:
+        await limits.put(connection, key_id, None, reason=reason, changed_by=changed_by)
         return await self.limits(connection, key_id)
 
     def _check_plan(self, plan: str | None) -> None:

@@ -237,3 +237,14 @@ def _state(row: Record) -> KeyState:
     if row["expired"]:
         return KeyState.EXPIRED
     return KeyState.ROTATING if row["rotating"] else KeyState.ACTIVE
+
+
+async def organization_of_key(connection: Connection, key_id: str) -> str | None:
+    found = await connection.fetchval(
+        """
+        -- Guarantees the organization whose app has the key, or nothing. A key never changes its app.
+        SELECT a.organization_id FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.id = $1
+        """,
+        key_id,
+    )
+    return None if found is None else str(found)
