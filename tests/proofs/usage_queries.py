@@ -92,7 +92,8 @@ async def _make(server: EmbeddedPostgres, rows: int, now: datetime) -> None:
     ):
         await connection.execute(f"ALTER SYSTEM SET {setting}")
     await connection.close()
-    await asyncio.to_thread(server.pg_ctl, "restart", "-m", "fast")
+    await asyncio.to_thread(server.pg_ctl, "stop", "-m", "fast")
+    await asyncio.to_thread(server.start_again)
     await migrate(server.url())
     begun = time.monotonic()
     first_day = now.date() - timedelta(days=DAYS - 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +19,7 @@ from ostiary.gateway.usage.segment import Segment
 CONNECT_SECONDS = 5.0
 # One statement moves at most a segment (some 50 ms of work); a server that takes longer than this is hanging.
 STATEMENT_SECONDS = 30.0
+_LOOK_SECONDS = 0.5  # between looks whether the connection of a COPY is still there
 
 # Guarantees: one row for a segment, ever. Another transaction that holds the same segment is waited for, so a commit whose
 # answer was lost is found out here. No row comes back when the segment was written before.
@@ -64,10 +67,18 @@ class Written:
 class UsageLedger:
     """A connection to Postgres that takes segments. Not for two tasks at once."""
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], spool_id: UUID) -> None:
+    def __init__(
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        spool_id: UUID,
+        *,
+        statement_seconds: float = STATEMENT_SECONDS,
+    ) -> None:
         self._connection = connection
+        self._statement_seconds = statement_seconds
         self._spool_id = spool_id
         self._days: set[int] = set()  # partitions known to exist
+        self._left = False  # in the middle of a COPY: good for nothing any more
 
     @classmethod
     async def connect(
@@ -82,7 +93,7 @@ class UsageLedger:
             command_timeout=statement_seconds,
             server_settings={"application_name": "ostiary-shipper", "synchronous_commit": "on", "TimeZone": "UTC"},
         )
-        return cls(connection, spool_id)
+        return cls(connection, spool_id, statement_seconds=statement_seconds)
 
     def terminate(self) -> None:
         """Ends the connection at once; whatever was under way is undone, or was done and is found in the ledger."""
@@ -119,6 +130,15 @@ class UsageLedger:
         )
 
     async def _write(self, segment: Segment, run: RunState | None) -> Written:
+        try:
+            return await self._write_whole(segment, run)
+        except Exception as error:
+            # Where a COPY was left, asyncpg has nothing to undo it on, and may trip over that.
+            if self._left and not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                raise TimeoutError("a COPY was left because it did not end") from error
+            raise
+
+    async def _write_whole(self, segment: Segment, run: RunState | None) -> Written:
         header = segment.header
         async with self._connection.transaction():
             if not await self._connection.fetchval(_ENTER_SEGMENT, header.segment_id, header.run_id):
@@ -147,12 +167,7 @@ class UsageLedger:
             return 0
         try:
             async with self._connection.transaction():  # a savepoint
-                await self._connection.copy_to_table(
-                    "usage_events",
-                    source=io.BytesIO(b"".join((COPY_HEAD, *records, COPY_END))),
-                    columns=columns,
-                    format="binary",
-                )
+                await self._copy_or_leave(b"".join((COPY_HEAD, *records, COPY_END)), columns)
         except asyncpg.CheckViolationError:  # no partition: the caller's to mend
             raise
         except _POISON:
@@ -161,6 +176,33 @@ class UsageLedger:
             half = len(records) // 2
             return await self._copy(records[:half], columns) + await self._copy(records[half:], columns)
         return 0
+
+    async def _copy_or_leave(self, data: bytes, columns: Sequence[str]) -> None:
+        """One COPY, for as long as a statement may take. asyncpg waits without an end for its socket to take more, and is not
+        woken when the connection is lost meanwhile: so that is watched from outside. Raises as COPY does, TimeoutError, and
+        asyncpg.ConnectionDoesNotExistError."""
+        copying = asyncio.create_task(
+            self._connection.copy_to_table("usage_events", source=io.BytesIO(data), columns=columns, format="binary")
+        )
+        try:
+            deadline = (
+                time.monotonic() + self._statement_seconds + _LOOK_SECONDS
+            )  # asyncpg's own comes first, if it comes
+            while not copying.done():
+                lost = self._connection.is_closed()  # as it was before the wait: what is lost may tell so itself
+                await asyncio.wait({copying}, timeout=_LOOK_SECONDS)
+                if copying.done():
+                    break
+                if lost:
+                    raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            await copying
+        finally:
+            if not copying.done():
+                self._left = True
+                self._connection.terminate()
+                copying.cancel()
 
     async def _ensure_days(self, days: set[int]) -> None:
         for day in sorted(days - self._days):

@@ -51,8 +51,8 @@ OF_THE_SHIPPER = (
 )
 # What Postgres must never take for done: an fsync that failed once and works when it is tried again has lost the pages.
 OF_POSTGRES = (
-    ("fdatasync", ("EIO", "ENOSPC"), 8),
-    ("pwrite64", ("ENOSPC", "EIO"), 30),
+    ("fdatasync", ("EIO", "ENOSPC"), 2),
+    ("pwrite64", ("ENOSPC", "EIO"), 6),
 )
 
 

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
-from ostiary.gateway.usage import caller_part, route_part
+from ostiary.gateway.usage import SEGMENT_BYTES, caller_part, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
 from ostiary.gateway.usage.segment import HEADER_BYTES
@@ -282,6 +282,60 @@ async def test_postgres_that_hangs_is_left_after_the_deadline(
     finally:
         os.kill(pid, signal.SIGCONT)
     await hasty.close()
+    patient = Shipper(directory=spool_directory, postgres_url=database, observe=observed)
+    await patient.ship()
+    await patient.close()
+    assert await count_by_request_id(spool_directory, database) == Counter(names)
+    assert (await reconcile(spool_directory, database)).holds
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["backend terminated", "backend hangs"])
+async def test_a_copy_that_postgres_stops_reading_is_left(
+    spool_directory: Path, database: str, rows: Rows, observed: Observed, lost: bool
+) -> None:
+    """Row 86: terminate backend mid-COPY, SIGSTOP. Without it: a shipper that waits for ever for a socket that takes no more,
+    while the spool fills up behind it."""
+    await rows.execute("SELECT usage_ensure_partition(current_date)")
+    await rows.execute(
+        "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$"
+    )
+    await rows.execute("CREATE TRIGGER hang BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION hang()")
+    names = _names(6000)  # 2 MB: more than a socket holds
+    spool = open_spool(spool_directory, segment_bytes=SEGMENT_BYTES)
+    for name in names:
+        spool.append(call(name))
+    spool.close()
+    deadline = 30.0 if lost else 1.0
+    hasty = Shipper(directory=spool_directory, postgres_url=database, observe=observed, statement_seconds=deadline)
+    shipping = asyncio.create_task(hasty.ship())
+    asleep = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND wait_event = 'PgSleep' "
+        "AND datname = current_database()"
+    )
+
+    async def copying() -> bool:
+        return await rows.fetchval(asleep) is not None or shipping.done()
+
+    await until(copying, "Postgres has stopped reading")
+    if lost:
+        await rows.execute(f"SELECT pg_terminate_backend(pid) FROM ({asleep}) AS found")  # noqa: S608  from above
+    done, _ = await asyncio.wait({shipping}, timeout=25)
+    assert done, "the shipper still waits"
+    assert isinstance(shipping.exception(), (OSError, asyncpg.PostgresError, asyncpg.InterfaceError))
+    await hasty.close()
+    await rows.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND "
+        "datname = current_database()"
+    )
+
+    async def gone() -> bool:
+        return not await rows.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND datname = "
+            "current_database()"
+        )
+
+    await until(gone, "Postgres has let go")
+    await rows.execute("DROP TRIGGER hang ON usage_events")
     patient = Shipper(directory=spool_directory, postgres_url=database, observe=observed)
     await patient.ship()
     await patient.close()
