@@ -78,7 +78,6 @@ class UsageLedger:
         self._statement_seconds = statement_seconds
         self._spool_id = spool_id
         self._days: set[int] = set()  # partitions known to exist
-        self._left = False  # in the middle of a COPY: good for nothing any more
 
     @classmethod
     async def connect(
@@ -133,10 +132,11 @@ class UsageLedger:
         try:
             return await self._write_whole(segment, run)
         except Exception as error:
-            # Where a COPY was left, asyncpg has nothing to undo it on, and may trip over that.
-            if self._left and not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
-                raise TimeoutError("a COPY was left because it did not end") from error
-            raise
+            # asyncpg trips over a COPY that it gave up itself (an AttributeError), and over undoing one that was left.
+            if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)):
+                raise
+            self._connection.terminate()
+            raise TimeoutError("a COPY did not end in time") from error
 
     async def _write_whole(self, segment: Segment, run: RunState | None) -> Written:
         header = segment.header
@@ -200,7 +200,6 @@ class UsageLedger:
             await copying
         finally:
             if not copying.done():
-                self._left = True
                 self._connection.terminate()
                 copying.cancel()
 
