@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import psutil
 
 from ostiary.control_plane.db import migrate
 from ostiary.demo.stores import EmbeddedPostgres
@@ -30,7 +31,9 @@ async def _questions(connection: asyncpg.Connection[asyncpg.Record], now: dateti
     """Path and bound in ms."""
     app = await connection.fetchval(f"SELECT {APP.format(number=7)}")
     organization = await connection.fetchval(f"SELECT {ORGANIZATION.format(number=3)}")
-    rare = f"ak_live_{KEYS - 1:014d}"
+    # With its app, as a key of the control plane is asked for: that knows whose it is.
+    rare_app = await connection.fetchval(f"SELECT {APP.format(number=(KEYS - 1) // 2)}")
+    rare = f"ak_live_{KEYS - 1:014d}&app_id={rare_app}"
     at = (now - timedelta(days=9, hours=5, minutes=23)).strftime("%Y-%m-%dT%H:%M:%SZ")
     hour_ago = (now - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = []
@@ -49,22 +52,33 @@ async def _questions(connection: asyncpg.Connection[asyncpg.Record], now: dateti
     return found
 
 
-async def _ask(api: Api, questions: list[tuple[str, float]]) -> list[str]:
+async def _ask(api: Api, questions: list[tuple[str, float]], server: EmbeddedPostgres, *, shared: bool) -> list[str]:
     failures = []
     for path, bound_ms in questions:
         times = []
+        begun_cpu = _processor_seconds(server)
         for _ in range(REPEATS):
             begun = time.perf_counter()
             reply = await api.get(path)
             times.append((time.perf_counter() - begun) * 1000)
             assert reply.status == 200, reply.text
+        processor = (_processor_seconds(server) - begun_cpu) / REPEATS * 1000
         median = statistics.median(times)
         document = reply.document
         what = document.get("calls", document.get("total"))
-        print(f"{median:7.1f} ms  (most {max(times):7.1f})  of {what:>9}  {path}", flush=True)
-        if median > bound_ms:
-            failures.append(f"{path}: {median:.1f} ms, and {bound_ms:.0f} are allowed")
+        print(
+            f"{median:7.1f} ms (least {min(times):7.1f}, processor {processor:6.1f})  of {what:>9}  {path}", flush=True
+        )
+        if (held := processor if shared else median) > bound_ms:
+            failures.append(f"{path}: {held:.1f} ms, and {bound_ms:.0f} are allowed")
     return failures
+
+
+def _processor_seconds(server: EmbeddedPostgres) -> float:
+    """Of this process, which is client and API at once, and of all of Postgres."""
+    postmaster = psutil.Process(server.pid)
+    processes = (postmaster, *postmaster.children(recursive=True))
+    return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 async def _second_pages(api: Api, questions: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -122,7 +136,7 @@ async def _make(server: EmbeddedPostgres, rows: int, now: datetime) -> None:
     print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
 
 
-async def prove(directory: Path, rows: int, *, keep: bool) -> None:
+async def prove(directory: Path, rows: int, *, keep: bool, shared: bool) -> None:
     now = datetime.now(UTC)
     is_there = (directory / "PG_VERSION").exists()
     with EmbeddedPostgres(directory, keep=keep) as server:
@@ -140,8 +154,8 @@ async def prove(directory: Path, rows: int, *, keep: bool) -> None:
             print(f"plan: {told}")
         async with serving(configuration_for(server.url())) as api:
             questions = await _questions(connection, now)
-            failures = await _ask(api, questions)
-            failures += await _ask(api, await _second_pages(api, questions))
+            failures = await _ask(api, questions, server, shared=shared)
+            failures += await _ask(api, await _second_pages(api, questions), server, shared=shared)
         await connection.close()
     if failures:
         sys.exit("\n".join(failures))
@@ -162,12 +176,17 @@ def main() -> None:
         metavar="DIRECTORY",
         help="make the database here and leave it, or ask the one that is here; a temporary one otherwise",
     )
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="the machine has other work: hold the time of the processors against the bounds, not that of the clock",
+    )
     chosen = parser.parse_args()
     if chosen.keep is not None:
-        asyncio.run(prove(chosen.keep, chosen.rows, keep=True))
+        asyncio.run(prove(chosen.keep, chosen.rows, keep=True, shared=chosen.shared))
         return
     with tempfile.TemporaryDirectory(prefix="ostiary-proof-") as scratch:
-        asyncio.run(prove(Path(scratch) / "postgres", chosen.rows, keep=False))
+        asyncio.run(prove(Path(scratch) / "postgres", chosen.rows, keep=False, shared=chosen.shared))
 
 
 if __name__ == "__main__":

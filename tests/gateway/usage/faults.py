@@ -111,7 +111,7 @@ def worker_under(injection: Injection, directory: Path, name: str) -> Outcome:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
     with injecting(process.pid, injection) as injected:
-        output, errors = process.communicate("go\n", timeout=60)
+        output, errors = process.communicate("go\n", timeout=180)
     if process.returncode != 0 or not output:
         return Outcome(
             injected.count, 0, 0, [f"{injection}: the worker ended with {process.returncode}: {errors[-2000:]}"]
@@ -169,7 +169,7 @@ def shipping(directory: Path, postgres_url: str) -> Iterator[subprocess.Popen[by
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: not look(directory).runs, "the shipper ships")
+        eventually(lambda: not look(directory).runs, "the shipper ships", 120)
         yield process
     finally:
         process.kill()
@@ -192,7 +192,7 @@ def shipped_under(
         if process.poll() is not None:
             failures.append(f"{injection}: the shipper ended with {process.returncode}")
         else:
-            eventually(lambda: not _to_ship(directory), f"{injection}: everything is shipped after it")
+            eventually(lambda: not _to_ship(directory), f"{injection}: everything is shipped after it", 120)
     found = asyncio.run(count_by_request_id(directory, postgres_url))
     wrong = [name for name in names if found[name] != 1]
     if wrong:
