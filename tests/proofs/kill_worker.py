@@ -4,7 +4,6 @@ connections are cut, and a worker's death is mended within a second."""
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import time
@@ -17,7 +16,7 @@ from tests.endurance.killing import Kill, kill_worker, unexplained
 from tests.endurance.origin import running_origin
 from tests.endurance.site import ASK_ID, Site, fresh_database, stream
 from tests.endurance.test_deaths import kill_shipper
-from tests.support.directories import directory_for_all
+from tests.proofs._program import run_counted
 
 WORKERS = 4
 # Each worker in turn, so that each has lived long enough to be trusted when its turn comes: single deaths, not a loop.
@@ -95,16 +94,12 @@ def judge(site: Site, calls: list[Call], kills: list[Kill], arrivals: dict[str, 
     return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/prove kill-worker", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="workers killed (default 100, about 9 minutes)")
-    chosen = parser.parse_args()
-    with directory_for_all() as directory:
-        failures = prove(directory, chosen.kills)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_counted(
+        prove,
+        name="kill-worker",
+        about=__doc__,
+        option="kills",
+        default=100,
+        meaning="workers killed (default 100, about 9 minutes)",
+    )
