@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
-from ostiary.core.issuers import Issuer
+from ostiary.core.issuers import Issuer, SignInIssuer
 from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
@@ -465,6 +465,8 @@ class ControlPlaneSettings:
     listen: Listen
     operator_token: str | None
     key_prefix: str
+    public_url: str | None = None
+    issuer: SignInIssuer | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -553,3 +555,8 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     certificates: tuple[CertificateUse, ...] = ()
+
+    @property
+    def metered(self) -> bool:
+        """Is there anywhere for usage to go?"""
+        return self.stores.postgres is not None or self.usage.sink is not None

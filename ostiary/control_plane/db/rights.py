@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ostiary.control_plane.db.pool import Connection
 from ostiary.control_plane.db.schema import MigrationError, connected
 
+NOTHING: frozenset[str] = frozenset()
 READ = frozenset({"SELECT"})
 ADD = READ | {"INSERT"}
 CHANGE = ADD | {"UPDATE"}
@@ -20,12 +21,23 @@ TABLES: Mapping[str, frozenset[str]] = {
     "schema_migrations": READ,
     # Rows come by audit_append alone.
     "audit_log": READ,
+    "audit_pending": NOTHING,
     "organizations": ROWS,
     "apps": ROWS,
     "api_keys": CHANGE,
     "key_limit_changes": ADD,
     "key_uses": READ | {"DELETE"},  # a rotation forgets; written by a trigger of usage_events
     "idempotency_keys": ROWS,
+    # Users and what lets them in. Nobody is deleted here, and what was used or linked once stays so.
+    "users": CHANGE,
+    "user_identities": ADD,
+    "memberships": ROWS,
+    "invitations": CHANGE,
+    "platform_tokens": CHANGE,
+    "sessions": ROWS,
+    "used_refresh_tokens": ADD,
+    "sign_in_attempts": ROWS,
+    "token_signing_keys": ADD | {"DELETE"},
     "usage_events": ADD,
     "usage_segments": CHANGE,
     "usage_runs": CHANGE,
@@ -58,6 +70,8 @@ async def grant(url: str, role: str) -> list[str]:
         told = []
         for row in rows:
             rights = ", ".join(sorted(TABLES.get(row["name"], ROWS)))
+            if not rights:
+                continue
             await connection.execute(f"GRANT {rights} ON {schema}.{row['quoted']} TO {name}")
             told.append(f"{row['name']}: {rights}")
         await connection.execute(

@@ -3,10 +3,12 @@
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
+    browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
     auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
+    transactions   on the pool, and what the database's refusals mean
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation  describe operations;  problem_pages  the gateway's errors
@@ -15,7 +17,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
-from ostiary.control_plane.http.auditing import Audited, AuditedExport, Ids
+from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Ids, Note
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -29,14 +31,26 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
+from ostiary.control_plane.http.operations import (
+    AnyOperation,
+    Call,
+    UnboundCall,
+    amend,
+    change,
+    change_unbound,
+    read,
+    remove,
+    replace,
+)
 from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.transactions import Transactions
 
 __all__ = [
     "Answer",
     "AnyOperation",
     "Audited",
+    "AuditedByItself",
     "AuditedExport",
     "Call",
     "Count",
@@ -48,6 +62,7 @@ __all__ = [
     "Name",
     "NoBody",
     "NoParameters",
+    "Note",
     "Page",
     "Paging",
     "Parameters",
@@ -57,9 +72,12 @@ __all__ = [
     "Request",
     "RequestCursor",
     "Rule",
+    "Transactions",
+    "UnboundCall",
     "Uuid",
     "amend",
     "change",
+    "change_unbound",
     "cut",
     "invalid",
     "read",

@@ -40,7 +40,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     codes = {*COMMON, *operation.refusals}
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
-    if operation.method is Method.POST:
+    if operation.method is Method.POST and not operation.unbound:
         codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
@@ -127,7 +127,7 @@ def _operation(operation: AnyOperation) -> dict[str, Any]:
         "responses": {str(operation.status): _success(operation), **_failures(operation)},
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
-    if operation.method is Method.POST:
+    if operation.method is Method.POST and not operation.unbound:
         parameters.append(_IDEMPOTENCY_KEY)
     if operation.body_model is not NoBody:
         described["requestBody"] = {

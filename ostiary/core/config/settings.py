@@ -20,6 +20,7 @@ from ostiary.core.config.fields import (
     optional,
 )
 from ostiary.core.config.header_edits import SECURITY
+from ostiary.core.config.issuers import SIGN_IN_ISSUER
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
@@ -249,12 +250,22 @@ _KEY_PREFIX = defaulted(
     "What made key ids and secrets begin with, as in `bi_sk_live_…`; empty for nothing.",
     "ost",
 )
+_PUBLIC_URL = optional(
+    "public_url",
+    TextKind(r"https?://[A-Za-z0-9.:\[\]-]{1,255}", "scheme and host, as in `https://console.example.com`"),
+    "Where browsers find it, behind a proxy with TLS: their cookies and pages are held to it, and tokens name it.",
+)
+_SIGN_IN_ISSUER = optional("issuer", SIGN_IN_ISSUER, "Whose tokens let users in, besides our own.")
 CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
     "Control plane",
     "The API that manages organizations, apps, keys and plans.",
-    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX),
+    (_CONTROL_LISTEN, _PUBLIC_URL, _OPERATOR_TOKEN, _SIGN_IN_ISSUER, _KEY_PREFIX),
     lambda values: ControlPlaneSettings(
-        listen=values[_CONTROL_LISTEN], operator_token=values[_OPERATOR_TOKEN], key_prefix=values[_KEY_PREFIX]
+        listen=values[_CONTROL_LISTEN],
+        operator_token=values[_OPERATOR_TOKEN],
+        key_prefix=values[_KEY_PREFIX],
+        public_url=values[_PUBLIC_URL],
+        issuer=values[_SIGN_IN_ISSUER],
     ),
 )
 

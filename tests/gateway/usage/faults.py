@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostiary.gateway.usage.directory import QUARANTINE, look
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile, spooled_by_request_id
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import Observed, call, open_spool, spool_calls
@@ -141,7 +142,7 @@ def _in_spool(injection: Injection, directory: Path, name: str, stored: set[str]
 async def delivered(directory: Path, postgres_url: str) -> list[str]:
     """Ships what is there without any fault; what must not be."""
     spooled = spooled_by_request_id(directory)
-    shipper = Shipper(directory=directory, postgres_url=postgres_url, observe=Observed())
+    shipper = Shipper(directory=directory, sink=PostgresSink(postgres_url), observe=Observed())
     await shipper.ship()
     await shipper.close()
     failures = []
