@@ -17,7 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Answer, export
 from ostiary.control_plane.http.edge import Edge
-from ostiary.control_plane.usage.model import KeyOverage
+from ostiary.control_plane.usage import store
+from ostiary.control_plane.usage.model import CallFilter, KeyOverage
+from ostiary.control_plane.usage.parts import Granularity, divide
 from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -488,3 +490,17 @@ async def test_quota_events_are_those_of_whom_was_asked_for(api: Api, connection
     assert text.splitlines()[1].startswith(f"a:{app_id},standard:day,100,1000,")
     # Quotas are of no route alone: refused, not answered as if it had not been asked.
     assert list((await api.get("/usage/quotas?route=clients")).fields) == ["route"]
+
+
+async def test_who_sees_some_organizations_gets_no_sum_of_everyone(connection: Connection) -> None:
+    """Sums of everyone are kept apart: a customer's dashboard would show what all the others call."""
+    ours, theirs = str(uuid4()), str(uuid4())
+    await _record(connection, {"organization_id": ours}, {"organization_id": theirs}, {"organization_id": theirs})
+    midnight = datetime.combine(TODAY.date(), datetime.min.time(), UTC)
+    span = divide(midnight - timedelta(days=40), midnight + timedelta(hours=30, minutes=7), kept_from={})
+    for seen, calls in ((None, 3), ((ours,), 1), ((theirs,), 2), ((), 0)):
+        asked = CallFilter().seen_by(seen)
+        assert (await store.totals(connection, span, asked)).calls == calls
+        assert await store.count(connection, span, asked) == calls
+        by_day = await store.by_interval(connection, span, asked, Granularity.DAY)
+        assert sum(totals.calls for totals in by_day.values()) == calls

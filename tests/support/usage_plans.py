@@ -17,7 +17,7 @@ from tests.support.many_calls import APP, plan
 async def check_plans(connection: Connection, now: datetime) -> list[str]:
     """Raises AssertionError with the plan that is not as it must be; returns what was checked."""
     app_id = str(await connection.fetchval(f"SELECT {APP.format(number=7)}"))
-    of_app, everyone = CallFilter(app_id=app_id), CallFilter()
+    of_app, everyone = CallFilter(app_id=app_id).seen_by(None), CallFilter().seen_by(None)
     told = []
 
     # A page of the log: one partition of the many, along an index, nothing sorted but what shares a microsecond.

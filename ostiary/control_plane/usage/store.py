@@ -87,9 +87,10 @@ def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = Fals
 
 
 def table_of(granularity: Granularity, asked: CallFilter, *, by_caller: bool = False) -> tuple[str, str]:
-    """The roll-ups that answer, and their column of time: where nobody in particular is asked for, those of everyone
-    together. `by_caller` says that the answer is told by organization, app or key."""
-    anybody = asked.organization_id is None and asked.app_id is None and asked.key_id is None
+    """The roll-ups that answer, and their column of time: where nobody in particular is asked for, and who asks may see
+    everyone, those of everyone together. `by_caller` says that the answer is told by organization, app or key."""
+    whose = (asked.organization_id, asked.app_id, asked.key_id, asked.organizations)
+    anybody = all(each is None for each in whose)
     return (_TABLES_OF_ALL if anybody and not by_caller else _TABLES)[granularity]
 
 
