@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, audit, keys, members, platform_tokens, sign_in, usage, users
+from ostiary.control_plane import accounts, audit, keys, members, platform_tokens, routes, sign_in, usage, users
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import (
     MigrationError,
@@ -112,7 +112,14 @@ async def build_app(
         *members.operations(members.Members(transactions=transactions, passwords=passwords, key_prefix=prefix)),
         *platform_tokens.operations(tokens),
         *accounts.operations(directory),
-        *keys.operations(keys.Keys(plans=configuration.plans.keys(), envelope=envelope, key_prefix=prefix)),
+        *keys.operations(
+            keys.Keys(
+                plans=routes.plans_in_force if configuration.published else keys.the_plans(configuration.plans),
+                envelope=envelope,
+                key_prefix=prefix,
+            )
+        ),
+        *routes.operations(routes.Routes()),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
     )

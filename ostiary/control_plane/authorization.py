@@ -69,6 +69,14 @@ MATRIX: Mapping[str, Access] = {
     "getKeyLimits": members(Role.VIEWER, "key_id", platform=READERS),
     "putKeyLimits": OPERATORS,
     "deleteKeyLimits": OPERATORS,
+    # Published routes. Comparing is reading.
+    "getRoutes": PLATFORM_READERS,
+    "listRouteVersions": PLATFORM_READERS,
+    "getRouteVersion": PLATFORM_READERS,
+    "diffRoutes": PLATFORM_READERS,
+    "routesStatus": PLATFORM_READERS,
+    "applyRoutes": OPERATORS,
+    "rollBackRoutes": OPERATORS,
     # Usage
     "usageSummary": THEIR_OWN,
     "usageDaily": THEIR_OWN,

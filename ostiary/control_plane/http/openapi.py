@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from ostiary import __version__
 from ostiary.control_plane.http.fields import NoBody, NoParameters, Parameters
-from ostiary.control_plane.http.operations import BASE, AnyOperation, Method
+from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import MEDIA_TYPE, ProblemCode
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -40,7 +40,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     codes = {*COMMON, *operation.refusals}
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
-    if operation.method is Method.POST and not operation.unbound:
+    if operation.takes_idempotency_key:
         codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
@@ -111,7 +111,12 @@ def _problem_schema() -> dict[str, Any]:
                 "items": {
                     "type": "object",
                     "required": ["field", "problem"],
-                    "properties": {"field": text, "problem": text},
+                    "properties": {
+                        "field": text,
+                        "problem": text,
+                        "line": {"type": "integer", "description": "in a field that is a text of many lines"},
+                        "column": {"type": "integer"},
+                    },
                 },
             },
             "about": {"type": "string", "format": "uri-reference", "description": "the resource to look at"},
@@ -127,7 +132,7 @@ def _operation(operation: AnyOperation) -> dict[str, Any]:
         "responses": {str(operation.status): _success(operation), **_failures(operation)},
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
-    if operation.method is Method.POST and not operation.unbound:
+    if operation.takes_idempotency_key:
         parameters.append(_IDEMPOTENCY_KEY)
     if operation.body_model is not NoBody:
         described["requestBody"] = {

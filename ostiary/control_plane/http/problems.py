@@ -47,7 +47,7 @@ class ProblemCode(Enum):
         "rotate the key with a new Idempotency-Key, and end the generation whose secret nobody has; or revoke what was made, "
         "and make another.",
     )
-    BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than 64 KiB.")
+    BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than this operation takes.")
     UNSUPPORTED_MEDIA_TYPE = Meaning(
         415, "Unsupported media type", "Send the body as application/json, in UTF-8 and not compressed."
     )
@@ -83,10 +83,17 @@ class ProblemCode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """`field` is the path of names and positions, joined by dots; empty for the whole body. Never quotes the value."""
+    """`field` is the path of names and positions, joined by dots; empty for the whole body. Never quotes the value. `line`
+    and `column` count from 1, within a field that is a text of many lines."""
 
     field: str
     problem: str
+    line: int | None = None
+    column: int | None = None
+
+    def members(self) -> dict[str, object]:
+        where = {} if self.line is None else {"line": self.line, "column": self.column}
+        return {"field": self.field, "problem": self.problem, **where}
 
 
 class Problem(Exception):
@@ -137,7 +144,7 @@ def document(problem: Problem, request_id: str) -> dict[str, object]:
         "request_id": request_id,
     }
     if problem.errors:
-        members["errors"] = [{"field": error.field, "problem": error.problem} for error in problem.errors]
+        members["errors"] = [error.members() for error in problem.errors]
     if problem.about is not None:
         members["about"] = problem.about
     return members
