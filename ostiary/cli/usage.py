@@ -19,6 +19,7 @@ FIGURES = (
     *("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
 )
 SHADOW_COLUMNS = ("route", "limit", "calls", "would_refuse")
+SHADOW_COLUMNS_BY_KEY = ("route", "key_id", "limit", "calls", "would_refuse")
 QUOTA_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "period_ends")
 GROUPS_MAX = 1000  # of one answer
 
@@ -162,10 +163,11 @@ def overage(client: Client, asked: Document, span: Document, limit: int, as_csv:
 @usage.command("shadow")
 @filter_options
 @span_options
+@click.option("--by", type=click.Choice(["route", "key"]), default="route", help="By route, or by route and key.")
 @api_command
 @csv_option
 @json_option
-def shadow(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
+def shadow(client: Client, asked: Document, span: Document, by: str, as_csv: bool, as_json: bool) -> None:
     """Calls that limits in shadow would have refused, by route and limit, beside all calls of the route.
 
     A limit that would have refused none is not listed.
@@ -173,9 +175,11 @@ def shadow(client: Client, asked: Document, span: Document, as_csv: bool, as_jso
     \b
     Example:
       ostiary usage shadow --days 7
+      ostiary usage shadow --route clients --by key --since 24h
     """
     must_exist(client, asked)
-    _print(client, "/usage/shadow", {**asked, **span}, SHADOW_COLUMNS, as_csv=as_csv, as_json=as_json)
+    columns = SHADOW_COLUMNS_BY_KEY if by == "key" else SHADOW_COLUMNS
+    _print(client, "/usage/shadow", {**asked, **span, "by": by}, columns, as_csv=as_csv, as_json=as_json)
 
 
 @usage.command("quotas")

@@ -65,7 +65,9 @@ async def test_partitions_are_there_before_they_are_needed(connection: Connectio
     assert await _partitions(connection) == {
         "usage_events": days,
         "usage_rollups_minute": days,
+        "usage_rollups_all_minute": days,
         "usage_rollups_hour": ["202606", "202607"],
+        "usage_rollups_all_hour": ["202606", "202607"],
     }
 
 
@@ -92,6 +94,12 @@ async def test_what_is_old_goes_and_the_books_still_balance(
             "SELECT min(day) FROM usage_rollups_day",
         )
     ]
+    of_all = await connection.fetchrow(
+        "SELECT (SELECT min(minute)::date FROM usage_rollups_all_minute), (SELECT min(hour)::date FROM "
+        "usage_rollups_all_hour), (SELECT min(day) FROM usage_rollups_all_day)"
+    )
+    assert of_all is not None
+    assert tuple(of_all) == (minutes, hours, kept_days)
     assert (events, minutes, hours, kept_days) == (first_kept, TODAY, first_kept - timedelta(days=1), date(2026, 2, 1))
     result = await reconcile(tmp_path / "spool", database)
     assert result.holds, result
@@ -189,7 +197,9 @@ def test_the_command_says_what_it_would_do_and_does_it(database: str, tmp_path: 
     assert would.output.splitlines() == [
         "would drop usage_events_20200101",
         "would drop usage_rollups_minute_20200101",
+        "would drop usage_rollups_all_minute_20200101",
         "would drop usage_rollups_hour_202001",
+        "would drop usage_rollups_all_hour_202001",
     ]
     done = CliRunner().invoke(retention_command, ["-c", str(config), "--json"])
     assert json.loads(done.output)["dropped"] == [line.split()[-1] for line in would.output.splitlines()]

@@ -17,7 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Answer, export
 from ostiary.control_plane.http.edge import Edge
-from ostiary.control_plane.usage.model import KeyOverage
+from ostiary.control_plane.usage import store
+from ostiary.control_plane.usage.model import CallFilter, KeyOverage
+from ostiary.control_plane.usage.parts import Granularity, divide
 from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -324,7 +326,7 @@ async def test_csv_is_the_whole_list_and_no_cell_is_a_formula(api: Api, connecti
 async def test_an_export_without_end_is_refused_before_it_begins(api: Api, connection: Connection) -> None:
     """A wrong date would stream a whole year, for hours, to somebody who wanted a day."""
     await _record(connection, {"at": TODAY})
-    await connection.execute("UPDATE usage_rollups_minute SET calls = 1000001")
+    await connection.execute("UPDATE usage_rollups_all_minute SET calls = 1000001")
     span = f"since={_text(TODAY)}&until={_text(TODAY + timedelta(minutes=1))}"
     reply = await api.get(f"/usage/logs?{span}&format=csv")
     assert reply.fields == {"format": "these are 1000001 rows, and at most 1000000 go into one file"}
@@ -387,17 +389,44 @@ async def test_the_report_on_shadows_has_what_they_would_have_refused(api: Api, 
     await _record(connection, {"app_id": app_id, "would_refuse": "standard:minute", "at": TODAY - timedelta(days=9)})
     reply = await api.get(f"/usage/shadow?app_id={app_id}&days=3")
     assert reply.document["data"] == [
-        {"route": "clients", "limit": "standard:minute", "calls": 5, "would_refuse": 2},
-        {"route": "clients", "limit": "minute-by-ip", "calls": 5, "would_refuse": 1},
+        {"route": "clients", "key_id": None, "limit": "standard:minute", "calls": 5, "would_refuse": 2},
+        {"route": "clients", "key_id": None, "limit": "minute-by-ip", "calls": 5, "would_refuse": 1},
     ]
     assert reply.document["total"] == 2
     assert (await api.get(f"/usage/shadow?app_id={uuid4()}")).document["data"] == []
     text = (await api.get(f"/usage/shadow?app_id={app_id}&days=3&format=csv")).text
     assert text.splitlines() == [
-        "route,limit,calls,would_refuse",
-        "clients,standard:minute,5,2",
-        "clients,minute-by-ip,5,1",
+        "route,key_id,limit,calls,would_refuse",
+        "clients,,standard:minute,5,2",
+        "clients,,minute-by-ip,5,1",
     ]
+
+
+async def test_the_report_on_shadows_says_whom_they_would_hit(api: Api, connection: Connection) -> None:
+    """An operator would put a limit in force, and learn from the complaints that it was one customer's alone."""
+    app_id = await api.app()
+    one = {"app_id": app_id, "key_id": "ak_live_1"}
+    await _record(
+        connection, one, {**one, "would_refuse": "standard:minute"}, {"app_id": app_id, "key_id": "ak_live_2"}
+    )
+    reply = await api.get(f"/usage/shadow?app_id={app_id}&days=3&by=key")
+    assert reply.document["data"] == [
+        {"route": "clients", "key_id": "ak_live_1", "limit": "standard:minute", "calls": 2, "would_refuse": 1}
+    ]
+
+
+async def test_the_log_says_which_secret_was_used_and_which_limits_would_have_refused(
+    api: Api, connection: Connection
+) -> None:
+    """After a leak nobody could tell whether a call came with the old secret or the new one."""
+    await _record(connection, {"would_refuse": "standard:minute,minute-by-ip", "request_id": "req-a"}, {})
+    await connection.execute("UPDATE usage_events SET key_generation = 2 WHERE request_id = 'req-a'")
+    data = (await api.get("/usage/logs")).document["data"]
+    told = {(row["key_generation"], tuple(row["would_refuse"])) for row in data}
+    assert told == {(2, ("standard:minute", "minute-by-ip")), (None, ())}
+    header, *lines = (await api.get("/usage/logs?format=csv")).text.splitlines()
+    assert {"key_generation", "would_refuse"} <= set(header.split(","))
+    assert sum('"standard:minute,minute-by-ip"' in line for line in lines) == 1
 
 
 async def test_the_report_on_shadows_is_of_the_calls_and_the_time_asked_for(api: Api, connection: Connection) -> None:
@@ -461,3 +490,17 @@ async def test_quota_events_are_those_of_whom_was_asked_for(api: Api, connection
     assert text.splitlines()[1].startswith(f"a:{app_id},standard:day,100,1000,")
     # Quotas are of no route alone: refused, not answered as if it had not been asked.
     assert list((await api.get("/usage/quotas?route=clients")).fields) == ["route"]
+
+
+async def test_who_sees_some_organizations_gets_no_sum_of_everyone(connection: Connection) -> None:
+    """Sums of everyone are kept apart: a customer's dashboard would show what all the others call."""
+    ours, theirs = str(uuid4()), str(uuid4())
+    await _record(connection, {"organization_id": ours}, {"organization_id": theirs}, {"organization_id": theirs})
+    midnight = datetime.combine(TODAY.date(), datetime.min.time(), UTC)
+    span = divide(midnight - timedelta(days=40), midnight + timedelta(hours=30, minutes=7), kept_from={})
+    for seen, calls in ((None, 3), ((ours,), 1), ((theirs,), 2), ((), 0)):
+        asked = CallFilter().seen_by(seen)
+        assert (await store.totals(connection, span, asked)).calls == calls
+        assert await store.count(connection, span, asked) == calls
+        by_day = await store.by_interval(connection, span, asked, Granularity.DAY)
+        assert sum(totals.calls for totals in by_day.values()) == calls

@@ -19,6 +19,7 @@ from ostiary.gateway.usage.record import COLUMNS_OF
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import Observed, call, open_spool
 
+TABLES = tuple(f"usage_rollups_{unit}" for unit in ("minute", "hour", "day", "all_minute", "all_hour", "all_day"))
 BEFORE = [migration for migration in read_migrations() if migration.name < "0008"]
 DAYS = [datetime(2026, 1, day, 11, 59, 59, tzinfo=UTC) for day in (1, 2, 31)]
 
@@ -62,7 +63,14 @@ async def test_what_was_there_is_rolled_up_by_hour_and_minute_and_nothing_is_los
     await migrate(empty_database)
     assert await connection.fetch(query) == before
     expected = {day.date(): 200 for day in DAYS[1:]}
-    for table, column in (("usage_rollups_minute", "minute"), ("usage_rollups_hour", "hour")):
+    of_all = "SELECT day, sum(calls), NULL, sum(latency_us_sum) FROM usage_rollups_all_day GROUP BY 1 ORDER BY 1"
+    assert [(row[0], row[1], row[3]) for row in await connection.fetch(of_all)] == [
+        (row[0], row[1], row[3]) for row in before
+    ]
+    for table, column in (
+        *(("usage_rollups_minute", "minute"), ("usage_rollups_hour", "hour")),
+        *(("usage_rollups_all_minute", "minute"), ("usage_rollups_all_hour", "hour")),
+    ):
         rows = await connection.fetch(
             f"SELECT {column}::date AS day, sum(calls)::int AS calls FROM {table} GROUP BY 1"  # noqa: S608  names from above
         )
@@ -111,10 +119,10 @@ async def test_calls_that_are_written_meanwhile_are_rolled_up_once(empty_databas
     connection = await asyncpg.connect(empty_database)
     calls = [
         await connection.fetchval(f"SELECT sum(calls)::int FROM {table}")  # noqa: S608  names from above
-        for table in ("usage_rollups_minute", "usage_rollups_hour", "usage_rollups_day")
+        for table in TABLES
     ]
     rows = await connection.fetchval("SELECT count(*) FROM usage_events")
-    assert calls == [rows] * 3
+    assert calls == [rows] * len(TABLES)
     await connection.close()
 
 
@@ -149,7 +157,9 @@ async def test_what_comes_after_it_reaches_every_table(empty_database: str, tmp_
     # Of a day that had a partition before, of one that was never written to, of one that retention has taken, of now.
     moments = [DAYS[0], DAYS[0] - timedelta(days=400), DAYS[2], datetime.now(UTC).replace(microsecond=0)]
     await connection.execute("SELECT usage_ensure_partition($1)", DAYS[2].date())
-    await connection.execute("DROP TABLE usage_events_20260131, usage_rollups_minute_20260131")
+    await connection.execute(
+        "DROP TABLE usage_events_20260131, usage_rollups_minute_20260131, usage_rollups_all_minute_20260131"
+    )
     await connection.execute("INSERT INTO usage_retention (kind, kept_from) VALUES ('events', current_date)")
     spool = open_spool(tmp_path)
     for number, moment in enumerate(moments):

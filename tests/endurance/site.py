@@ -148,13 +148,13 @@ class Site:
             process.terminate()
             process.wait(DEADLINE_SECONDS)
 
-    def reconcile(self) -> subprocess.CompletedProcess[str]:
+    def reconcile(self, *, seconds: float = DEADLINE_SECONDS) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ostiary", "usage", "reconcile", "-c", str(self.path)],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_SECONDS,
+            timeout=seconds,
             check=False,
         )
 

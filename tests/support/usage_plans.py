@@ -44,8 +44,10 @@ async def check_plans(connection: Connection, now: datetime) -> list[str]:
         found = await plan(connection, summed, *arguments_.values)
         assert "usage_events" not in found, found
         days = {f"{since + timedelta(days=number):%Y%m%d}" for number in range(3)}
-        assert _partitions(found, "usage_rollups_minute") <= days, found
-        assert len(_partitions(found, "usage_rollups_hour")) <= 2, found
+        of = "usage_rollups" if asked is of_app else "usage_rollups_all"
+        assert _partitions(found, f"{of}_minute") <= days, found
+        assert len(_partitions(found, f"{of}_hour")) <= 2, found
+        assert ("usage_rollups_all_" in found) == (asked is everyone), found
         if asked is of_app:
             minutes = [part for part in parts if part.granularity is Granularity.MINUTE]
             assert not minutes or re.search(r"Index.*usage_rollups_minute", found), found

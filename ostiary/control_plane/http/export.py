@@ -43,6 +43,8 @@ def cell(value: object) -> str:
             return "true" if value else "false"
         case datetime():
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case tuple():
+            return cell(",".join(str(each) for each in value))
         case dict() | list():
             return json.dumps(value, ensure_ascii=False)  # begins with a bracket: never a formula
         case str():

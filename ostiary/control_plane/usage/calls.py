@@ -16,7 +16,7 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 from ostiary.control_plane.usage.model import CallFilter, LoggedCall
 from ostiary.control_plane.usage.parts import Granularity, ceil, floor
-from ostiary.control_plane.usage.store import Arguments, conditions
+from ostiary.control_plane.usage.store import Arguments, conditions, table_of
 
 # How far back is looked at first, and how much further each time that there was too little: what has many calls is found in
 # its last minutes, whatever is kept; what has few costs at most twice the whole.
@@ -96,9 +96,7 @@ async def _begin(
         high, target = low, max(low - span, since)
         granularity = Granularity.MINUTE if target >= minutes_from else Granularity.HOUR
         low = floor(target, granularity)
-        table, column = (
-            ("usage_rollups_minute", "minute") if granularity is Granularity.MINUTE else ("usage_rollups_hour", "hour")
-        )
+        table, column = table_of(granularity, asked)
         arguments = Arguments()
         bounds = f"{column} >= {arguments.add(low)} AND {column} < {arguments.add(high)}"
         rows = await connection.fetch(
@@ -131,6 +129,7 @@ def _call(row: Record) -> LoggedCall:
         organization_id=_text(row["organization_id"]),
         app_id=_text(row["app_id"]),
         key_id=row["key_id"],
+        key_generation=row["key_generation"],
         environment=row["environment"],
         route=row["route"],
         method=row["method"],
@@ -146,6 +145,7 @@ def _call(row: Record) -> LoggedCall:
         user_agent=row["user_agent"],
         overage=row["overage"],
         complete=row["complete"],
+        would_refuse=tuple(row["would_refuse"].split(",")) if row["would_refuse"] else (),
     )
 
 

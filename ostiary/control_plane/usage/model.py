@@ -131,6 +131,7 @@ class OverageQuery(UsageQuery):
 
 
 class ShadowQuery(UsageQuery):
+    by: Annotated[Literal["route", "key"], Field(description="told by route, or by route and key")] = "route"
     format: FormatField = "json"
 
 
@@ -247,10 +248,12 @@ class KeyOverages(Page[KeyOverage]):
 
 
 class ShadowLimit(Answer):
-    """A limit in shadow that would have refused calls: of all calls of the route in this span, so many. `limit` as in
-    `minute-by-ip` of the route, `standard:minute` of a plan, `key:minute` of a key without one."""
+    """A limit in shadow that would have refused calls: of all calls of the route in this span, so many; by key, of the
+    key's on that route. `limit` as in `minute-by-ip` of the route, `standard:minute` of a plan, `key:minute` of a key
+    without one."""
 
     route: str | None
+    key_id: str | None
     limit: str
     calls: int
     would_refuse: int
@@ -280,13 +283,16 @@ class QuotaEvents(Page[QuotaEvent]):
 
 
 class LoggedCall(Answer):
-    """One call. `ip` is what `usage.record.ip` keeps of the address; `ip_hash` is in its place where that is a hash."""
+    """One call. `ip` is what `usage.record.ip` keeps of the address; `ip_hash` is in its place where that is a hash.
+    `key_generation` is the number of the secret that was used (`ostiary keys show`), `would_refuse` the limits in shadow
+    that would have refused the call."""
 
     occurred_at: datetime
     request_id: str
     organization_id: str | None
     app_id: str | None
     key_id: str | None
+    key_generation: int | None
     environment: str | None
     route: str | None
     method: str
@@ -302,6 +308,7 @@ class LoggedCall(Answer):
     user_agent: str | None
     overage: bool
     complete: bool
+    would_refuse: tuple[str, ...]
 
     @property
     def id(self) -> str:

@@ -45,6 +45,8 @@ class Kind:
 EVENTS = Kind("events", "usage_events", per_month=False)
 MINUTES = Kind("minutes", "usage_rollups_minute", per_month=False)
 HOURS = Kind("hours", "usage_rollups_hour", per_month=True)
+MINUTES_OF_ALL = Kind("minutes", "usage_rollups_all_minute", per_month=False)
+HOURS_OF_ALL = Kind("hours", "usage_rollups_all_hour", per_month=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ async def keep_up(connection: Connection, retention: Retention, *, today: date, 
         for kind, days in (
             (EVENTS, retention.events_days),
             (MINUTES, retention.minutes_days),
+            (MINUTES_OF_ALL, retention.minutes_days),
             (HOURS, retention.hours_days),
+            (HOURS_OF_ALL, retention.hours_days),
         ):
             if (first := kept_from(today, days)) is not None:
                 dropped += await _drop(connection, kind, first.replace(day=1) if kind.per_month else first, dry_run)
@@ -154,7 +158,8 @@ async def _delete_days(connection: Connection, first: date, dry_run: bool) -> in
     deleted = await connection.fetchrow(
         """
         -- Guarantees that the calls of deleted roll-ups stand in usage_retention when they are gone: one statement.
-        WITH gone AS (DELETE FROM usage_rollups_day WHERE day < $1 RETURNING calls),
+        WITH of_all AS (DELETE FROM usage_rollups_all_day WHERE day < $1),
+             gone AS (DELETE FROM usage_rollups_day WHERE day < $1 RETURNING calls),
              totals AS (SELECT count(*) AS rows, coalesce(sum(calls), 0)::bigint AS calls FROM gone),
              kept AS (
                  INSERT INTO usage_retention AS known (kind, kept_from, calls)

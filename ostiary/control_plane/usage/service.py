@@ -140,7 +140,13 @@ class Usage:
         query = await _while_calls_are_kept(connection, await _with_app(connection, query))
         span = await _span(connection, query, coarsest=_coarsest(query))
         data, total = await store.shadow_limits(
-            connection, span.parts, query, since=span.since, until=span.until, limit=GROUPS_MAX
+            connection,
+            span.parts,
+            query,
+            since=span.since,
+            until=span.until,
+            by_key=query.by == "key",
+            limit=GROUPS_MAX,
         )
         return ShadowLimits(data=tuple(data), next_cursor=None, total=total)
 

@@ -19,6 +19,12 @@ _TABLES = {
     Granularity.HOUR: ("usage_rollups_hour", "hour"),
     Granularity.DAY: ("usage_rollups_day", "day"),
 }
+# The same of everyone's calls together: without organization, app and key.
+_TABLES_OF_ALL = {
+    Granularity.MINUTE: ("usage_rollups_all_minute", "minute"),
+    Granularity.HOUR: ("usage_rollups_all_hour", "hour"),
+    Granularity.DAY: ("usage_rollups_all_day", "day"),
+}
 _KINDS = {"minutes": Granularity.MINUTE, "hours": Granularity.HOUR, "days": Granularity.DAY}
 _SUMS = """sum(calls)::bigint AS calls, coalesce(sum(calls) FILTER (WHERE status >= 400), 0)::bigint AS errors,
     sum(incomplete)::bigint AS incomplete, sum(overage)::bigint AS overage, sum(bytes_in)::bigint AS bytes_in,
@@ -80,13 +86,22 @@ def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = Fals
     return "".join(f" AND {condition}" for condition in found)
 
 
-def rollups(parts: Sequence[Part], asked: CallFilter, arguments: Arguments) -> str:
-    """The rows of all parts as one table, with `start` for the beginning and `status` (of a day: the class times 100)."""
-    return "\n    UNION ALL\n    ".join(_part(part, asked, arguments) for part in parts)
+def table_of(granularity: Granularity, asked: CallFilter, *, by_caller: bool = False) -> tuple[str, str]:
+    """The roll-ups that answer, and their column of time: where nobody in particular is asked for, and who asks may see
+    everyone, those of everyone together. `by_caller` says that the answer is told by organization, app or key."""
+    whose = (asked.organization_id, asked.app_id, asked.key_id, asked.organizations)
+    anybody = all(each is None for each in whose)
+    return (_TABLES_OF_ALL if anybody and not by_caller else _TABLES)[granularity]
 
 
-def _part(part: Part, asked: CallFilter, arguments: Arguments) -> str:
-    table, column = _TABLES[part.granularity]
+def rollups(parts: Sequence[Part], asked: CallFilter, arguments: Arguments, *, by_caller: bool = False) -> str:
+    """The rows of all parts as one table, with `start` for the beginning and `status` (of a day: the class times 100); with
+    `by_caller` they have organization, app and key too."""
+    return "\n    UNION ALL\n    ".join(_part(part, asked, arguments, by_caller) for part in parts)
+
+
+def _part(part: Part, asked: CallFilter, arguments: Arguments, by_caller: bool) -> str:
+    table, column = table_of(part.granularity, asked, by_caller=by_caller)
     by_day = part.granularity is Granularity.DAY
     since, until = (
         arguments.add(moment.date() if by_day else moment) + ("::date" if by_day else "::timestamptz")
@@ -95,8 +110,9 @@ def _part(part: Part, asked: CallFilter, arguments: Arguments) -> str:
     start = "day::timestamptz" if by_day else column  # the session's zone is UTC
     status = "status_class * 100" if by_day else "status"
     where = f"{column} >= {since} AND {column} < {until}{conditions(asked, arguments, by_class=by_day)}"
-    columns = f"""{start} AS start, organization_id, app_id, key_id, environment, route, method, {status} AS status, calls,
-        incomplete, overage, bytes_in, bytes_out, latency_us_sum, upstream_us_sum, latency_histogram"""
+    caller = "organization_id, app_id, key_id, " if by_caller else ""
+    columns = f"""{start} AS start, {caller}environment, route, method, {status} AS status, calls, incomplete, overage,
+        bytes_in, bytes_out, latency_us_sum, upstream_us_sum, latency_histogram"""
     return f"SELECT {columns} FROM {table} WHERE {where}"  # noqa: S608  names of columns, written above; values are parameters
 
 
@@ -224,7 +240,7 @@ async def overages(
         WITH by_key AS (
             SELECT key_id, min(app_id::text) AS app_id, min(organization_id::text) AS organization_id,
                 min(environment) AS environment, sum(calls)::bigint AS calls, sum(overage)::bigint AS overage
-            FROM ({rollups(parts, asked, arguments)}) AS parts WHERE key_id IS NOT NULL
+            FROM ({rollups(parts, asked, arguments, by_caller=True)}) AS parts WHERE key_id IS NOT NULL
             GROUP BY key_id HAVING sum(overage) > 0
         )
         SELECT by_key.*, (SELECT count(*) FROM by_key) AS total FROM by_key
@@ -236,28 +252,40 @@ async def overages(
 
 
 async def shadow_limits(
-    connection: Connection, parts: Sequence[Part], asked: CallFilter, *, since: datetime, until: datetime, limit: int
+    connection: Connection,
+    parts: Sequence[Part],
+    asked: CallFilter,
+    *,
+    since: datetime,
+    until: datetime,
+    by_key: bool,
+    limit: int,
 ) -> tuple[Sequence[ShadowLimit], int]:
-    """Of the span, which is that of the parts, those that would have refused most first; and how many there are."""
+    """Of the span, which is that of the parts, those that would have refused most first; and how many there are. Without
+    `by_key` all keys of a route are one."""
     if not parts:
         return (), 0
     arguments = Arguments()
+    key = "key_id" if by_key else "NULL::text"
     rows = await connection.fetch(
         f"""
         -- Guarantees that each call counts once for each limit that would have refused it, and once among the calls of its
-        -- route. Reads, of the single calls, only those that are marked (a partial index); all the others from the roll-ups.
+        -- route (and key). Reads, of the single calls, only those that are marked (a partial index); all the others from the
+        -- roll-ups.
         WITH shadow AS (
-            SELECT route, name AS limit, count(*) AS would_refuse
+            SELECT route, {key} AS key_id, name AS limit, count(*) AS would_refuse
             FROM usage_events, unnest(string_to_array(would_refuse, ',')) AS name
             WHERE would_refuse IS NOT NULL AND occurred_at >= {arguments.add(since)} AND occurred_at < {arguments.add(until)}
                 {conditions(asked, arguments)}
-            GROUP BY 1, 2
+            GROUP BY 1, 2, 3
         ), totals AS (
-            SELECT route, sum(calls)::bigint AS calls FROM ({rollups(parts, asked, arguments)}) AS parts GROUP BY 1
+            SELECT route, {key} AS key_id, sum(calls)::bigint AS calls
+            FROM ({rollups(parts, asked, arguments, by_caller=by_key)}) AS parts GROUP BY 1, 2
         )
-        SELECT shadow.route, shadow.limit, coalesce(calls, 0) AS calls, would_refuse, count(*) OVER () AS total
-        FROM shadow LEFT JOIN totals ON totals.route IS NOT DISTINCT FROM shadow.route
-        ORDER BY would_refuse DESC, 1, 2 LIMIT {arguments.add(limit)}
+        SELECT shadow.route, shadow.key_id, shadow.limit, coalesce(calls, 0) AS calls, would_refuse, count(*) OVER () AS total
+        FROM shadow LEFT JOIN totals
+            ON totals.route IS NOT DISTINCT FROM shadow.route AND totals.key_id IS NOT DISTINCT FROM shadow.key_id
+        ORDER BY would_refuse DESC, 1, 2, 3 LIMIT {arguments.add(limit)}
         """,  # noqa: S608  names of columns, written above; values are parameters
         *arguments.values,
     )

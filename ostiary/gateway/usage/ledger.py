@@ -3,7 +3,9 @@ once, or not at all."""
 
 from __future__ import annotations
 
+import asyncio
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +20,7 @@ from ostiary.gateway.usage.run import RunState
 CONNECT_SECONDS = 5.0
 # One statement moves at most a segment (some 50 ms of work); a server that takes longer than this is hanging.
 STATEMENT_SECONDS = 30.0
+_LOOK_SECONDS = 0.5  # between looks whether the connection of a COPY is still there
 
 # Guarantees: one row for a segment, ever, and $3 to $4 of its bytes are ours. Another transaction that has just made the
 # row is waited for, so a commit whose answer was lost is found out here. No row comes back when the segment is known.
@@ -86,8 +89,11 @@ class _Claim:
 class UsageLedger:
     """A connection to Postgres that takes portions of segments. Not for two tasks at once."""
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection[asyncpg.Record], *, statement_seconds: float = STATEMENT_SECONDS
+    ) -> None:
         self._connection = connection
+        self._statement_seconds = statement_seconds
         self._days: set[int] = set()  # partitions known to exist
 
     @classmethod
@@ -103,7 +109,7 @@ class UsageLedger:
             command_timeout=statement_seconds,
             server_settings={"application_name": name, "synchronous_commit": "on", "TimeZone": "UTC"},
         )
-        return cls(connection)
+        return cls(connection, statement_seconds=statement_seconds)
 
     def terminate(self) -> None:
         """Ends the connection at once; whatever was under way is undone, or was done and is found in the ledger."""
@@ -142,6 +148,16 @@ class UsageLedger:
         )
 
     async def _write(self, portions: Sequence[Portion]) -> list[Written]:
+        try:
+            return await self._write_whole(portions)
+        except Exception as error:
+            # asyncpg trips over a COPY that it gave up itself (an AttributeError), and over undoing one that was left.
+            if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)):
+                raise
+            self._connection.terminate()
+            raise TimeoutError("a COPY did not end in time") from error
+
+    async def _write_whole(self, portions: Sequence[Portion]) -> list[Written]:
         """Everyone takes segments in one order, then roll-ups in one (the trigger sees to it), then runs: so those that
         write at once wait for each other and never deadlock."""
         order = sorted(range(len(portions)), key=lambda at: (portions[at].header.segment_id, portions[at].first or 0))
@@ -215,12 +231,7 @@ class UsageLedger:
             return []
         try:
             async with self._connection.transaction():  # a savepoint
-                await self._connection.copy_to_table(
-                    "usage_events",
-                    source=io.BytesIO(b"".join((COPY_HEAD, *records, COPY_END))),
-                    columns=columns,
-                    format="binary",
-                )
+                await self._copy_or_leave(b"".join((COPY_HEAD, *records, COPY_END)), columns)
         except asyncpg.CheckViolationError:  # no partition: the caller's to mend
             raise
         except _POISON:
@@ -230,6 +241,32 @@ class UsageLedger:
             refused = await self._copy(records[:half], columns, begin)
             return refused + await self._copy(records[half:], columns, begin + half)
         return []
+
+    async def _copy_or_leave(self, data: bytes, columns: Sequence[str]) -> None:
+        """One COPY, for as long as a statement may take. asyncpg waits without an end for its socket to take more, and is not
+        woken when the connection is lost meanwhile: so that is watched from outside. Raises as COPY does, TimeoutError, and
+        asyncpg.ConnectionDoesNotExistError."""
+        copying = asyncio.create_task(
+            self._connection.copy_to_table("usage_events", source=io.BytesIO(data), columns=columns, format="binary")
+        )
+        try:
+            deadline = (
+                time.monotonic() + self._statement_seconds + _LOOK_SECONDS
+            )  # asyncpg's own comes first, if it comes
+            while not copying.done():
+                lost = self._connection.is_closed()  # as it was before the wait: what is lost may tell so itself
+                await asyncio.wait({copying}, timeout=_LOOK_SECONDS)
+                if copying.done():
+                    break
+                if lost:
+                    raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            await copying
+        finally:
+            if not copying.done():
+                self._connection.terminate()
+                copying.cancel()
 
     async def _ensure_days(self, days: set[int]) -> None:
         for day in sorted(days - self._days):

@@ -236,6 +236,16 @@ async def count_by_request_id(directory: Path, postgres_url: str) -> Counter[str
     return counts
 
 
+def spooled_by_request_id(directory: Path) -> Counter[str]:
+    """The same of the spool alone, what has been set aside included. Raises OSError."""
+    contents = look(directory)
+    counts: Counter[str] = Counter()
+    for _, segment in _read_spool(directory, contents, _states(contents)).values():
+        if segment is not None:
+            counts.update(request_id_of(record) for record in segment.records)
+    return counts
+
+
 def _ranges(rows: Iterable[asyncpg.Record]) -> dict[UUID, list[_Range]]:
     ranges: dict[UUID, list[_Range]] = {}
     for row in rows:

@@ -75,7 +75,10 @@ class Run:
         self.counters[CLOSED] = 1
         self.counters.release()
         self._map.close()  # it holds the file open as well, and with it the lock
-        os.close(self._fd)
+        try:
+            os.close(self._fd)
+        except OSError:  # of a failing disk; Linux has let it go all the same, and the counts are in the page cache
+            pass
 
 
 def read_run(path: Path) -> RunState:

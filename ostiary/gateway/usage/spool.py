@@ -130,7 +130,8 @@ class Spool:
         spool has a few full segments instead of thousands of small ones."""
         if self._at == HEADER_BYTES:
             return
-        if self._taken is not None and self._taken.exists():
+        # Of the two `exists` the one that raises nothing: on a disk that answers EIO, sealing goes on.
+        if self._taken is not None and os.path.exists(self._taken):
             return
         if self._name is not None:
             self._finish_segment()
@@ -174,19 +175,21 @@ class Spool:
                 kept_bytes = look(self._directory).segment_bytes
                 if kept_bytes > self._bytes_max:
                     raise _SpoolFull(f"{kept_bytes - self._segment_bytes} of {self._bytes_max} bytes are taken")
-                header = SegmentHeader(
-                    name.segment_id, name.run_id, self._worker, name.created_us, self.accepted, self.dropped
-                )
-                os.pwrite(fd, header.pack(), 0)
                 mapped = mmap.mmap(fd, self._segment_bytes)
                 # Without it the first touch of a page reads ahead, which for blocks never written means zeroing up to
                 # megabytes at once: stalls of over 1 ms, against 20 us for a page at a time.
                 mapped.madvise(mmap.MADV_RANDOM)
+                header = SegmentHeader(
+                    name.segment_id, name.run_id, self._worker, name.created_us, self.accepted, self.dropped
+                )
+                # The last step that may fail: a file without a header is none, also where it can't be removed. With one it
+                # would be taken for a segment whose records are lost.
+                os.pwrite(fd, header.pack(), 0)
             except (OSError, _SpoolFull):
                 path.unlink(missing_ok=True)
                 raise
             finally:
-                os.close(fd)  # the mapping has its own
+                _close(fd)  # the mapping has its own
         except (OSError, _SpoolFull) as error:
             _log.error("usage_spool_full", extra={"fields": {"worker": self._worker, "reason": str(error)}})
             return False
@@ -227,3 +230,11 @@ class Spool:
 
 class _SpoolFull(Exception):
     pass
+
+
+def _close(fd: int) -> None:
+    """Linux lets go of a descriptor also where it says EIO, and what is in the page cache stays there."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        _log.warning("usage_spool_close_failed", extra={"fields": {"reason": str(error)}})

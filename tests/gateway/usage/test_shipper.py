@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from ostiary.demo.stores import EmbeddedPostgres
-from ostiary.gateway.usage import caller_part, route_part
+from ostiary.gateway.usage import SEGMENT_BYTES, caller_part, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
 from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
@@ -114,7 +114,8 @@ async def test_rollups_add_up_over_many_segments(spool_directory: Path, shipper:
     totals = await rows.fetchrow("SELECT sum(calls) AS calls, count(*) AS groups FROM usage_rollups_day")
     assert totals is not None
     assert totals["calls"] == 1800 == await _rows(rows)
-    for table in ("usage_rollups_minute", "usage_rollups_hour", "usage_rollups_day"):
+    units = ("minute", "hour", "day", "all_minute", "all_hour", "all_day")
+    for table in (f"usage_rollups_{unit}" for unit in units):
         found = await rows.fetchrow(
             f"SELECT sum(calls), usage_latency_calls(sum(latency_histogram)) FROM {table}"  # noqa: S608  a name from above
         )
@@ -143,8 +144,9 @@ async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
     for shipper in shippers:
         await shipper.close()
     assert sum(each.rows for each in observed) == await _rows(rows) == 4 * 4 * 60 * 3
-    for table, groups in (("usage_rollups_minute", 180), ("usage_rollups_hour", 60), ("usage_rollups_day", 60)):
-        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM {table}")  # noqa: S608  names from above
+    expected = {"minute": 180, "hour": 60, "day": 60, "all_minute": 3, "all_hour": 1, "all_day": 1}
+    for table, groups in expected.items():
+        found = await rows.fetchrow(f"SELECT count(*), sum(calls) FROM usage_rollups_{table}")  # noqa: S608  names from above
         assert found is not None
         assert tuple(found) == (groups, 2880), table
 
@@ -283,6 +285,61 @@ async def test_postgres_that_hangs_is_left_after_the_deadline(
     finally:
         os.kill(pid, signal.SIGCONT)
     await hasty.close()
+    patient = Shipper(directory=spool_directory, sink=PostgresSink(database), observe=observed)
+    await patient.ship()
+    await patient.close()
+    assert await count_by_request_id(spool_directory, database) == Counter(names)
+    assert (await reconcile(spool_directory, database)).holds
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["backend terminated", "backend hangs"])
+async def test_a_copy_that_postgres_stops_reading_is_left(
+    spool_directory: Path, database: str, rows: Rows, observed: Observed, lost: bool
+) -> None:
+    """Row 86: terminate backend mid-COPY, SIGSTOP. Without it: a shipper that waits for ever for a socket that takes no more,
+    while the spool fills up behind it."""
+    await rows.execute("SELECT usage_ensure_partition(current_date)")
+    await rows.execute(
+        "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$"
+    )
+    await rows.execute("CREATE TRIGGER hang BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION hang()")
+    names = _names(6000)  # 2 MB: more than a socket holds
+    spool = open_spool(spool_directory, segment_bytes=SEGMENT_BYTES)
+    for name in names:
+        spool.append(call(name))
+    spool.close()
+    deadline = 30.0 if lost else 1.0
+    sink = PostgresSink(database, statement_seconds=deadline)
+    hasty = Shipper(directory=spool_directory, sink=sink, observe=observed)
+    shipping = asyncio.create_task(hasty.ship())
+    asleep = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND wait_event = 'PgSleep' "
+        "AND datname = current_database()"
+    )
+
+    async def copying() -> bool:
+        return await rows.fetchval(asleep) is not None or shipping.done()
+
+    await until(copying, "Postgres has stopped reading")
+    if lost:
+        await rows.execute(f"SELECT pg_terminate_backend(pid) FROM ({asleep}) AS found")  # noqa: S608  from above
+    done, _ = await asyncio.wait({shipping}, timeout=25)
+    assert done, "the shipper still waits"
+    assert isinstance(shipping.exception(), SinkFailed)
+    await hasty.close()
+    await rows.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND "
+        "datname = current_database()"
+    )
+
+    async def gone() -> bool:
+        return not await rows.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ostiary-shipper' AND datname = "
+            "current_database()"
+        )
+
+    await until(gone, "Postgres has let go")
+    await rows.execute("DROP TRIGGER hang ON usage_events")
     patient = Shipper(directory=spool_directory, sink=PostgresSink(database), observe=observed)
     await patient.ship()
     await patient.close()
