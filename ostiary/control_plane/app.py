@@ -17,12 +17,13 @@ from aiohttp import web
 from ostiary.control_plane import accounts, keys, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
-from ostiary.control_plane.http import documentation, openapi, problem_pages
+from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
 from ostiary.control_plane.http.listener import Listener
 from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import Problem, ProblemCode
+from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration, KeyEncryption, Listen
@@ -80,7 +81,10 @@ async def build_app(configuration: Configuration) -> web.Application:
         ),
         *usage.operations(usage.Usage(accounts=directory)),
     )
-    edge = Edge(operator_token=settings.operator_token)
+    rates = CallRates(
+        per_actor=configuration.control_plane.rate_per_actor, per_address=configuration.control_plane.rate_per_address
+    )
+    edge = Edge(operator_token=settings.operator_token, rates=rates)
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     dispatcher = Dispatcher(
         pool=pool,
@@ -90,6 +94,12 @@ async def build_app(configuration: Configuration) -> web.Application:
             "app_id": accounts.organization_of_app,
             "key_id": keys.organization_of_key,
         },
+        locks={
+            "organization_id": accounts.lock_organization,
+            "app_id": accounts.lock_app,
+            "key_id": keys.lock_key,
+        },
+        subjects=preconditions.subjects(declared),
     )
     _add_operations(app, declared, dispatcher)
     _add_pages(app, declared, pool)
@@ -197,7 +207,12 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
 def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
     described = json.dumps(openapi.document(declared)).encode()
     # By path: the description of this API, and of each error code of the gateway.
-    pages = {"/docs": documentation.page(declared), **problem_pages.pages(problem_pages.installed_text())}
+    pages = {
+        interactive.REFERENCE: documentation.page(declared),
+        **problem_pages.pages(problem_pages.installed_text()),
+    }
+    assets = interactive.assets()
+    tried = interactive.page()
     page_policy = {"Content-Security-Policy": documentation.content_security_policy()}
 
     async def openapi_document(_: web.Request) -> web.Response:
@@ -205,6 +220,16 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
 
     async def page(request: web.Request) -> web.Response:
         return web.Response(text=pages[request.path], content_type="text/html", headers=page_policy)
+
+    async def docs(_: web.Request) -> web.Response:
+        policy = {"Content-Security-Policy": interactive.CONTENT_SECURITY_POLICY}
+        return web.Response(text=tried, content_type="text/html", headers=policy)
+
+    async def asset(request: web.Request) -> web.Response:
+        found = assets[request.path]
+        # Changes with a release of Swagger UI at most; an hour spares a reader the 2 MB.
+        caching = {"Cache-Control": "public, max-age=3600"}
+        return web.Response(body=found.content, content_type=found.content_type, headers=caching)
 
     async def healthz(_: web.Request) -> web.Response:
         # That this process answers. Not Postgres: to restart the control plane would not bring it back.
@@ -220,6 +245,8 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
 
     for path, handler in (
         (f"{BASE}/openapi.json", openapi_document),
+        ("/docs", docs),
+        *((path, asset) for path in assets),
         *((path, page) for path in pages),
         ("/healthz", healthz),
         ("/readyz", readyz),

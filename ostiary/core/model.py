@@ -465,6 +465,8 @@ class ControlPlaneSettings:
     listen: Listen
     operator_token: str | None
     key_prefix: str
+    rate_per_actor: Rate | None = Rate(6000, 60, 1000)
+    rate_per_address: Rate | None = Rate(600, 60, 300)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

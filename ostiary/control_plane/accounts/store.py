@@ -136,3 +136,13 @@ async def organization_of_app(connection: Connection, app_id: str) -> str | None
     # Guarantees the organization that has the app, or nothing. An app never changes its organization.
     found = await connection.fetchval("SELECT organization_id FROM apps WHERE id = $1", app_id)
     return None if found is None else str(found)
+
+
+async def lock_organization(connection: Connection, organization_id: str) -> None:
+    # Guarantees that no other transaction changes the organization until this one ends; what refers to it may come and go.
+    await connection.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", organization_id)
+
+
+async def lock_app(connection: Connection, app_id: str) -> None:
+    # Guarantees that no other transaction changes the app until this one ends; what refers to it may come and go.
+    await connection.execute("SELECT FROM apps WHERE id = $1 FOR NO KEY UPDATE", app_id)

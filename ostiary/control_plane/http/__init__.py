@@ -3,12 +3,14 @@
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
+    rates          rate limits on the API itself
+    preconditions  versions of resources: ETag, If-Match
     edge           who calls, request ids, security headers, the log line
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
-    openapi documentation  describe operations;  problem_pages  the gateway's errors
+    openapi documentation interactive examples  describe operations;  problem_pages  the gateway's errors
     listener       the listening side
 
 The names below are what domains are written with; the composition root takes the rest from its modules.

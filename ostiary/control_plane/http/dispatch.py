@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from ostiary.control_plane.db import Connection, Pool
-from ostiary.control_plane.http import export, idempotency, reading
+from ostiary.control_plane.http import export, idempotency, preconditions, reading
 from ostiary.control_plane.http.access import Access, Caller
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
@@ -32,18 +32,31 @@ _READ_ONLY = "25006"
 
 # The id of the organization that a thing belongs to, by the thing's id; None when there is no such thing.
 OwnerLookup = Callable[[Connection, str], Awaitable[str | None]]
+# Keeps others from changing the thing of this id until the transaction ends.
+Lock = Callable[[Connection, str], Awaitable[None]]
 
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
-    thing to the organization it belongs to.
+    thing to the organization it belongs to. `subjects` is what `If-Match` of an operation is compared with (see
+    `preconditions`), while the thing is locked by the one of `locks` that its parameter names.
 
     Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing: at start, not in a call."""
 
-    def __init__(self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup]) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        matrix: Mapping[str, Access],
+        owners: Mapping[str, OwnerLookup],
+        locks: Mapping[str, Lock] | None = None,
+        subjects: Mapping[str, AnyOperation] | None = None,
+    ) -> None:
         self._pool = pool
         self._matrix = matrix
         self._owners = owners
+        self._locks = locks or {}
+        self._subjects = subjects or {}
 
     def handler(self, operation: AnyOperation) -> Handler:
         if (whose := self._matrix[operation.id].whose) is not None:
@@ -77,10 +90,44 @@ class Dispatcher:
             await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
-            answer = await operation.handler(call(connection=connection))
+            subject = await self._require_version(operation, connection, caller, path, request)
+            try:
+                answer = await operation.handler(call(connection=connection))
+            except Problem as problem:
+                reading.point_into_body(problem, operation.body_model)
+                raise
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
-        return _answer(operation, operation.status, answer.model_dump(mode="json"))
+        tag = preconditions.entity_tag(answer) if subject and answer.__class__ is subject.answer else None
+        if tag is not None and operation.method is Method.GET and preconditions.is_known(request.headers, tag):
+            return web.Response(status=304, headers={"ETag": tag})
+        response = _answer(operation, operation.status, answer.model_dump(mode="json"))
+        if tag is not None:
+            response.headers["ETag"] = tag
+        return response
+
+    async def _require_version(
+        self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, request: web.Request
+    ) -> AnyOperation | None:
+        """What reads the resource that is read or changed here, if it has versions. Raises Problem `precondition_failed`
+        when it is to be changed and is not as the client says; it stays as it is now until this transaction ends."""
+        if operation.method is Method.GET:
+            return operation if preconditions.has_versions(operation) else None
+        subject = self._subjects.get(operation.id)
+        named = [name for name in operation.path_model.model_fields if name in self._locks]
+        if not preconditions.are_given(request.headers):
+            return subject
+        if subject is None or not named:
+            raise Problem(
+                ProblemCode.PRECONDITION_FAILED, "There is no version to compare with here: leave If-Match out."
+            )
+        await self._locks[named[0]](connection, getattr(path, named[0]))
+        query = subject.query_model()
+        current = await subject.handler(
+            Call(path=path, query=query, body=NoBody(), caller=caller, connection=connection)
+        )
+        preconditions.require_match(request.headers, preconditions.entity_tag(current))
+        return subject
 
     async def _pages(
         self, operation: AnyOperation, caller: Caller, path: Parameters, query: Any

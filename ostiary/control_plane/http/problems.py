@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -45,6 +46,11 @@ class ProblemCode(Enum):
     UNSUPPORTED_MEDIA_TYPE = Meaning(
         415, "Unsupported media type", "Send the body as application/json, in UTF-8 and not compressed."
     )
+    PRECONDITION_FAILED = Meaning(
+        412,
+        "Precondition failed",
+        "The resource is no longer as If-Match says: somebody has changed it. Read it again, and decide anew.",
+    )
     EXPECTATION_FAILED = Meaning(417, "Expectation failed", "The only expectation understood is 100-continue.")
     INVALID_FIELDS = Meaning(422, "Invalid fields", "Some fields are not as they must be; see errors.")
     IDEMPOTENCY_KEY_REUSED = Meaning(
@@ -52,6 +58,7 @@ class ProblemCode(Enum):
         "Idempotency key reused",
         "This Idempotency-Key belongs to an earlier call that was not the same. Use a new one for every new call.",
     )
+    RATE_LIMITED = Meaning(429, "Rate limited", "Too many calls. Wait as many seconds as Retry-After says.")
     INTERNAL_ERROR = Meaning(500, "Internal error", "Something went wrong here. The log has this request_id.")
     OVERLOADED = Meaning(503, "Overloaded", "Too many calls are under way. Try again soon.")
     KEY_SERVICE_UNAVAILABLE = Meaning(
@@ -69,10 +76,18 @@ class ProblemCode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """`field` is the path of names and positions, joined by dots; empty for the whole body. Never quotes the value."""
+    """`field` is the path of names and positions, joined by dots; empty for the whole body. `pointer` is the same place in
+    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value."""
 
     field: str
     problem: str
+    pointer: str | None = None
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """`#/a/0`, as in RFC 9457 §3."""
+    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return "#" + "".join("/" + quote(part, safe="~!$&'()*+,;=:@") for part in escaped)
 
 
 class Problem(Exception):
@@ -112,7 +127,11 @@ def document(problem: Problem, request_id: str) -> dict[str, object]:
         "request_id": request_id,
     }
     if problem.errors:
-        members["errors"] = [{"field": error.field, "problem": error.problem} for error in problem.errors]
+        members["errors"] = [
+            {"field": error.field, "problem": error.problem}
+            | ({} if error.pointer is None else {"pointer": error.pointer})
+            for error in problem.errors
+        ]
     if problem.about is not None:
         members["about"] = problem.about
     return members

@@ -248,3 +248,8 @@ async def organization_of_key(connection: Connection, key_id: str) -> str | None
         key_id,
     )
     return None if found is None else str(found)
+
+
+async def lock_key(connection: Connection, key_id: str) -> None:
+    # Guarantees that no other transaction changes the key, its limits included, until this one ends.
+    await connection.execute("SELECT FROM api_keys WHERE id = $1 FOR NO KEY UPDATE", key_id)

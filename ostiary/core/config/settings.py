@@ -23,16 +23,19 @@ from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.plans import BURST, PER, REQUESTS
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
 from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
+from ostiary.core.limiting import LimitOutOfRange, TokenBucket
 from ostiary.core.model import (
     ClientLimits,
     ControlPlaneSettings,
     FailedAttempts,
     GatewaySettings,
     Listen,
+    Rate,
     Stores,
 )
 
@@ -249,12 +252,47 @@ _KEY_PREFIX = defaulted(
     "What made key ids and secrets begin with, as in `bi_sk_live_…`; empty for nothing.",
     "ost",
 )
+
+
+def _api_rate(values: Values) -> Rate | Refused:
+    rate = Rate(values[REQUESTS], values[PER].seconds, values[BURST] or values[REQUESTS])
+    try:
+        TokenBucket.of(rate)
+    except LimitOutOfRange as error:
+        return values.problem(BURST, str(error))
+    return rate
+
+
+API_RATE: Record[Rate] = Record(
+    "API rate",
+    "How often the API may be called: `burst` calls at once, refilled with `requests` in every span. Each process of the "
+    "control plane counts by itself.",
+    (REQUESTS, PER, BURST),
+    _api_rate,
+)
+_RATE_PER_ACTOR = defaulted(
+    "rate_per_actor",
+    NameOrRecord(Off(), API_RATE),
+    "How often one user or token may call the API; beyond it 429.",
+    {"requests": 6000, "per": "minute", "burst": 1000},
+)
+_RATE_PER_ADDRESS = defaulted(
+    "rate_per_address",
+    NameOrRecord(Off(), API_RATE),
+    "How often an address (for IPv6, a /64) may call without credentials that hold; beyond it 429. Behind a proxy, all "
+    "clients have the proxy's address.",
+    {"requests": 600, "per": "minute", "burst": 300},
+)
 CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
     "Control plane",
     "The API that manages organizations, apps, keys and plans.",
-    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX),
+    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX, _RATE_PER_ACTOR, _RATE_PER_ADDRESS),
     lambda values: ControlPlaneSettings(
-        listen=values[_CONTROL_LISTEN], operator_token=values[_OPERATOR_TOKEN], key_prefix=values[_KEY_PREFIX]
+        listen=values[_CONTROL_LISTEN],
+        operator_token=values[_OPERATOR_TOKEN],
+        key_prefix=values[_KEY_PREFIX],
+        rate_per_actor=values[_RATE_PER_ACTOR],
+        rate_per_address=values[_RATE_PER_ADDRESS],
     ),
 )
 
