@@ -2,8 +2,8 @@
 
 A tag has two halves. The second is of the whole representation: with it `If-None-Match` saves a transfer, and nothing stale
 is taken for fresh. The first leaves out what changes by itself (when a key was last used): `If-Match` is compared with it
-alone, for a key in use would otherwise never be as it was read, and what a client wants to know is whether somebody has changed
-it."""
+alone, for a key in use would otherwise never be as it was read, and what a client wants to know is whether somebody has
+changed it."""
 
 from __future__ import annotations
 
