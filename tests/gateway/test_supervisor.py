@@ -14,6 +14,7 @@ import pytest
 from ostiary.gateway.deaths import DEATHS_FREE
 from tests.support.gateway_process import SECRET, TinyGateway, eventually, is_alive
 from tests.support.samples import samples
+from tests.support.waiting import MACHINE_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_the_second_sigterm_ends_at_once(gateway: TinyGateway, tmp_path: Path) -
         asked_at = time.monotonic()
         gateway.signal(signal.SIGTERM)
         assert gateway.wait() == 1
-        assert time.monotonic() - asked_at < 3
+        assert time.monotonic() - asked_at < 3 + MACHINE_SECONDS
     assert not any(map(is_alive, pids))
 
 
@@ -190,7 +191,7 @@ def test_a_call_longer_than_the_deadline_is_cut_and_the_exit_is_in_order(tmp_pat
             gateway.signal(signal.SIGTERM)
             asked_at = time.monotonic()
             assert gateway.wait() == 0
-            assert 0.9 < time.monotonic() - asked_at < 4
+            assert 0.9 < time.monotonic() - asked_at < 4 + MACHINE_SECONDS
 
 
 def test_sigterm_to_one_worker_replaces_that_one_in_order(gateway: TinyGateway) -> None:

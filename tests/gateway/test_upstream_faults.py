@@ -19,9 +19,10 @@ from tests.support.fault_proxy import Ending, FaultProxy, Faults, fault_proxy
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, talk, upstream
 from tests.support.messages import parse, request
 from tests.support.origin import OK, Answer, Origin, Seen, answer_ok, answer_with
+from tests.support.waiting import MACHINE_SECONDS
 
 QUICK = Timeouts(connect_seconds=1.0, first_byte_seconds=0.3, idle_seconds=0.3)
-SWEEPS_SECONDS = 1.0  # how late a deadline may be met: two sweeps, and a busy machine
+SWEEPS_SECONDS = 0.5 + MACHINE_SECONDS  # how late a deadline may be met: two sweeps
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 SECONDS_MAX = 10.0
+# What a busy machine may add to any time. A bound in a test tells a wait from none, not a fast machine from a slow one.
+MACHINE_SECONDS = 2.0
 
 
 async def until(holds: Callable[[], object], what: str) -> None:

@@ -68,7 +68,7 @@ async def test_without_the_service_warm_keys_work_and_cold_ones_are_unavailable(
     database: KeyDatabase, ring_of: RingMaker, vault: VaultServer
 ) -> None:
     """Row 118: a Vault that hangs. 503 and not 401: the caller's key is right, and a client that is told otherwise stops."""
-    envelope = use_vault(database, vault, timeout_seconds=0.2)
+    envelope = use_vault(database, vault, timeout_seconds=1.0)
     warm, cold, bearer = [await database.add() for _ in range(3)]
     ring = ring_of(database.url, envelope)
     await follow(ring)
@@ -80,7 +80,7 @@ async def test_without_the_service_warm_keys_work_and_cold_ones_are_unavailable(
         assert ("Retry-After", "1") in error.headers
         began = time.monotonic()
         error = await refused(ring, cold)  # now nobody waits
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 1.0
         assert await signed(ring, warm)
         # Another change of the key makes it be read again, and not be opened again.
         await database.connection.execute("UPDATE api_keys SET scopes = '{a}' WHERE id = $1", warm.id)

@@ -29,6 +29,7 @@ from tests.gateway.limits.decision_log import EVENTS, Event, LogWriter
 from tests.gateway.limits.hammer import DEADLINE_SECONDS, now_us
 from tests.gateway.limits.support import ask, policy
 from tests.gateway.limits.verifier import Subject
+from tests.support.gateway_process import eventually
 
 ROOT = Path(__file__).parents[3]
 TICK_SECONDS = 0.002
@@ -100,7 +101,7 @@ def hammer(
     workers: int = 2,
     kill_after: float | None = None,
 ) -> Leased:
-    """`workers` of each of `nodes`. With `kill_after`, the first one gets SIGKILL so many seconds after the start."""
+    """`workers` of each of `nodes`. With `kill_after`, the first one gets SIGKILL so many seconds after it has begun."""
     regions = [NodeMemory.create(buckets=256) for _ in range(nodes)]
     running = []
     for number in range(nodes * workers):
@@ -119,8 +120,10 @@ def hammer(
         process.stdin.close()
         running.append((job, process))
     if kill_after is not None:
+        job, victim = running[0]
+        eventually(job.log("slices").exists, "the first worker begins")
         time.sleep(kill_after)
-        running[0][1].send_signal(signal.SIGKILL)
+        victim.send_signal(signal.SIGKILL)
     done = Leased([job.log(name) for job, _ in running for name in ("redis", "slices")])
     for job, process in running:
         assert process.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -31,7 +30,7 @@ _keys = (f"ak_leased_{number}" for number in count())
 # --- several workers, one of them killed --------------------------------------------------------------------------------
 
 SECONDS = 5.0
-KILL_AFTER_SECONDS = 4.0  # the interpreters start in one or two
+KILL_AFTER_SECONDS = 2.5
 LOADS = (
     Load(Subject("roomy", Plan("p", windows=(leased_window(1_000_000, 60),))), 400),
     Load(Subject("window", Plan("p", windows=(leased_window(1500, 3),))), 500),
@@ -272,8 +271,6 @@ async def test_a_call_of_a_slice_is_decided_at_once(database: str) -> None:
     key = next(_keys)
     async with running(database) as limiter:
         await until_sliced(limiter, DAY, key)
-        began = time.perf_counter()
         signals = [ask(limiter, DAY, key=key) for _ in range(5)]
-        assert time.perf_counter() - began < 0.1
         assert all(signal.done for signal in signals)
         assert {(await settled(signal)).outcome for signal in signals} == {Outcome.ALLOWED}

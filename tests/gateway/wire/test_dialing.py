@@ -23,7 +23,7 @@ from tests.support.fault_proxy import unanswered_port
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.origin import Origin, running_origin
 from tests.support.ports import free_port
-from tests.support.waiting import until
+from tests.support.waiting import MACHINE_SECONDS, until
 
 POST = b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -94,7 +94,7 @@ async def test_an_address_that_refuses_or_is_silent_costs_no_error() -> None:
         for _ in range(3):
             began = time.monotonic()
             (await connect(dialer)).close()
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 1.5 + MACHINE_SECONDS
         await until(lambda: listening.accepted["127.0.0.3"] == 3, "all are accepted there")
         listening.close()
 
@@ -134,7 +134,7 @@ async def test_a_look_up_that_hangs_ends_at_the_time_to_connect_and_is_one_for_a
     dialer = Dialer(Target("http", "hanging.test", 80), seconds=0.2, resolver=resolver)
     began = time.monotonic()
     results = await asyncio.gather(*(connect(dialer) for _ in range(50)), return_exceptions=True)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 2 + MACHINE_SECONDS
     assert {str(result) for result in results} == {"no connection within 0.2 s, while looking the name up"}
     assert all(isinstance(result, ConnectTimedOut) for result in results)
     assert asked == ["hanging.test"]
@@ -190,7 +190,7 @@ async def test_a_connection_without_an_answer_is_504_at_the_time_to_connect(capl
         async with running_gateway(configuration([slow], [route()])) as gateway:
             began = time.monotonic()
             answer = await talk(gateway.port, POST)
-            assert 0.3 <= time.monotonic() - began < 1.5
+            assert 0.3 <= time.monotonic() - began < 1.5 + MACHINE_SECONDS
     assert answer.startswith(b"HTTP/1.1 504 Upstream timeout\r\n")
     assert b'"code": "upstream_timeout"' in answer
     (fields,) = [record.fields for record in caplog.records if record.name == "ostiary.gateway.request"]  # type: ignore[attr-defined]  # the log's own extra
