@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, keys, usage
+from ostiary.control_plane import accounts, apps, keys, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
@@ -69,9 +69,10 @@ async def build_app(configuration: Configuration) -> web.Application:
     await _require_current_schema(settings.postgres)
     pool = await open_pool(settings.postgres)
 
-    directory = accounts.Accounts()
+    directory = accounts.Accounts(approval=configuration.control_plane.app_approval)
     declared = (
         *accounts.operations(directory),
+        *apps.operations(apps.Apps(accounts=directory)),
         *keys.operations(
             keys.Keys(
                 plans=configuration.plans.keys(),

@@ -21,6 +21,10 @@ MATRIX: Mapping[str, Access] = {
     "createApp": members(Role.DEVELOPER, "organization_id"),
     "listApps": PLATFORM_READERS,
     "getApp": members(Role.VIEWER, "app_id", platform=READERS),
+    "amendApp": members(Role.DEVELOPER, "app_id"),
+    "deleteApp": members(Role.ADMIN, "app_id"),
+    # An organization asks, the platform decides.
+    "decideApp": OPERATORS,
     # Keys
     "createKey": members(Role.DEVELOPER, "app_id"),
     "listKeys": members(Role.VIEWER, "app_id", platform=READERS),

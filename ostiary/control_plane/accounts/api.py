@@ -28,7 +28,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
         return await accounts.organizations(call.connection, call.query)
 
     async def create_app(call: Call[NoParameters, NoParameters, NewApp]) -> App:
-        return await accounts.create_app(call.connection, call.body)
+        return await accounts.create_app(call.connection, call.body, by=call.caller.actor)
 
     async def get_app(call: Call[AppPath, NoParameters, NoBody]) -> App:
         return await accounts.app(call.connection, call.path.app_id)

@@ -9,6 +9,7 @@ from ostiary.control_plane.accounts.model import (
     App,
     AppPage,
     AppQuery,
+    Approval,
     NewApp,
     NewOrganization,
     Organization,
@@ -16,10 +17,17 @@ from ostiary.control_plane.accounts.model import (
 )
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Paging, Problem, ProblemCode, cut, invalid
+from ostiary.control_plane.http.access import Actor
+from ostiary.core.model import AppApproval
 
 
 class Accounts:
-    """Every method works on the caller's transaction and raises Problem for what it refuses."""
+    """`approval` is whether apps that members make wait for the platform's approval.
+
+    Every method works on the caller's transaction and raises Problem for what it refuses."""
+
+    def __init__(self, *, approval: AppApproval = AppApproval.AUTOMATIC) -> None:
+        self._approval = approval
 
     async def create_organization(self, connection: Connection, new: NewOrganization) -> Organization:
         try:
@@ -38,9 +46,10 @@ class Accounts:
         data, next_cursor = cut(found, page.limit)
         return OrganizationPage(data=data, next_cursor=next_cursor, total=total)
 
-    async def create_app(self, connection: Connection, new: NewApp) -> App:
+    async def create_app(self, connection: Connection, new: NewApp, *, by: Actor) -> App:
+        waits = self._approval is AppApproval.MANUAL and by.platform_role is None
         try:
-            return await store.insert_app(connection, new)
+            return await store.insert_app(connection, new, Approval.PENDING if waits else Approval.APPROVED)
         except asyncpg.UniqueViolationError as error:
             raise Problem(ProblemCode.CONFLICT, "The organization has an app of this name already.") from error
         except asyncpg.ForeignKeyViolationError as error:
@@ -53,7 +62,13 @@ class Accounts:
         return found
 
     async def apps(self, connection: Connection, query: AppQuery) -> AppPage:
-        if query.organization_id is None:
+        if query.approval is not None:
+            if query.organization_id is not None:
+                raise invalid("approval", "give approval or organization_id, not both")
+            found, total = await store.apps_by_approval(
+                connection, query.approval, after=query.cursor, limit=query.limit + 1
+            )
+        elif query.organization_id is None:
             found, total = await store.apps(connection, after=query.cursor, limit=query.limit + 1)
         else:
             found, total = await store.apps_of(

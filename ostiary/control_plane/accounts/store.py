@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from asyncpg import Record
 
-from ostiary.control_plane.accounts.model import App, NewApp, Organization
+from ostiary.control_plane.accounts.model import App, Approval, NewApp, Organization
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 
@@ -21,15 +21,25 @@ ORGANIZATIONS_PAGE = """
 """
 APPS_PAGE = """
     -- Guarantees the next apps in order, none twice and none left out.
-    SELECT id, organization_id, name, description, created_at FROM apps
+    SELECT * FROM apps
     WHERE (created_at, id) <
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
 APPS_OF_ORGANIZATION_PAGE = """
     -- Guarantees the organization's next apps in order, none twice and none left out.
-    SELECT id, organization_id, name, description, created_at FROM apps
+    SELECT * FROM apps
     WHERE organization_id = $4 AND (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+
+
+APPS_BY_APPROVAL_PAGE = """
+    -- Guarantees the next apps of this approval in order, none twice and none left out; read along the index of those that
+    -- are not approved, or of all.
+    SELECT * FROM apps
+    WHERE approval = $4 AND (created_at, id) <
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
@@ -63,28 +73,31 @@ async def organizations(
     return [_organization(row) for row in rows], total
 
 
-async def insert_app(connection: Connection, app: NewApp) -> App:
+async def insert_app(connection: Connection, app: NewApp, approval: Approval) -> App:
     """Raises asyncpg.UniqueViolationError when the organization has an app of this name, and
     asyncpg.ForeignKeyViolationError when there is no such organization."""
     row = await connection.fetchrow(
         """
         -- Guarantees that the app's organization exists and has no other app of this name.
-        INSERT INTO apps (organization_id, name, description) VALUES ($1, $2, $3)
-        RETURNING id, organization_id, name, description, created_at
+        INSERT INTO apps (organization_id, name, description, website, redirect_uris, environment, approval)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        RETURNING *
         """,
         app.organization_id,
         app.name,
         app.description,
+        app.website,
+        list(app.redirect_uris),
+        app.environment,
+        approval,
     )
-    return _app(_present(row))
+    return app_of(_present(row))
 
 
 async def app(connection: Connection, app_id: str) -> App | None:
     # Guarantees the app, or nothing.
-    row = await connection.fetchrow(
-        "SELECT id, organization_id, name, description, created_at FROM apps WHERE id = $1", app_id
-    )
-    return None if row is None else _app(row)
+    row = await connection.fetchrow("SELECT * FROM apps WHERE id = $1", app_id)
+    return None if row is None else app_of(row)
 
 
 async def apps(connection: Connection, *, after: Position | None, limit: int) -> tuple[Sequence[App], int]:
@@ -92,7 +105,19 @@ async def apps(connection: Connection, *, after: Position | None, limit: int) ->
     rows = await connection.fetch(APPS_PAGE, after and after.created_at, after and after.id, limit)
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM apps")
-    return [_app(row) for row in rows], total
+    return [app_of(row) for row in rows], total
+
+
+async def apps_by_approval(
+    connection: Connection, approval: Approval, *, after: Position | None, limit: int
+) -> tuple[Sequence[App], int]:
+    """As `apps`, those of which the platform has decided so."""
+    rows = await connection.fetch(
+        APPS_BY_APPROVAL_PAGE, after and after.created_at, after and after.id, limit, approval.value
+    )
+    # Guarantees the number of the same moment: the transaction reads one snapshot.
+    total = await connection.fetchval("SELECT count(*) FROM apps WHERE approval = $1", approval.value)
+    return [app_of(row) for row in rows], total
 
 
 async def apps_of(
@@ -104,7 +129,7 @@ async def apps_of(
     )
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM apps WHERE organization_id = $1", organization_id)
-    return [_app(row) for row in rows], total
+    return [app_of(row) for row in rows], total
 
 
 def _present(row: Record | None) -> Record:
@@ -116,12 +141,19 @@ def _organization(row: Record) -> Organization:
     return Organization(id=str(row["id"]), name=row["name"], created_at=row["created_at"])
 
 
-def _app(row: Record) -> App:
+def app_of(row: Record) -> App:
     return App(
         id=str(row["id"]),
         organization_id=str(row["organization_id"]),
         name=row["name"],
         description=row["description"],
+        website=row["website"],
+        redirect_uris=tuple(row["redirect_uris"]),
+        environment=row["environment"],
+        approval=Approval(row["approval"]),
+        approval_reason=row["approval_reason"],
+        approval_by=row["approval_by"],
+        approval_at=row["approval_at"],
         created_at=row["created_at"],
     )
 

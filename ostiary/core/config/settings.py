@@ -22,7 +22,7 @@ from ostiary.core.config.fields import (
 from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
-from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
 from ostiary.core.config.plans import BURST, PER, REQUESTS
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
@@ -30,6 +30,7 @@ from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.limiting import LimitOutOfRange, TokenBucket
 from ostiary.core.model import (
+    AppApproval,
     ClientLimits,
     ControlPlaneSettings,
     FailedAttempts,
@@ -283,16 +284,24 @@ _RATE_PER_ADDRESS = defaulted(
     "clients have the proxy's address.",
     {"requests": 600, "per": "minute", "burst": 300},
 )
+_APP_APPROVAL = defaulted(
+    "app_approval",
+    Choice(AppApproval),
+    "Whether apps that members make have live keys at once (`automatic`), or when an operator has approved of them "
+    "(`manual`). Apps that operators make are approved.",
+    "automatic",
+)
 CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
     "Control plane",
     "The API that manages organizations, apps, keys and plans.",
-    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX, _RATE_PER_ACTOR, _RATE_PER_ADDRESS),
+    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX, _RATE_PER_ACTOR, _RATE_PER_ADDRESS, _APP_APPROVAL),
     lambda values: ControlPlaneSettings(
         listen=values[_CONTROL_LISTEN],
         operator_token=values[_OPERATOR_TOKEN],
         key_prefix=values[_KEY_PREFIX],
         rate_per_actor=values[_RATE_PER_ACTOR],
         rate_per_address=values[_RATE_PER_ADDRESS],
+        app_approval=values[_APP_APPROVAL],
     ),
 )
 
