@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "apps": ("ostiary.cli.accounts", "apps", "Apps, over the control-plane API."),
     "keys": ("ostiary.cli.keys", "keys", "Keys, over the control-plane API."),
     "usage": ("ostiary.cli.usage", "usage", "Usage per day; reconcile what was metered."),
+    "audit": ("ostiary.cli.audit", "audit", "Who changed what; verify that the log was not touched."),
     "sign": ("ostiary.cli.sign", "sign", "Print the headers, or a curl line, that sign a request."),
 }
 

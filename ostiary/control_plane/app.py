@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, apps, keys, usage
+from ostiary.control_plane import accounts, apps, audit, keys, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
@@ -72,7 +72,7 @@ async def build_app(configuration: Configuration) -> web.Application:
     directory = accounts.Accounts(approval=configuration.control_plane.app_approval)
     declared = (
         *accounts.operations(directory),
-        *apps.operations(apps.Apps(accounts=directory)),
+        *apps.operations(apps.Apps(accounts=directory), audited=accounts.audited_app(directory)),
         *keys.operations(
             keys.Keys(
                 plans=configuration.plans.keys(),
@@ -81,12 +81,11 @@ async def build_app(configuration: Configuration) -> web.Application:
             )
         ),
         *usage.operations(usage.Usage(accounts=directory)),
+        *audit.operations(audit.Audit(accounts=directory)),
     )
     rates = CallRates(
         per_actor=configuration.control_plane.rate_per_actor, per_address=configuration.control_plane.rate_per_address
     )
-    edge = Edge(operator_token=settings.operator_token, rates=rates)
-    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     dispatcher = Dispatcher(
         pool=pool,
         matrix=MATRIX,
@@ -101,7 +100,10 @@ async def build_app(configuration: Configuration) -> web.Application:
             "key_id": keys.lock_key,
         },
         subjects=preconditions.subjects(declared),
+        audit=audit.AuditLog(),
     )
+    edge = Edge(operator_token=settings.operator_token, rates=rates, turned_away=dispatcher.turned_away)
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, declared, dispatcher)
     _add_pages(app, declared, pool)
     app.on_response_prepare.append(dress)

@@ -47,4 +47,8 @@ MATRIX: Mapping[str, Access] = {
     "usageQuotas": PLATFORM_READERS,
     "usageLogs": PLATFORM_READERS,
     "usageOfApp": members(Role.VIEWER, "app_id", platform=READERS),
+    # Audit
+    "listAudit": PLATFORM_READERS,
+    "auditHead": PLATFORM_READERS,
+    "listOrganizationAudit": members(Role.ADMIN, "organization_id", platform=READERS),
 }

@@ -9,13 +9,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ostiary.control_plane import accounts, keys
+from ostiary.control_plane import accounts, audit, keys
+from ostiary.control_plane.audit import AuditLog
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import open_pool
 from ostiary.control_plane.http.access import Access, Actor, PlatformRole, Role, members
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import Edge
 from ostiary.control_plane.http.operations import BASE
+from ostiary.core.encryption import Envelope
 from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 OWNERS = {
@@ -27,15 +29,20 @@ OWNERS = {
 
 @asynccontextmanager
 async def serving_for(database: str, actor: Actor) -> AsyncIterator[Api]:
-    """Accounts, where any token but the operator's is `actor`'s."""
+    """Accounts, keys and audit, where any token but the operator's is `actor`'s."""
 
     async def authenticate(_: str) -> Actor:
         return actor
 
     pool = await open_pool(database)
     app = web.Application(middlewares=[Edge(operator_token=OPERATOR_TOKEN, authenticators=[authenticate]).middleware()])
-    dispatcher = Dispatcher(pool=pool, matrix=MATRIX, owners=OWNERS)
-    for operation in accounts.operations(accounts.Accounts()):
+    dispatcher = Dispatcher(pool=pool, matrix=MATRIX, owners=OWNERS, audit=AuditLog())
+    directory = accounts.Accounts()
+    for operation in (
+        *accounts.operations(directory),
+        *keys.operations(keys.Keys(plans=(), envelope=Envelope(bytes(32)), key_prefix="")),
+        *audit.operations(audit.Audit(accounts=directory)),
+    ):
         app.router.add_route(operation.method, BASE + operation.path, dispatcher.handler(operation))
     async with TestClient(TestServer(app)) as client:
         yield Api(client)
@@ -84,10 +91,10 @@ async def test_an_operation_that_is_not_in_the_table_is_not_served(database: str
     pool = await open_pool(database)
     declared = accounts.operations(accounts.Accounts())
     with pytest.raises(KeyError):
-        Dispatcher(pool=pool, matrix={}, owners=OWNERS).handler(declared[0])
+        Dispatcher(pool=pool, matrix={}, owners=OWNERS, audit=AuditLog()).handler(declared[0])
     matrix: dict[str, Access] = {declared[0].id: members(Role.VIEWER, "widget_id")}
     with pytest.raises(KeyError):
-        Dispatcher(pool=pool, matrix=matrix, owners=OWNERS).handler(declared[0])
+        Dispatcher(pool=pool, matrix=matrix, owners=OWNERS, audit=AuditLog()).handler(declared[0])
     await pool.close()
 
 

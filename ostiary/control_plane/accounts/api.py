@@ -12,12 +12,48 @@ from ostiary.control_plane.accounts.model import (
     Organization,
     OrganizationPage,
     OrganizationPath,
+    RecordedApp,
+    RecordedOrganization,
 )
 from ostiary.control_plane.accounts.service import Accounts
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, Paging, ProblemCode, change, read
+from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http import (
+    AnyOperation,
+    Audited,
+    Call,
+    Ids,
+    NoBody,
+    NoParameters,
+    Paging,
+    ProblemCode,
+    change,
+    read,
+)
+
+
+def audited_app(accounts: Accounts) -> Audited:
+    """What is told of an app that was made or changed."""
+
+    async def read_app(connection: Connection, ids: Ids) -> App:
+        return await accounts.app(connection, ids["app_id"])
+
+    return Audited(resource="app", id_from="app_id", made_id="id", read=read_app, record=RecordedApp, owner="app_id")
 
 
 def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
+    async def read_organization(connection: Connection, ids: Ids) -> Organization:
+        return await accounts.organization(connection, ids["organization_id"])
+
+    an_organization = Audited(
+        resource="organization",
+        id_from="organization_id",
+        made_id="id",
+        read=read_organization,
+        record=RecordedOrganization,
+        owner="organization_id",
+    )
+    an_app = audited_app(accounts)
+
     async def create_organization(call: Call[NoParameters, NoParameters, NewOrganization]) -> Organization:
         return await accounts.create_organization(call.connection, call.body)
 
@@ -45,6 +81,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             handler=create_organization,
             body_model=NewOrganization,
             answer=Organization,
+            audited=an_organization,
             location="/organizations/{id}",
             refusals=(ProblemCode.CONFLICT,),
         ),
@@ -74,6 +111,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             handler=create_app,
             body_model=NewApp,
             answer=App,
+            audited=an_app,
             location="/apps/{id}",
             refusals=(ProblemCode.CONFLICT,),
         ),

@@ -32,6 +32,13 @@ class Organization(Answer):
     created_at: datetime
 
 
+class RecordedOrganization(Answer):
+    """What the audit log is told of an organization."""
+
+    name: str
+    created_at: datetime
+
+
 class OrganizationPage(Page[Organization]):
     """Organizations, newest first."""
 
@@ -92,6 +99,20 @@ class App(Answer):
     approval_reason: str | None
     approval_by: str | None
     approval_at: datetime | None
+    created_at: datetime
+
+
+class RecordedApp(Answer):
+    """What the audit log is told of an app."""
+
+    organization_id: Uuid
+    name: str
+    description: str
+    website: str | None
+    redirect_uris: tuple[str, ...]
+    environment: str
+    approval: Approval
+    approval_reason: str | None
     created_at: datetime
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from ostiary.control_plane.accounts.model import App, AppPath
 from ostiary.control_plane.apps.model import AppChanges, Decision
 from ostiary.control_plane.apps.service import Apps
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, ProblemCode, amend, change, remove
+from ostiary.control_plane.http import (
+    AnyOperation,
+    Audited,
+    Call,
+    NoBody,
+    NoParameters,
+    ProblemCode,
+    amend,
+    change,
+    remove,
+)
 
 
-def operations(apps: Apps) -> tuple[AnyOperation, ...]:
+def operations(apps: Apps, *, audited: Audited) -> tuple[AnyOperation, ...]:
     async def amend_app(call: Call[AppPath, NoParameters, AppChanges]) -> App:
         return await apps.amend(call.connection, call.path.app_id, call.body)
 
@@ -23,6 +33,7 @@ def operations(apps: Apps) -> tuple[AnyOperation, ...]:
             "amendApp",
             "/apps/{app_id}",
             tag="apps",
+            audited=audited,
             summary="Change name, description, website or redirect URIs of an app.",
             handler=amend_app,
             path_model=AppPath,
@@ -34,6 +45,7 @@ def operations(apps: Apps) -> tuple[AnyOperation, ...]:
             "decideApp",
             "/apps/{app_id}/approval",
             tag="apps",
+            audited=audited,
             summary="Approve, reject or suspend an app. Gateways know within a second: of an app that is suspended no key "
             "works, of one that is rejected test keys alone. Deciding the same again changes nothing.",
             handler=decide_app,
@@ -46,6 +58,7 @@ def operations(apps: Apps) -> tuple[AnyOperation, ...]:
             "deleteApp",
             "/apps/{app_id}",
             tag="apps",
+            audited=audited,
             summary="Delete an app and its keys, all of which must be revoked or expired. What was metered stays.",
             handler=delete_app,
             path_model=AppPath,

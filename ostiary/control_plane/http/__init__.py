@@ -6,6 +6,7 @@
     rates          rate limits on the API itself
     preconditions  versions of resources: ETag, If-Match
     edge           who calls, request ids, security headers, the log line
+    auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
     dispatch       serves operations, to callers who may;  export  lists as CSV
@@ -16,6 +17,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
+from ostiary.control_plane.http.auditing import Audited, AuditedExport, Ids
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -36,9 +38,12 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
 __all__ = [
     "Answer",
     "AnyOperation",
+    "Audited",
+    "AuditedExport",
     "Call",
     "Count",
     "FormatField",
+    "Ids",
     "KeyCursor",
     "KeyId",
     "KeyPaging",

@@ -1,4 +1,4 @@
-"""Serves the declared operations: read, authorize, claim, do, store, commit, answer, in that order."""
+"""Serves the declared operations: read, authorize, claim, do, store, write down, commit, answer, in that order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import export, idempotency, preconditions, reading
 from ostiary.control_plane.http.access import Access, Caller
+from ostiary.control_plane.http.auditing import AuditTrail
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Problem, ProblemCode, invalid
+from ostiary.control_plane.http.recording import OwnerLookup, Recording
 
 # How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
 ACQUIRE_SECONDS = 2.0
@@ -30,18 +32,18 @@ _PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 _READ_ONLY = "25006"
 
 
-# The id of the organization that a thing belongs to, by the thing's id; None when there is no such thing.
-OwnerLookup = Callable[[Connection, str], Awaitable[str | None]]
 # Keeps others from changing the thing of this id until the transaction ends.
 Lock = Callable[[Connection, str], Awaitable[None]]
 
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
-    thing to the organization it belongs to. `subjects` is what `If-Match` of an operation is compared with (see
-    `preconditions`), while the thing is locked by the one of `locks` that its parameter names.
+    thing to the organization it belongs to, `audit` where changes and refusals are written down. `subjects` is what
+    `If-Match` of an operation is compared with (see `preconditions`), while the thing is locked by the one of `locks` that
+    its parameter names.
 
-    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing: at start, not in a call."""
+    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
+    something and does not say what is written down of it: at start, not in a call."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Dispatcher:
         pool: Pool,
         matrix: Mapping[str, Access],
         owners: Mapping[str, OwnerLookup],
+        audit: AuditTrail,
         locks: Mapping[str, Lock] | None = None,
         subjects: Mapping[str, AnyOperation] | None = None,
     ) -> None:
@@ -57,15 +60,30 @@ class Dispatcher:
         self._owners = owners
         self._locks = locks or {}
         self._subjects = subjects or {}
+        self._recording = Recording(log=audit, owners=owners, transaction=self._transaction)
+        self._operations: dict[Handler, AnyOperation] = {}
 
     def handler(self, operation: AnyOperation) -> Handler:
         if (whose := self._matrix[operation.id].whose) is not None:
             self._owners[whose]
+        self._recording.check(operation)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._serve(operation, request)
+            try:
+                return await self._serve(operation, request)
+            except Problem as problem:
+                caller = the_caller()
+                await self._recording.refused(operation, request, problem, caller, caller.request_id)
+                raise
 
+        self._operations[handle] = operation
         return handle
+
+    async def turned_away(self, request: web.Request, problem: Problem, request_id: str) -> None:
+        """Writes down that someone was refused before it was known who calls."""
+        operation = self._operations.get(request.match_info.handler)
+        if operation is not None:
+            await self._recording.refused(operation, request, problem, None, request_id)
 
     async def _serve(self, operation: AnyOperation, request: web.Request) -> web.StreamResponse:
         caller = the_caller()
@@ -90,6 +108,8 @@ class Dispatcher:
             await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
+            begun = await self._recording.begin(connection, operation, path)
+            # After it: who holds the thing for the log first, and then its row, never waits in a circle.
             subject = await self._require_version(operation, connection, caller, path, request)
             try:
                 answer = await operation.handler(call(connection=connection))
@@ -98,6 +118,8 @@ class Dispatcher:
                 raise
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
+            if begun is not None:
+                await self._recording.end(connection, operation, caller, begun, answer)
         tag = preconditions.entity_tag(answer) if subject and answer.__class__ is subject.answer else None
         if tag is not None and operation.method is Method.GET and preconditions.is_known(request.headers, tag):
             return web.Response(status=304, headers={"ETag": tag})
@@ -144,6 +166,8 @@ class Dispatcher:
                 )
             if rows == 0 and page.total > export.ROWS_MAX:
                 raise invalid("format", f"these are {page.total} rows, and at most {export.ROWS_MAX} go into one file")
+            if rows == 0:
+                await self._recording.exported(operation, caller, path, query)
             yield page.data
             rows += len(page.data)
             if page.next_cursor is None:
@@ -155,7 +179,7 @@ class Dispatcher:
         """Before anything of the call is read, where only the platform's own people may."""
         access = self._matrix[operation.id]
         if access.least is None and not access.anyone and caller.actor.platform_role not in access.platform:
-            raise Problem(ProblemCode.ROLE_MISSING)
+            raise NotPermitted(ProblemCode.ROLE_MISSING)
 
     async def _require_membership(
         self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, body: BaseModel
@@ -170,8 +194,11 @@ class Dispatcher:
         if role is not None and role.reaches(access.least):
             return
         if role is not None or caller.actor.platform_role is not None:  # it may be seen, at least
-            raise Problem(ProblemCode.ROLE_MISSING)
-        raise Problem(ProblemCode.NOT_FOUND) if in_path else invalid(access.whose, "there is nothing of this id")
+            raise NotPermitted(ProblemCode.ROLE_MISSING, organization_id=owner if role is not None else None)
+        absent = FieldProblem(access.whose, "there is nothing of this id")
+        code = ProblemCode.NOT_FOUND if in_path else ProblemCode.INVALID_FIELDS
+        # Also of what is not there: that it were written down, or not, would take another time, and tell which it is.
+        raise NotPermitted(code, errors=() if in_path else (absent,))
 
     @asynccontextmanager
     async def _transaction(self, method: Method) -> AsyncIterator[Connection]:

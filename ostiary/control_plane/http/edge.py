@@ -30,6 +30,9 @@ log = logging.getLogger("ostiary.control_plane")
 # Whose bearer token this is; None for one that is not its to know. Raises Problem when it can't tell now.
 Authenticator = Callable[[str], Awaitable[Actor | None]]
 
+# Told of a call that is refused before it is known who calls, with its request id; never raises.
+Witness = Callable[[web.Request, Problem, str], Awaitable[None]]
+
 _caller: ContextVar[Caller] = ContextVar("caller")
 OPERATOR = Actor("operator", "operator token", PlatformRole.OPERATOR)
 
@@ -77,7 +80,8 @@ def request_id_of(sent: str | None) -> str:
 class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
-    A token that is not the configuration's is shown to `authenticators` in turn."""
+    A token that is not the configuration's is shown to `authenticators` in turn; of who is known to none, `turned_away`
+    is told, if there is one."""
 
     def __init__(
         self,
@@ -85,9 +89,11 @@ class Edge:
         operator_token: str,
         authenticators: Sequence[Authenticator] = (),
         rates: CallRates | None = None,
+        turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
         self._rates = rates or CallRates(per_actor=None, per_address=None)
+        self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
         self._calls = 0
@@ -137,7 +143,12 @@ class Edge:
                 if request.path not in PROBES:
                     _rate_headers.set(self._rates.unknown(request.remote))
             else:
-                actor = await self._authenticate(request)
+                try:
+                    actor = await self._authenticate(request)
+                except Problem as problem:
+                    if self._turned_away is not None:
+                        await self._turned_away(request, problem, request_id)
+                    raise
                 _rate_headers.set(self._rates.known(actor.principal))
                 _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)

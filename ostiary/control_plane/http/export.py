@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -42,6 +43,8 @@ def cell(value: object) -> str:
             return "true" if value else "false"
         case datetime():
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case dict() | list():
+            return json.dumps(value, ensure_ascii=False)  # begins with a bracket: never a formula
         case str():
             return f"'{value}" if value.startswith(_FORMULA) else value
         case _:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Caller
+from ostiary.control_plane.http.auditing import Audited, AuditedExport
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
 
@@ -46,7 +47,8 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
     and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
     the new resource's path, with fields of the answer in braces. `csv` is what an item of the list is, where it may be had
-    as CSV too: the query then has `format`, and `cursor` if the list has pages."""
+    as CSV too: the query then has `format`, and `cursor` if the list has pages. `audited` says what the audit log is told;
+    what changes something is not served without it."""
 
     id: str
     method: Method
@@ -63,6 +65,7 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     shown_once: frozenset[str] = frozenset()
     location: str | None = None
     csv: type[Answer] | None = None
+    audited: Audited | AuditedExport | None = None
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -80,6 +83,7 @@ def read(
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
     csv: type[Answer] | None = None,
+    audited: AuditedExport | None = None,
 ) -> AnyOperation:
     """A GET."""
     return Operation(
@@ -95,6 +99,7 @@ def read(
         body_model=NoBody,
         refusals=refusals,
         csv=csv,
+        audited=audited,
     )
 
 
@@ -106,6 +111,7 @@ def change(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     body_model: type[BodyT],
     path_model: type[PathT] | type[NoParameters] = NoParameters,
     status: int = 201,
@@ -122,6 +128,7 @@ def change(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -140,6 +147,7 @@ def replace(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
 ) -> AnyOperation:
@@ -152,6 +160,7 @@ def replace(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -166,6 +175,7 @@ def amend(
     summary: str,
     handler: Callable[[Call[PathT, NoParameters, BodyT]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
     refusals: tuple[ProblemCode, ...] = (),
@@ -179,6 +189,7 @@ def amend(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
@@ -194,6 +205,7 @@ def remove(
     summary: str,
     handler: Callable[[Call[PathT, QueryT, NoBody]], Awaitable[Answer]],
     answer: type[Answer],
+    audited: Audited,
     path_model: type[PathT],
     query_model: type[QueryT] | type[NoParameters] = NoParameters,
     refusals: tuple[ProblemCode, ...] = (),
@@ -207,6 +219,7 @@ def remove(
         summary=summary,
         handler=handler,
         answer=answer,
+        audited=audited,
         path_model=path_model,
         query_model=query_model,
         body_model=NoBody,

@@ -74,6 +74,11 @@ def _check_request_id(text: str) -> None:
         raise ValueError
 
 
+def _check_number(text: str) -> None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):  # of a bigint
+        raise ValueError
+
+
 # A request id of 128 bytes that a client made and that was cleaned is up to 384 bytes.
 _REQUEST_CURSOR_LENGTH_MAX = 600
 
@@ -83,6 +88,7 @@ _CURSOR_SCHEMA = WithJsonSchema(
 # A position of one kind of list is refused by the other, rather than failing as a comparison in Postgres.
 UuidCursor = Annotated[Position, BeforeValidator(_decoder(UUID)), _CURSOR_SCHEMA]
 KeyCursor = Annotated[Position, BeforeValidator(_decoder(_check_key_id)), _CURSOR_SCHEMA]
+NumberCursor = Annotated[Position, BeforeValidator(_decoder(_check_number)), _CURSOR_SCHEMA]
 RequestCursor = Annotated[
     Position,
     BeforeValidator(_decoder(_check_request_id, _REQUEST_CURSOR_LENGTH_MAX)),

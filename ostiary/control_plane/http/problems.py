@@ -110,6 +110,17 @@ class Problem(Exception):
         self.about = about
 
 
+class NotPermitted(Problem):
+    """A call refused for want of a right; also one for what is not there, or is another organization's and looks so.
+    `organization_id` is where the caller is a member without that right: its people may know of it."""
+
+    def __init__(
+        self, code: ProblemCode, *, errors: Sequence[FieldProblem] = (), organization_id: str | None = None
+    ) -> None:
+        super().__init__(code, errors=errors)
+        self.organization_id = organization_id
+
+
 def invalid(field: str, problem: str) -> Problem:
     """The refusal of one field."""
     return Problem(ProblemCode.INVALID_FIELDS, errors=(FieldProblem(field, problem),))

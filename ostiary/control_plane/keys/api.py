@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
+from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import (
     AnyOperation,
+    Audited,
     Call,
+    Ids,
     NoBody,
     NoParameters,
     ProblemCode,
@@ -15,7 +18,7 @@ from ostiary.control_plane.http import (
     remove,
     replace,
 )
-from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce, Removal
+from ostiary.control_plane.keys.limits import KeyLimits, KeyLimitsInForce, RecordedLimits, Removal
 from ostiary.control_plane.keys.model import (
     CreatedKey,
     GenerationPath,
@@ -25,6 +28,7 @@ from ostiary.control_plane.keys.model import (
     KeyPath,
     KeyQuery,
     NewKey,
+    RecordedKey,
     Revocation,
     Rotation,
 )
@@ -32,6 +36,19 @@ from ostiary.control_plane.keys.service import Keys
 
 
 def operations(keys: Keys) -> tuple[AnyOperation, ...]:
+    async def read_key(connection: Connection, ids: Ids) -> Key:
+        return await keys.key(connection, ids["key_id"])
+
+    async def read_limits(connection: Connection, ids: Ids) -> KeyLimitsInForce:
+        return await keys.limits(connection, ids["key_id"])
+
+    a_key = Audited(
+        resource="key", id_from="key_id", made_id="key_id", read=read_key, record=RecordedKey, owner="key_id"
+    )
+    its_limits = Audited(
+        resource="key_limits", id_from="key_id", read=read_limits, record=RecordedLimits, owner="key_id"
+    )
+
     async def create_key(call: Call[AppPath, NoParameters, NewKey]) -> CreatedKey:
         return await keys.create(call.connection, call.path.app_id, call.body)
 
@@ -74,6 +91,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=AppPath,
             body_model=NewKey,
             answer=CreatedKey,
+            audited=a_key,
             shown_once=frozenset({"secret"}),
             location="/keys/{key_id}",
         ),
@@ -105,6 +123,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=KeyPath,
             body_model=KeyChanges,
             answer=Key,
+            audited=a_key,
             refusals=(ProblemCode.CONFLICT,),
         ),
         change(
@@ -117,6 +136,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=KeyPath,
             body_model=Rotation,
             answer=CreatedKey,
+            audited=a_key,
             status=200,
             refusals=(ProblemCode.CONFLICT,),
             shown_once=frozenset({"secret"}),
@@ -130,6 +150,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             handler=end_generation,
             path_model=GenerationPath,
             answer=Key,
+            audited=a_key,
             refusals=(ProblemCode.CONFLICT,),
         ),
         change(
@@ -141,6 +162,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=KeyPath,
             body_model=Revocation,
             answer=Key,
+            audited=a_key,
             status=200,
         ),
         read(
@@ -161,6 +183,7 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=KeyPath,
             body_model=KeyLimits,
             answer=KeyLimitsInForce,
+            audited=its_limits,
         ),
         remove(
             "deleteKeyLimits",
@@ -171,5 +194,6 @@ def operations(keys: Keys) -> tuple[AnyOperation, ...]:
             path_model=KeyPath,
             query_model=Removal,
             answer=KeyLimitsInForce,
+            audited=its_limits,
         ),
     )

@@ -122,6 +122,19 @@ class KeyLimitsInForce(Answer):
     changed_at: datetime | None
 
 
+class RecordedLimits(Answer):
+    """What the audit log is told of a key's limits; who changed them, it knows itself."""
+
+    rate: RateInForce | None
+    limits: tuple[LimitInForce, ...] | None
+    quotas: tuple[LimitInForce, ...] | None
+    concurrency: int | None
+    concurrency_mode: Literal["enforce", "shadow"] | None
+    overage: Literal["block", "warn", "charge"] | None
+    reason: str | None
+    changed_at: datetime | None
+
+
 async def in_force(connection: Connection, key_id: str) -> KeyLimitsInForce | None:
     row = await connection.fetchrow(
         """

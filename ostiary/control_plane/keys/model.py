@@ -145,6 +145,33 @@ class CreatedKey(Key):
     secret: Annotated[str, Field(repr=False, description="shown in this answer only")]
 
 
+class RecordedGeneration(Answer):
+    """What the audit log is told of a secret: not one of its characters, and not of its uses, which nobody changes."""
+
+    number: int
+    created_at: datetime
+    ends_at: datetime | None
+
+
+class RecordedKey(Answer):
+    """What the audit log is told of a key."""
+
+    key_id: KeyId
+    app_id: str
+    name: str
+    environment: Literal["live", "test"]
+    state: KeyState
+    plan: str | None
+    scopes: tuple[str, ...]
+    allowed_ips: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    revoked_reason: str | None
+    created_at: datetime
+    generations: tuple[RecordedGeneration, ...]
+
+
 def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 

@@ -23,7 +23,7 @@ from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
-from ostiary.core.config.plans import BURST, PER, REQUESTS
+from ostiary.core.config.plans import COUNT_MAX, Span
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
 from ostiary.core.config.resilience import Off
@@ -255,34 +255,40 @@ _KEY_PREFIX = defaulted(
 )
 
 
-def _api_rate(values: Values) -> Rate | Refused:
-    rate = Rate(values[REQUESTS], values[PER].seconds, values[BURST] or values[REQUESTS])
-    try:
-        TokenBucket.of(rate)
-    except LimitOutOfRange as error:
-        return values.problem(BURST, str(error))
-    return rate
+def _api_rate(title: str, whose: str, requests: int, burst: int) -> Record[Rate]:
+    requests_field = defaulted("requests", Integer(1, COUNT_MAX), "How many calls.", requests)
+    per_field = defaulted("per", Choice(Span), "The span.", "minute")
+    burst_field = defaulted("burst", Integer(1, COUNT_MAX), "How many calls at once.", burst)
+
+    def rate(values: Values) -> Rate | Refused:
+        found = Rate(values[requests_field], values[per_field].seconds, values[burst_field])
+        try:
+            TokenBucket.of(found)
+        except LimitOutOfRange as error:
+            return values.problem(burst_field, str(error))
+        return found
+
+    return Record(
+        title,
+        f"How often {whose} may call the API: `burst` calls at once, refilled with `requests` in every span. Each process of the "
+        "control plane counts by itself.",
+        (requests_field, per_field, burst_field),
+        rate,
+    )
 
 
-API_RATE: Record[Rate] = Record(
-    "API rate",
-    "How often the API may be called: `burst` calls at once, refilled with `requests` in every span. Each process of the "
-    "control plane counts by itself.",
-    (REQUESTS, PER, BURST),
-    _api_rate,
-)
 _RATE_PER_ACTOR = defaulted(
     "rate_per_actor",
-    NameOrRecord(Off(), API_RATE),
+    NameOrRecord(Off(), _api_rate("API rate of an actor", "one user or token", 6000, 1000)),
     "How often one user or token may call the API; beyond it 429.",
-    {"requests": 6000, "per": "minute", "burst": 1000},
+    {},
 )
 _RATE_PER_ADDRESS = defaulted(
     "rate_per_address",
-    NameOrRecord(Off(), API_RATE),
+    NameOrRecord(Off(), _api_rate("API rate of an address", "an address", 600, 300)),
     "How often an address (for IPv6, a /64) may call without credentials that hold; beyond it 429. Behind a proxy, all "
     "clients have the proxy's address.",
-    {"requests": 600, "per": "minute", "burst": 300},
+    {},
 )
 _APP_APPROVAL = defaulted(
     "app_approval",
