@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, apps, audit, keys, usage
+from ostiary.control_plane import accounts, apps, audit, keys, plans, usage
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
 from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
@@ -80,6 +80,7 @@ async def build_app(configuration: Configuration) -> web.Application:
                 key_prefix=configuration.control_plane.key_prefix,
             )
         ),
+        *plans.operations(configuration.plans),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
     )

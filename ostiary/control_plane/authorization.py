@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ostiary.control_plane.http.access import OPERATORS as _OPERATORS
-from ostiary.control_plane.http.access import READERS, Access, Role, members, platform
+from ostiary.control_plane.http.access import READERS, Access, Role, anyone, members, platform
 
 OPERATORS = platform(_OPERATORS)
 PLATFORM_READERS = platform(READERS)
@@ -37,6 +37,9 @@ MATRIX: Mapping[str, Access] = {
     "getKeyLimits": members(Role.VIEWER, "key_id", platform=READERS),
     "putKeyLimits": OPERATORS,
     "deleteKeyLimits": OPERATORS,
+    # Plans: nobody's secret
+    "listPlans": anyone(),
+    "getPlan": anyone(),
     # Usage
     "usageSummary": PLATFORM_READERS,
     "usageDaily": PLATFORM_READERS,

@@ -24,6 +24,10 @@ async def _decide(api: Api, app_id: str, approval: str, reason: str = "checked")
     return await api.post(f"/apps/{app_id}/approval", {"approval": approval, "reason": reason})
 
 
+async def _revisions(connection: asyncpg.Connection) -> dict[str, int]:
+    return {row["id"]: row["revision"] for row in await connection.fetch("SELECT id, revision FROM api_keys")}
+
+
 async def test_an_app_is_described_and_changed(api: Api) -> None:
     organization_id = await api.organization()
     made = await api.post("/apps", {"organization_id": organization_id, "name": "Shop", **DESCRIBED})
@@ -84,11 +88,11 @@ async def test_a_decision_is_told_of_each_key_that_could_work(api: Api, connecti
     other = (await api.key(await api.app((await api.get(f"/apps/{app_id}")).document["organization_id"], "Other")))[
         "key_id"
     ]
-    revisions = dict(await connection.fetch("SELECT id, revision FROM api_keys"))
+    revisions = await _revisions(connection)
     heard: list[Any] = []
     await connection.add_listener("ostiary_keys", lambda *told: heard.append(told[3]))
     await _decide(api, app_id, "suspended")
-    after = dict(await connection.fetch("SELECT id, revision FROM api_keys"))
+    after = await _revisions(connection)
     assert all(after[key] > max(revisions.values()) for key in keys)
     assert after[other] == revisions[other]
     assert sorted(heard) == sorted(keys)

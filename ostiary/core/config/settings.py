@@ -270,8 +270,8 @@ def _api_rate(title: str, whose: str, requests: int, burst: int) -> Record[Rate]
 
     return Record(
         title,
-        f"How often {whose} may call the API: `burst` calls at once, refilled with `requests` in every span. Each process of the "
-        "control plane counts by itself.",
+        f"How often {whose} may call the API: `burst` calls at once, refilled with `requests` in every span. Each process "
+        "of the control plane counts by itself.",
         (requests_field, per_field, burst_field),
         rate,
     )
