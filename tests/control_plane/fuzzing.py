@@ -8,9 +8,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.cli.conftest import START_SECONDS, Process, start, write_configuration
+
+# A call that the document admits may be refused all the same: what it names is not there, or not as it was, or two of its
+# fields can't both hold, which no schema says; then 4xx of these. But never 400, 405, 413, 415, 417.
+ADMITTED = '["2xx", "304", "401", "403", "404", "409", "412", "422"]'
 
 # What no schema can say, so that calls are refused which the document seems to admit: of `since`, `until` and `days` some
 # exclude each other, and old times are not kept; the plan of a key, and the organization of an app, must exist.
@@ -34,12 +42,34 @@ class Fuzzed:
 def configuration(token: str) -> str:
     return f"""
 [checks]
-positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
+positive_data_acceptance.expected-statuses = {ADMITTED}
 
 [auth.openapi.operatorToken]
 bearer = "{token}"
 {_UNSAID}
 """
+
+
+@contextmanager
+def serving_for_fuzz(directory: Path, postgres: str) -> Iterator[Process]:
+    """A control plane of its own process, without rate limits."""
+    file = write_configuration(directory / "gateway.yaml", postgres)
+    text = file.read_text(encoding="utf-8")
+    unlimited = "control_plane:\n  rate_per_actor: off\n  rate_per_address: off\n"
+    file.write_text(text.replace("control_plane:\n", unlimited), encoding="utf-8")
+    process = start(file)
+    assert process.popen.stdout is not None
+    log = process.popen.stdout
+    # Nobody reads what it says, and it must not wait for that.
+    reader = threading.Thread(target=lambda: [None for _ in log], daemon=True)
+    reader.start()
+    try:
+        yield process
+    finally:
+        process.popen.terminate()
+        process.popen.wait(START_SECONDS)
+        reader.join()
+        log.close()
 
 
 def fuzz(

@@ -167,20 +167,21 @@ _IDEMPOTENCY_KEY = {
     "gets the same answer, with Idempotency-Replayed: true; or `secret_already_shown` where the answer held a secret.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
+_TAGS = {"type": "string", "pattern": preconditions.PATTERN, "maxLength": preconditions.LENGTH_MAX}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "required": False,
     "description": "The ETag with which the resource was read: `precondition_failed` if somebody has changed it since. "
     "Without it, the last change wins.",
-    "schema": {"type": "string"},
+    "schema": _TAGS,
 }
 _IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
     "description": "The ETag of what the client has: 304 if it is still so.",
-    "schema": {"type": "string"},
+    "schema": _TAGS,
 }
 _ETAG = {"ETag": {"description": "the version of the resource", "schema": {"type": "string"}}}
 _HEADERS = {

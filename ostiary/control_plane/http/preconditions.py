@@ -20,10 +20,12 @@ from ostiary.control_plane.http.operations import AnyOperation, Method
 from ostiary.control_plane.http.paging import Page
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 
-_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_TAGS = re.compile(rf"\s*{_TAG}(?:\s*,\s*{_TAG})*\s*")
+# RFC 9110 §8.8.3 without its obsolete characters beyond ASCII, which no tag of ours has.
+_TAG = r'(W/)?"[!#-~]*"'
+# What `If-Match` and `If-None-Match` must be, for the OpenAPI document too.
+PATTERN = rf"^(\*|{_TAG}([ \t]*,[ \t]*{_TAG})*)$"
 # Longer lists are no client's cache of one resource.
-_LIST_LENGTH_MAX = 4096
+LENGTH_MAX = 4096
 
 
 def has_versions(operation: AnyOperation) -> bool:
@@ -76,12 +78,10 @@ def are_given(headers: CIMultiDictProxy[str]) -> bool:
 def _tags(headers: CIMultiDictProxy[str], name: str) -> Sequence[str] | None:
     if name not in headers:
         return None
-    text = ",".join(headers.getall(name))
-    if text.strip() == "*":
-        return ("*",)
-    if len(text) > _LIST_LENGTH_MAX or _TAGS.fullmatch(text) is None:
+    text = ",".join(headers.getall(name)).strip(" \t")
+    if len(text) > LENGTH_MAX or re.fullmatch(PATTERN, text) is None:
         raise Problem(ProblemCode.MALFORMED_REQUEST, f"{name} must be `*`, or entity tags in quotes as ETag has them.")
-    return re.findall(_TAG, text)
+    return ("*",) if text == "*" else [found[0] for found in re.finditer(_TAG, text)]
 
 
 def _state(tag: str) -> str:

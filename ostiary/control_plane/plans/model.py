@@ -57,17 +57,18 @@ class PlanPath(Parameters):
 
 
 def plan_of(plan: core.Plan) -> Plan:
-    return Plan(
-        name=plan.name,
-        rate=None
-        if plan.rate is None
-        else PlanRate(burst=plan.rate.burst, per=_SPANS[plan.rate.per_seconds], **_terms(plan.rate)),
-        limits=tuple(PlanLimit(per=_SPANS[window.window_seconds], **_terms(window)) for window in plan.windows),
-        quotas=tuple(PlanLimit(per=quota.period.value, **_terms(quota)) for quota in plan.quotas),
-        concurrency=plan.concurrency,
-        concurrency_mode=plan.concurrency_mode.value,
-        overage=plan.overage.value,
-        by=plan.by.value,
+    rate = plan.rate
+    return Plan.model_validate(
+        {
+            "name": plan.name,
+            "rate": None if rate is None else {"burst": rate.burst, "per": _SPANS[rate.per_seconds], **_terms(rate)},
+            "limits": [{"per": _SPANS[window.window_seconds], **_terms(window)} for window in plan.windows],
+            "quotas": [{"per": quota.period.value, **_terms(quota)} for quota in plan.quotas],
+            "concurrency": plan.concurrency,
+            "concurrency_mode": plan.concurrency_mode.value,
+            "overage": plan.overage.value,
+            "by": plan.by.value,
+        }
     )
 
 
