@@ -19,7 +19,7 @@ def prove(directory: Path, cases: int, seed: int) -> list[str]:
     """What failed. Prints the figures."""
     began = time.monotonic()
     sent = 0
-    failures = []
+    failures: list[str] = []
     with EmbeddedPostgres(directory / "postgres") as postgres:
         asyncio.run(migrate(postgres.url()))
         with serving_for_fuzz(directory, postgres.url()) as served:
