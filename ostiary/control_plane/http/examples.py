@@ -28,7 +28,6 @@ _BY_NAME: Mapping[str, Any] = {
     "revoked_reason": None,
     "ends_at": None,
     "grace_seconds": 86_400,
-    "quotas": [{"requests": 100_000, "per": "day"}],
     "approval_reason": "Checked by hand.",
     "secret": "sk_live_9dRk2VtYw0QmXe7bZs4HcLp1NfGa6UjTi8OyBv3CqKr5uWx",
     "secret_hint": "uWx5",
@@ -95,16 +94,19 @@ def _example(schema: Schema, components: Mapping[str, Schema], name: str, depth:
         return {
             field: _example(described, components, field, depth - 1)
             for field, described in schema["properties"].items()
-            if _belongs(field, schema)
+            if _belongs(field, described, schema)
         }
     if _fits(_BY_NAME.get(name), schema):
         return _BY_NAME[name]  # a test holds it against the rest of the schema
     return _of_type(schema, components, name, depth)
 
 
-def _belongs(field: str, schema: Schema) -> bool:
+def _belongs(field: str, described: Schema, schema: Schema) -> bool:
     """What may be left out is told of only where it is known what it would be."""
-    return field in schema.get("required", ()) or _BY_NAME.get(field) is not None
+    known = _BY_NAME.get(field) is not None or any(
+        "examples" in each for each in (described, *described.get("anyOf", ()))
+    )
+    return known or field in schema.get("required", ())
 
 
 def _of_type(schema: Schema, components: Mapping[str, Schema], name: str, depth: int) -> Any:
