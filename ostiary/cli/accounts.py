@@ -137,8 +137,6 @@ def update_app(
         changes["website"] = website or None
     if redirect_uris:
         changes["redirect_uris"] = list(redirect_uris)
-    if not changes:
-        raise click.UsageError("give at least one option: there is nothing to change")
     print_one(client.patch(f"/apps/{segment(app_id)}", changes), as_json=as_json)
 
 

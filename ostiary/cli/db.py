@@ -24,25 +24,37 @@ def db() -> None:
 
 @db.command()
 @config_option
-def migrate(config_path: str) -> None:
+@click.option(
+    "--service-role",
+    metavar="NAME",
+    help="Give this role of the database what control plane and gateways need, and nothing else.",
+)
+def migrate(config_path: str, service_role: str | None) -> None:
     """Bring the schema up to date. Safe to run twice, and by two at once; each migration is applied whole or not at all.
+
+    Run it as the owner of the tables. Where the control plane and the gateways connect as a role of their own
+    (--service-role), they can't change the schema, nor a row of the audit log.
 
     \b
     Example:
       ostiary db migrate -c gateway.yaml
+      OSTIARY_POSTGRES=postgresql://owner@db/ostiary ostiary db migrate -c gateway.yaml --service-role ostiary_service
     """
-    from ostiary.control_plane.db import DatabaseUnavailable, MigrationError
+    from ostiary.control_plane.db import DatabaseUnavailable, MigrationError, grant
     from ostiary.control_plane.db import migrate as migrate_database
 
     url = postgres_of(read_configuration(config_path))
     try:
         applied = asyncio.run(migrate_database(url))
+        granted = [] if service_role is None else asyncio.run(grant(url, service_role))
     except (DatabaseUnavailable, MigrationError) as error:
         raise click.ClickException(str(error)) from error
     for name in applied:
         click.echo(f"applied {name}")
     if not applied:
         click.echo("nothing to do: the schema is current")
+    for rights in granted:
+        click.echo(f"granted {rights}")
 
 
 @db.command()

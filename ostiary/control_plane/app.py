@@ -16,7 +16,14 @@ from aiohttp import web
 
 from ostiary.control_plane import accounts, apps, audit, keys, plans, usage
 from ostiary.control_plane.authorization import MATRIX
-from ostiary.control_plane.db import MigrationError, MigrationState, Pool, migration_status, open_pool
+from ostiary.control_plane.db import (
+    MigrationError,
+    MigrationState,
+    Pool,
+    migration_status,
+    open_pool,
+    rights_over_audit_log,
+)
 from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
@@ -33,6 +40,7 @@ log = logging.getLogger("ostiary.control_plane")
 
 # /readyz is asked by machines that wait for it; a slow yes is a no.
 READY_SECONDS = 1.0
+_SERVICE_ROLE = "give it a role of its own: ostiary db migrate -c FILE --service-role NAME"
 # After the calls have ended, no connection of the pool should be in use.
 POOL_CLOSE_SECONDS = 5.0
 
@@ -68,6 +76,7 @@ async def build_app(configuration: Configuration) -> web.Application:
         raise SettingsRefused(str(error)) from error
     await _require_current_schema(settings.postgres)
     pool = await open_pool(settings.postgres)
+    warnings = await _warnings(pool)
 
     directory = accounts.Accounts(approval=configuration.control_plane.app_approval)
     declared = (
@@ -106,7 +115,7 @@ async def build_app(configuration: Configuration) -> web.Application:
     edge = Edge(operator_token=settings.operator_token, rates=rates, turned_away=dispatcher.turned_away)
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, declared, dispatcher)
-    _add_pages(app, declared, pool)
+    _add_pages(app, declared, pool, warnings)
     app.on_response_prepare.append(dress)
 
     async def close_pool(_: web.Application) -> None:
@@ -201,6 +210,16 @@ async def _require_current_schema(url: str) -> None:
         )
 
 
+async def _warnings(pool: Pool) -> Sequence[str]:
+    """What works, and is not as it should be: told in the log at start, and by /readyz."""
+    async with pool.acquire() as connection:
+        rights = await rights_over_audit_log(connection)
+    if not rights:
+        return ()
+    log.warning("audit_log_not_protected", extra={"fields": {"rights": rights, "mend": _SERVICE_ROLE}})
+    return (f"the database role of this process may change the audit log ({', '.join(rights)}); {_SERVICE_ROLE}",)
+
+
 def _add_operations(app: web.Application, declared: Sequence[AnyOperation], dispatcher: Dispatcher) -> None:
     for operation in declared:
         app.router.add_route(
@@ -208,7 +227,7 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
         )
 
 
-def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool) -> None:
+def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str]) -> None:
     described = json.dumps(openapi.document(declared)).encode()
     # By path: the description of this API, and of each error code of the gateway.
     pages = {
@@ -245,7 +264,7 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
                 await connection.fetchval("SELECT 1")
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise Problem(ProblemCode.DATABASE_UNAVAILABLE) from error
-        return web.json_response({"status": "ready"})
+        return web.json_response({"status": "ready", **({"warnings": list(warnings)} if warnings else {})})
 
     for path, handler in (
         (f"{BASE}/openapi.json", openapi_document),

@@ -25,7 +25,7 @@ def test_an_app_is_changed_decided_of_and_deleted_from_a_shell(run: Run) -> None
     )  # fmt: skip
     changed = json.loads(run("apps", "update", app_id, "--name", "Store", "--website", "", "--json").stdout)
     assert (changed["name"], changed["website"], changed["redirect_uris"]) == ("Store", None, shown["redirect_uris"])
-    assert run("apps", "update", app_id, exit_code=2).stdout == ""
+    assert "give at least one field to change" in run("apps", "update", app_id, exit_code=1).stderr
     for command, approval in (("reject", "rejected"), ("approve", "approved"), ("suspend", "suspended")):
         assert f"Store is {approval}: why not" in run("apps", command, app_id, "--reason", "why not").stdout
     assert app_id in run("apps", "list", "--approval", "suspended").stdout

@@ -8,16 +8,30 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from ostiary.control_plane.db import Connection, migrate
+from ostiary.control_plane.db import Connection, grant, migrate
 from ostiary.core.model import Configuration
 from ostiary.demo.stores import EmbeddedPostgres
-from tests.control_plane.support import Api, configuration_for, serving
+from tests.control_plane.support import SERVICE_ROLE, Api, configuration_for, serving, url_for
+
+
+@pytest.fixture(scope="session")
+def service_role(postgres_server: EmbeddedPostgres) -> str:
+    """The role that the control plane runs as. It is the server's, its rights are those of each database."""
+
+    async def make() -> None:
+        admin = await asyncpg.connect(postgres_server.url())
+        await admin.execute(f"CREATE ROLE {SERVICE_ROLE} LOGIN")
+        await admin.close()
+
+    asyncio.run(make())
+    return SERVICE_ROLE
 
 
 @pytest.fixture
-async def database(empty_database: str) -> str:
-    """The URL of a database with the current schema."""
+async def database(empty_database: str, service_role: str) -> str:
+    """The owner's URL of a database with the current schema, in which the service's role has its rights."""
     await migrate(empty_database)
+    await grant(empty_database, service_role)
     return empty_database
 
 
@@ -29,7 +43,7 @@ async def connection(database: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def shared_database(postgres_server: EmbeddedPostgres) -> str:
+def shared_database(postgres_server: EmbeddedPostgres, service_role: str) -> str:
     """A database with the current schema, for all tests whose calls change nothing."""
 
     async def prepare() -> None:
@@ -37,6 +51,7 @@ def shared_database(postgres_server: EmbeddedPostgres) -> str:
         await admin.execute("CREATE DATABASE control_plane_shared")
         await admin.close()
         await migrate(postgres_server.url("control_plane_shared"))
+        await grant(postgres_server.url("control_plane_shared"), service_role)
 
     asyncio.run(prepare())
     return postgres_server.url("control_plane_shared")
@@ -45,7 +60,7 @@ def shared_database(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture
 async def refusing_api(shared_database: str) -> AsyncIterator[Api]:
     """For calls that are all refused; a change that got through is an error at the end of its test."""
-    async with serving(configuration_for(shared_database)) as api:
+    async with serving(configuration_for(url_for(SERVICE_ROLE, shared_database))) as api:
         yield api
     connection = await asyncpg.connect(shared_database)
     try:
@@ -57,7 +72,7 @@ async def refusing_api(shared_database: str) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def configuration(database: str) -> Configuration:
-    return configuration_for(database)
+    return configuration_for(url_for(SERVICE_ROLE, database))
 
 
 @pytest.fixture

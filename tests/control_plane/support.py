@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from ostiary.core.model import (
 
 OPERATOR_TOKEN = "operator-token-for-tests-0123456789abcdef"
 KEY_ENCRYPTION_KEY = bytes(range(32))
+# What the control plane connects as, in every test that does not say otherwise; the tests themselves are the owner.
+SERVICE_ROLE = "ostiary_service"
 
 
 def configuration_for(
@@ -59,6 +62,11 @@ def configuration_for(
         routes=(),
         keys={},
     )
+
+
+def url_for(role: str, database: str) -> str:
+    """The URL of the owner, for another role."""
+    return re.sub(r"//[^@]*@", f"//{role}@", database)
 
 
 class _ListeningServer(TestServer):

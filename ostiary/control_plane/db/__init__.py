@@ -1,6 +1,8 @@
-"""Postgres of the control plane: the pool with its bounds, and the schema's migrations (`migrations/NNNN_*.sql`)."""
+"""Postgres of the control plane: the pool with its bounds, the schema's migrations (`migrations/NNNN_*.sql`), and what the
+service's own role may do (`rights`)."""
 
 from ostiary.control_plane.db.pool import Connection, DatabaseUnavailable, Pool, open_pool
+from ostiary.control_plane.db.rights import grant, rights_over_audit_log
 from ostiary.control_plane.db.schema import (
     Migration,
     MigrationError,
@@ -18,7 +20,9 @@ __all__ = [
     "MigrationState",
     "MigrationStatus",
     "Pool",
+    "grant",
     "migrate",
     "migration_status",
     "open_pool",
+    "rights_over_audit_log",
 ]

@@ -83,7 +83,7 @@ async def migrate(url: str, *, migrations: Sequence[Migration] | None = None) ->
     Either a migration is applied whole or not at all; those before a failing one stay. Raises DatabaseUnavailable, and
     MigrationError when a migration fails, was edited after it was applied, or the database is newer than this program."""
     migrations = read_migrations() if migrations is None else migrations
-    async with _connected(url) as connection:
+    async with connected(url) as connection:
         await _prepare(connection)
         _refuse_drift(_compare(migrations, await _applied(connection)))
         return [migration.name for migration in migrations if await _apply(connection, migration)]
@@ -92,12 +92,12 @@ async def migrate(url: str, *, migrations: Sequence[Migration] | None = None) ->
 async def migration_status(url: str) -> tuple[MigrationStatus, ...]:
     """The state of every migration, in order; changes nothing. Raises DatabaseUnavailable, and MigrationError when the
     ledger can't be read."""
-    async with _connected(url) as connection:
+    async with connected(url) as connection:
         return _compare(read_migrations(), await _applied(connection))
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Connection]:
+async def connected(url: str) -> AsyncIterator[Connection]:
     settings = {"application_name": "ostiary-migrate", "lock_timeout": LOCK_WAIT}
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=settings)

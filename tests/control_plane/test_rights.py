@@ -1,0 +1,112 @@
+"""The service's own database role: enough for every test of the API (`conftest` gives it to all of them), and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from ostiary.control_plane.db import Connection, MigrationError
+from ostiary.control_plane.db.rights import TABLES, grant, rights_over_audit_log
+from tests.control_plane.support import SERVICE_ROLE, Api, configuration_for, serving, url_for
+
+FORBIDDEN = (
+    "UPDATE audit_log SET actor = 'x'",
+    "DELETE FROM audit_log",
+    "TRUNCATE audit_log",
+    "INSERT INTO audit_log SELECT * FROM audit_log",
+    "ALTER TABLE audit_log DISABLE TRIGGER ALL",
+    "DROP TABLE audit_log",
+    "CREATE OR REPLACE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "DELETE FROM key_limit_changes",
+    "UPDATE key_limit_changes SET reason = 'x'",
+    "DELETE FROM api_keys",
+    "INSERT INTO schema_migrations VALUES ('0001', 'x')",
+    "CREATE TABLE mine (n integer)",
+)
+
+
+@pytest.fixture
+async def service(database: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url_for(SERVICE_ROLE, database))
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+async def test_the_service_s_role_can_neither_change_the_log_nor_the_schema(
+    api: Api, service: Connection, statement: str
+) -> None:
+    """Whoever gets hold of the control plane, or finds a hole in its SQL, would wipe their traces."""
+    await api.organization()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await service.execute(statement)
+
+
+async def test_a_table_of_the_role_s_own_does_not_come_before_the_log(api: Api, service: Connection) -> None:
+    """What runs with the owner's rights would run a trigger of the caller's: the role would be the owner."""
+    await service.execute(
+        "CREATE TEMP TABLE audit_log (LIKE public.audit_log); CREATE FUNCTION pg_temp.mine() RETURNS trigger "
+        "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'mine'; END $$; "
+        "CREATE TRIGGER mine BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION pg_temp.mine()"
+    )
+    nothing = ", ".join("'x'" if number < 7 else "NULL" for number in range(8))
+    number = await service.fetchval(f"SELECT audit_append({nothing}, 'done', NULL, NULL, NULL, sha256('x'))")
+    assert number == 1
+    assert await service.fetchval("SELECT count(*) FROM public.audit_log") == 1
+
+
+async def test_the_control_plane_tells_when_its_role_may_change_the_log(
+    database: str, service: Connection, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator would believe in a log that the service could rewrite."""
+    assert await rights_over_audit_log(service) == []
+    async with serving(configuration_for(url_for(SERVICE_ROLE, database))) as api:
+        assert (await api.get("/readyz", token=None)).document == {"status": "ready"}
+    assert "audit_log_not_protected" not in caplog.text
+    async with serving(configuration_for(database)) as api:  # the owner, and a superuser
+        ready = await api.get("/readyz", token=None)
+        assert ready.status == 200
+        assert "--service-role" in ready.document["warnings"][0]
+    assert "audit_log_not_protected" in caplog.text
+    await connection.execute(f"GRANT UPDATE ON audit_log TO {SERVICE_ROLE}")
+    assert await rights_over_audit_log(service) == ["UPDATE"]
+
+
+async def test_what_the_role_had_before_and_should_not_is_taken_away(
+    database: str, service: Connection, connection: Connection
+) -> None:
+    """A right that was given by hand, or by an earlier version, would stay for ever."""
+    await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {SERVICE_ROLE}")
+    told = await grant(database, SERVICE_ROLE)
+    assert "audit_log: SELECT" in told
+    assert await rights_over_audit_log(service) == []
+
+
+async def test_a_role_from_which_nothing_can_be_kept_is_refused(database: str) -> None:
+    """The rights would be given, and mean nothing."""
+    with pytest.raises(MigrationError, match="nothing can be kept"):
+        await grant(database, "postgres")
+    with pytest.raises(MigrationError, match="CREATE ROLE"):
+        await grant(database, 'nobody"; DROP TABLE audit_log; --')
+
+
+async def test_every_table_has_its_rights_written_down(connection: Connection) -> None:
+    """One that nobody thought of gets the usual rights: add it to `db.rights.TABLES`."""
+    rows = await connection.fetch(
+        "SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
+        "AND NOT relispartition"
+    )
+    tables = {row["name"] for row in rows}
+    assert tables - TABLES.keys() == set()
+    assert TABLES.keys() - tables == set()
+
+
+async def test_what_runs_with_the_owner_s_rights_looks_nowhere_else(connection: Connection) -> None:
+    """A function without a search path of its own finds what its caller put there."""
+    rows = await connection.fetch("SELECT proname::text, proconfig FROM pg_proc WHERE prosecdef")
+    assert len(rows) >= 5
+    loose = [row["proname"] for row in rows if not re.search(r"search_path=\w+, pg_temp", str(row["proconfig"]))]
+    assert loose == []
