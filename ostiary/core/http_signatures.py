@@ -9,13 +9,10 @@ by its tag."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from ostiary.core.signature_base import (
-    Recipe,
-    Uncoverable,
-    recipe_of,
-)
+from ostiary.core.signature_base import Recipe, Uncoverable, recipe_of
 from ostiary.core.signing import NONCE_CHARACTERS, Signer, character_table, key_id_is_well_formed
 from ostiary.core.structured_fields import Kind, Malformed, Member, parse_dictionary
 
@@ -24,8 +21,11 @@ OUR_TAG: Final = "ostiary"
 """Says which of several signatures is for the gateway (RFC 9421 §2.3)."""
 
 _FIELD_BYTES_MAX: Final = 4096  # of one with three foreign signatures, each over ten components
-_USUAL_PARAMETERS: Final = frozenset((b"created", b"expires", b"keyid", b"alg", b"nonce", b"tag"))
-_USUAL: Final = character_table(bytes(octet for octet in range(0x20, 0x7F) if octet != 0x5C))  # no escapes
+# The parameters as they are usually written, in any order: each in its one spelling, and what its value must be anyway.
+_usual_parameters: Final = re.compile(
+    rb'(?:;created=([1-9][0-9]{0,14})|;expires=([1-9][0-9]{0,14})|;keyid="([A-Za-z0-9_]{4,64})"'
+    rb'|;nonce="([A-Za-z0-9._~+/=-]{16,96})"|;(alg)="hmac-sha256"|;(tag)="[ !#-:<-\[\]-~]*")*'
+).fullmatch
 _MARK_BYTES: Final = 44  # 32 octets in base64
 
 # What `Signature-Input` begins with, up to the parameters, is the same in every call of a client: it is read once. Clients
@@ -61,19 +61,17 @@ class Claim:
         "recipe",
     )
 
-    def __init__(self, recipe: Recipe, parameters: bytes, values: dict[bytes, bytes], mark: bytes) -> None:
-        """`values` are the parameters in their canonical spelling, by name. Raises SignatureRefused."""
-        if (algorithm := values.get(b"alg")) is not None and algorithm != _HMAC_SHA256:
-            raise SignatureRefused("alg is not hmac-sha256")
-        key_id = _string(values, b"keyid")
-        if not key_id_is_well_formed(key_id):
-            raise SignatureRefused("keyid is missing, or is no key id")
-        nonce = _string(values, b"nonce")
-        if not 16 <= len(nonce) <= _NONCE_BYTES_MAX or nonce.translate(_NONCE) != nonce:
-            raise SignatureRefused("nonce is missing or malformed")
-        created, expires = values.get(b"created", b""), values.get(b"expires")
-        if not created.isdigit() or (expires is not None and not expires.isdigit()):
-            raise SignatureRefused("created is missing, or a time is no integer")
+    def __init__(
+        self,
+        recipe: Recipe,
+        parameters: bytes,
+        *,
+        key_id: bytes,
+        nonce: bytes,
+        created: bytes,
+        expires: bytes | None,
+        mark: bytes,
+    ) -> None:
         self.recipe = recipe
         self.parameters = parameters
         self.key_id = key_id.decode("ascii")
@@ -87,12 +85,6 @@ class Claim:
     def is_verified_by(self, signer: Signer, base: bytes) -> bool:
         """Whether `mark` is the base64 of the HMAC of `base`: the one spelling that it has, compared in constant time."""
         return signer.verify_base64(base, self.mark)
-
-
-def _string(values: dict[bytes, bytes], name: bytes) -> bytes:
-    """A parameter that is a string without escapes (what may stand in an id or a nonce needs none); empty for any other."""
-    value = values.get(name, b"")
-    return value[1:-1] if value.startswith(b'"') else b""
 
 
 class Lead:
@@ -120,33 +112,23 @@ def read_claim(signature_input: bytes, signature: bytes) -> Claim:
             len(signature) == mark_end + 1
             and signature.startswith(lead.signature_begins)
             and signature[mark_end] == 0x3A
+            and (usual := _usual_parameters(signature_input, end)) is not None
+            and len(signature_input) <= _FIELD_BYTES_MAX
         ):
-            parameters = signature_input[end:]
-            values = _usual_parameters(parameters)
-            if values is not None:
-                return Claim(lead.recipe, parameters, values, signature[mark_at:mark_end])
+            created, expires, key_id, nonce, algorithm, tag = usual.groups()
+            named = 3 + (expires is not None) + (algorithm is not None) + (tag is not None)
+            # As many as there are, so that none comes twice.
+            if created is not None and key_id and nonce and signature_input.count(b";", end) == named:
+                return Claim(
+                    lead.recipe,
+                    signature_input[end:],
+                    key_id=key_id,
+                    nonce=nonce,
+                    created=created,
+                    expires=expires,
+                    mark=signature[mark_at:mark_end],
+                )
     return read_claim_at_length(signature_input, signature)
-
-
-def _usual_parameters(text: bytes) -> dict[bytes, bytes] | None:
-    """The canonical spelling of each parameter by its name, if they are all as clients usually write them; else None."""
-    if len(text) > _FIELD_BYTES_MAX or text.translate(_USUAL) != text:
-        return None
-    pieces = text.split(b";")
-    if pieces[0]:
-        return None
-    values: dict[bytes, bytes] = {}
-    for piece in pieces[1:]:
-        name, _, value = piece.partition(b"=")
-        if value.startswith(b'"'):
-            if len(value) < 2 or not value.endswith(b'"') or value.count(b'"') != 2:
-                return None
-        elif not value.isdigit() or value.startswith(b"0") or len(value) > 15:
-            return None
-        if name not in _USUAL_PARAMETERS or name in values:
-            return None
-        values[name] = value
-    return values
 
 
 def read_claim_at_length(signature_input: bytes, signature: bytes) -> Claim:
@@ -164,11 +146,33 @@ def read_claim_at_length(signature_input: bytes, signature: bytes) -> Claim:
     if told.item is not None:
         raise SignatureRefused("Signature-Input is no list of components")
     recipe = _recipe_of(told)
-    values = {name: value.text for name, value in told.parameters.items()}
-    claim = Claim(recipe, told.parameters_text, values, mark.item.bare.text[1:-1])
+    claim = _claim(told, recipe, mark.item.bare.text[1:-1])
     claim.other_inputs = b", ".join([member.source for member in inputs if member is not told])
     claim.other_signatures = b", ".join([member.source for member in marks if member is not mark])
     return claim
+
+
+def _claim(told: Member, recipe: Recipe, mark: bytes) -> Claim:
+    """What the parameters say, which must be what a claim needs. Raises SignatureRefused."""
+    values = {name: value.text for name, value in told.parameters.items()}
+    if (algorithm := values.get(b"alg")) is not None and algorithm != _HMAC_SHA256:
+        raise SignatureRefused("alg is not hmac-sha256")
+    key_id = _string(values, b"keyid")
+    if not key_id_is_well_formed(key_id):
+        raise SignatureRefused("keyid is missing, or is no key id")
+    nonce = _string(values, b"nonce")
+    if not 16 <= len(nonce) <= _NONCE_BYTES_MAX or nonce.translate(_NONCE) != nonce:
+        raise SignatureRefused("nonce is missing or malformed")
+    created, expires = values.get(b"created", b""), values.get(b"expires")
+    if not created.isdigit() or (expires is not None and not expires.isdigit()):
+        raise SignatureRefused("created is missing, or a time is no integer")
+    return Claim(recipe, told.parameters_text, key_id=key_id, nonce=nonce, created=created, expires=expires, mark=mark)
+
+
+def _string(values: dict[bytes, bytes], name: bytes) -> bytes:
+    """A parameter that is a string without escapes (what may stand in an id or a nonce needs none); empty for any other."""
+    value = values.get(name, b"")
+    return value[1:-1] if value.startswith(b'"') else b""
 
 
 def _recipe_of(told: Member) -> Recipe:

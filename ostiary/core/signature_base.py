@@ -102,10 +102,11 @@ class Recipe:
     `covers_request` says they cover method and whole target, `query_alone` whether the target's query is covered by
     `@query` alone, which does not tell an empty one from none (RFC 9421 §2.2.7)."""
 
-    __slots__ = ("covers_digest", "covers_request", "identifiers", "query_alone", "steps", "text")
+    __slots__ = ("_end", "covers_digest", "covers_request", "identifiers", "query_alone", "steps", "text")
 
     def __init__(self, text: bytes, steps: list[Step], identifiers: frozenset[bytes]) -> None:
         self.text = text
+        self._end = b'"@signature-params": ' + text
         self.steps = steps
         self.identifiers = identifiers
         whole = b'"@target-uri"' in identifiers or b'"@request-target"' in identifiers
@@ -128,7 +129,7 @@ class Recipe:
             elif kind == _METHOD:
                 value = message.method
             elif kind == _TARGET_URI:
-                value = b"%b://%b%b" % (message.scheme, message.host, message.target)
+                value = message.scheme + b"://" + message.host + message.target
             elif kind == _AUTHORITY:
                 value = message.host.lower().removesuffix(_DEFAULT_PORTS[message.scheme])
             elif kind == _PATH:
@@ -142,7 +143,7 @@ class Recipe:
             else:
                 value = _rare(step, message)
             lines.append(step.lead + value)
-        lines.append(b'"@signature-params": ' + self.text + parameters)
+        lines.append(self._end + parameters)
         base = b"\n".join(lines)
         if not base.isascii():  # RFC 9421 §2.5; a header of other characters can be covered with ;bs
             raise Uncoverable("a covered header has other characters than ASCII")

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostiary.core import http_signatures
-from ostiary.core.content_digest import content_digest, parse_content_digest
+from ostiary.core.content_digest import (
+    Digest,
+    content_digest,
+    parse_content_digest,
+    parse_content_digest_at_length,
+)
 from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim, read_claim_at_length
 from ostiary.core.signature_base import SignedMessage, Uncoverable, recipe_of
 from ostiary.core.signing import Signer
@@ -189,6 +194,39 @@ def test_the_digests_of_the_rfc_are_made_and_hold(body: bytes, algorithm: str, d
     assert not parsed.holds(None, None)
 
 
+_BODIES = (b"", b"hello")
+_FIELDS = [content_digest(body, algorithm) for body in _BODIES for algorithm in ("sha-256", "sha-512")]
+DIGESTS = st.lists(
+    st.sampled_from(
+        [*_FIELDS, ", ", " ", ";x=1", "md5=:AAAA:", "sha-256=:", ":", "A" * 43 + "=", "A" * 42 + "B=", "="]
+    ),
+    max_size=3,
+).map("".join) | st.tuples(st.sampled_from(_FIELDS), st.integers(0, 98), st.characters(codec="latin-1")).map(
+    lambda change: change[0][: change[1]] + change[2] + change[0][change[1] + 1 :]
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(DIGESTS)
+def test_a_digest_that_is_told_by_its_length_is_the_one_that_is_read(field: str) -> None:
+    """For every field both ways find the same bodies to be those that it names; what only the quick one takes names none."""
+    octets = field.encode("latin-1")
+    read: Digest | None
+    try:
+        read = parse_content_digest_at_length(octets)
+    except Malformed:
+        read = None
+    try:
+        told = parse_content_digest(octets)
+    except Malformed:
+        assert read is None
+        return
+    if read is not None:
+        assert (told.sha256, told.sha512) == (read.sha256, read.sha512)
+    for body in _BODIES:
+        assert told.is_of(body) == (read is not None and read.is_of(body))
+
+
 def test_a_digest_field_is_bounded() -> None:
     """It is read before anyone is known."""
     with pytest.raises(Malformed):
@@ -219,7 +257,9 @@ def test_recipes_that_are_remembered_are_bounded() -> None:
 
 
 _PIECES = r"""
-sig1=() ;created=1764421200 ;created=007 ;created=0 ;created=?1 ;keyid="ak_test_client" ;keyid=ak_test ;keyid=12345678 ;x
+sig1=() ;created=1764421200 ;created=1000000000000000 ;created=999999999999999 ;tag="a;b" ;tag="" ;keyid="abc" ;keyid="a-bcd"
+;nonce="short" ;nonce="0123456789abcdef"
+;created=1764421200 ;created=007 ;created=0 ;created=?1 ;keyid="ak_test_client" ;keyid=ak_test ;keyid=12345678 ;x
 ;nonce="0123456789abcdef" ;nonce="0123456789;=()ab" ;alg="hmac-sha256" ;alg=hmac-sha256 ;expires=9 ;tag="ostiary"
 ;x="a\"b" ;x=1.0
 """

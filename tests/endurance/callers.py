@@ -22,13 +22,18 @@ from tests.support.gateway_process import eventually
 ANSWER_SECONDS = 10.0
 # Between attempts to connect where nobody listens.
 CONNECT_PAUSE_SECONDS = 0.01
+# Of calls that were due while the machine was busy: more than that would be another load than was asked for.
+CATCH_UP_SECONDS = 1.0
 _jobs = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """What every process does on `connections` connections: GET `path` with `headers`, a pause, and again. After a refusal
-    the pause is `refused_pause_seconds`."""
+    the pause is `refused_pause_seconds`.
+
+    With `interval_seconds` there is no pause: on each connection a call is due so often, the connections one after the other,
+    whatever the calls before it took. One that is late is made at once, so that a machine that was busy catches up."""
 
     name: str
     port: int
@@ -37,6 +42,7 @@ class Stream:
     connections: int = 1
     pause_seconds: float = 0.004
     refused_pause_seconds: float = 0.004
+    interval_seconds: float | None = None
 
 
 class Call(NamedTuple):
@@ -150,18 +156,21 @@ async def _job(
                 await asyncio.sleep(CONNECT_PAUSE_SECONDS)
                 continue
             try:
-                await _calls(stream, connecting_ns, ids, reader, writer)
+                await _calls(stream, connection / stream.connections, connecting_ns, ids, reader, writer)
             finally:
                 writer.close()
 
     async def _calls(
         stream: Stream,
+        part: float,
         connecting_ns: int,
         ids: Iterable[str],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         port = writer.get_extra_info("sockname")[1]
+        pace = _Pace(stream, part)
+        await pace.first()
         fields = "".join(f"{name}: {value}\r\n" for name, value in stream.headers)
         head = f"GET {stream.path} HTTP/1.1\r\nHost: gateway.test\r\n{fields}X-Request-Id: "
         for position, request_id in enumerate(ids):
@@ -180,12 +189,34 @@ async def _job(
             calls.append((*about, ended_ns, status, code, headers.get("retry-after", ""), ""))
             if stop.value or headers.get("connection") == "close":
                 return
-            await asyncio.sleep(stream.pause_seconds if status == 200 else stream.refused_pause_seconds)
+            await pace.next(status)
             if stop.value:
                 return
 
     await asyncio.gather(*(converse(stream, number) for stream in streams for number in range(stream.connections)))
     return calls
+
+
+class _Pace:
+    """When the calls of one connection are due; `part` of an interval later than those of the first connection."""
+
+    def __init__(self, stream: Stream, part: float) -> None:
+        self._stream = stream
+        self._due = time.monotonic() + part * (stream.interval_seconds or 0)
+
+    async def first(self) -> None:
+        if self._stream.interval_seconds is not None:
+            await asyncio.sleep(self._due - time.monotonic())
+
+    async def next(self, status: int) -> None:
+        """After a call that was answered with `status`."""
+        stream = self._stream
+        if stream.interval_seconds is None:
+            await asyncio.sleep(stream.pause_seconds if status == 200 else stream.refused_pause_seconds)
+            return
+        now = time.monotonic()
+        self._due = max(self._due + stream.interval_seconds, now - CATCH_UP_SECONDS)
+        await asyncio.sleep(max(0.0, self._due - now))
 
 
 def _parse(head: bytes) -> tuple[int, dict[str, str]]:

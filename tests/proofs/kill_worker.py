@@ -3,7 +3,6 @@ own connections, and is mended within a second."""
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import time
@@ -15,7 +14,7 @@ from tests.endurance.callers import Call, Callers, broken, whole
 from tests.endurance.killing import Kill, kill_worker, unexplained
 from tests.endurance.origin import running_origin
 from tests.endurance.site import Site, fresh_database, stream
-from tests.support.directories import directory_for_all
+from tests.proofs._program import run_counted
 
 WORKERS = 4
 # Each worker in turn, so that each has lived long enough to be trusted when its turn comes: single deaths, not a loop.
@@ -77,16 +76,12 @@ def judge(site: Site, calls: list[Call], kills: list[Kill]) -> list[str]:
     return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/prove kill-worker", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="workers killed (default 100, about 7 minutes)")
-    chosen = parser.parse_args()
-    with directory_for_all() as directory:
-        failures = prove(directory, chosen.kills)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_counted(
+        prove,
+        name="kill-worker",
+        about=__doc__,
+        option="kills",
+        default=100,
+        meaning="workers killed (default 100, about 7 minutes)",
+    )

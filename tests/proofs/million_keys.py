@@ -18,6 +18,7 @@ from tests.endurance.site import Site, fresh_database
 from tests.endurance.warm_keys import measure
 from tests.gateway.keys.conftest import KeyDatabase, follow
 from tests.gateway.keys.many_keys import ManyKeys, cold_look_ups, fill, go_through
+from tests.proofs._program import conclude
 from tests.support.directories import directory_for_all
 
 MIB = 1 << 20
@@ -124,9 +125,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with directory_for_all() as directory:
         failures = prove(directory, count=chosen.keys, capacity=chosen.capacity, warm=chosen.warm)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
+    conclude(failures)
 
 
 if __name__ == "__main__":

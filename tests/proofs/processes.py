@@ -13,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from tests.proofs._program import conclude
 from tests.support.gateway_process import GatewayProcess, eventually
 from tests.support.load import Load
 from tests.support.plain_gateway import CONFIGURATION, origin, running
@@ -184,9 +185,7 @@ def main() -> None:
             failures += prove_reloads(path, chosen.reloads, text)
         if chosen.kills:
             failures += prove_replacements(path, chosen.kills)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
+    conclude(failures)
 
 
 if __name__ == "__main__":

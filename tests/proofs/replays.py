@@ -3,7 +3,6 @@ accepted, and of two copies that are sent at once exactly one is."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from tests.endurance.origin import running_origin
 from tests.endurance.replaying import replay
 from tests.endurance.site import Site, fresh_database
-from tests.support.directories import directory_for_all
+from tests.proofs._program import run_counted
 
 WORKERS = 2  # of each node
 # Beyond this a recorded call is refused for its age, which would prove nothing.
@@ -50,16 +49,12 @@ def prove(directory: Path, replays: int) -> list[str]:
     return failures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/prove replays", description=__doc__)
-    parser.add_argument("--replays", type=int, default=10_000, help="(default 10 000, about a minute)")
-    chosen = parser.parse_args()
-    with directory_for_all() as directory:
-        failures = prove(directory, chosen.replays)
-    for failure in failures[:20]:
-        print(f"FAILED: {failure}")
-    raise SystemExit(1 if failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_counted(
+        prove,
+        name="replays",
+        about=__doc__,
+        option="replays",
+        default=10_000,
+        meaning="replays made (default 10 000, about a minute)",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ostiary.core.config.fields import At
-from ostiary.core.config.problems import suggestion
+from ostiary.core.config.problems import shown, suggestion
 from ostiary.core.config.reading import Reading
 from ostiary.core.issuers import Issuer
 from ostiary.core.model import Certificate, CertificateName, CertificateUse, Key, Route, Scheme
@@ -82,7 +82,7 @@ def _check_certificates(
         if use.key_id not in ids and not keys_elsewhere:
             reading.problem(
                 place,
-                f"there is no key {use.key_id!r}",
+                f"there is no key {shown(use.key_id)}",
                 suggestion(use.key_id, sorted(ids))
                 or "add it under keys, or set stores.postgres for the control plane's",
             )

@@ -32,6 +32,9 @@ _long_words = re.compile(r"[A-Za-z0-9+/_=-]{32,}").findall
 _words = re.compile(r"[A-Za-z0-9]{8,}").findall
 # Signs that people put into passwords, after a letter or a digit: not those of hosts, networks, paths, times and lists.
 _password_sign = re.compile(r"[A-Za-z0-9][!@#$^&~+=](?!\{)").search
+# Four words are the least that a passphrase has. With blanks between them no name has so many; with dashes some names do.
+_phrase = re.compile(r"[A-Za-z]{2,}(?:[ ,;]+[A-Za-z]{2,}){3,}").search
+_dashed_phrase = re.compile(r"[A-Za-z]{3,}(?:[-_.][A-Za-z]{3,}){3,}").fullmatch
 _digit, _letter = re.compile(r"[0-9]").search, re.compile(r"[A-Za-z]").search
 
 
@@ -43,14 +46,15 @@ def _is_random(word: str) -> bool:
 
 def looks_secret(text: str) -> bool:
     """Whether `text` may be a secret: a known form, a URL with a password, random characters, letters and digits in one word,
-    or the signs of a password. Errs on the side of saying yes: the line and the field are told in any case. A passphrase of
-    plain words looks like plain words."""
+    the signs of a password, or four plain words and more. Errs on the side of saying yes: the line and the field are told in
+    any case. A passphrase with dashes between its words looks like a name (see `shown_value`)."""
     return (
         _known_form(text) is not None
         or _password(text) is not None
         or any(map(_is_random, _long_words(text)))
         or any(_is_random(word) or (_digit(word) and _letter(word)) for word in _words(text))
         or _password_sign(text) is not None
+        or _phrase(text) is not None
     )
 
 
@@ -90,6 +94,12 @@ def shown(text: str) -> str:
     if looks_secret(text):
         return NOT_SHOWN
     return repr(text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…")
+
+
+def shown_value(text: str) -> str:
+    """What `shown` says, of a text that is not even of the kind that its field takes. No name is looked for there, so what
+    looks like a passphrase with dashes is taken for one."""
+    return NOT_SHOWN if _dashed_phrase(text) is not None else shown(text)
 
 
 def suggestion(wrong: str, known: list[str]) -> str | None:

@@ -5,6 +5,7 @@ A reading never stops at a mistake: it notes it and goes on, so that all are tol
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ostiary.core.config.problems import (
     Problem,
     looks_secret,
     shown,
+    shown_value,
     suggestion,
 )
 
@@ -61,9 +63,17 @@ class Place(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What stands here, for a message: never a value from the environment."""
+        """What stands here, for a message that it is not what it must be: never a value from the environment."""
+        return self._as(shown_value)
+
+    @property
+    def shown_name(self) -> str:
+        """The same, where it is well formed and names what there is not."""
+        return self._as(shown)
+
+    def _as(self, show: Callable[[str], str]) -> str:
         if isinstance(self.node, Scalar):
-            return "nothing" if resolve(self.node) is Resolved.NULL else shown(self.node.text)
+            return "nothing" if resolve(self.node) is Resolved.NULL else show(self.node.text)
         return "a mapping" if isinstance(self.node, Mapping) else "a list"
 
 
@@ -154,7 +164,7 @@ class Reading:
                 continue
             none = f"no {use.space} is defined; add it under {use.space}s"
             mend = suggestion(use.name, sorted(known)) if known else none
-            self.problem(use.place, f"there is no {use.space} {use.place.shown}", mend)
+            self.problem(use.place, f"there is no {use.space} {use.place.shown_name}", mend)
 
     def unused(self, space: str) -> set[str]:
         return self._names.get(space, set()) - {use.name for use in self._uses if use.space == space}
@@ -210,7 +220,7 @@ class Reading:
     def followed_file(self, place: Place, name: str, *, bytes_max: int) -> bytes | Refused:
         """The content of a file whose change is a change of the configuration."""
         path = self.path(name)
-        what = f"the file {place.shown}"
+        what = f"the file {place.shown_name}"
         try:
             self._followed[str(path)] = None
             if not path.is_file():  # a pipe would wait for its writer for ever
@@ -231,7 +241,7 @@ class Reading:
     def secret_file(self, place: Place, name: str) -> str | Refused:
         """The text of a secret's file without one closing newline."""
         path = self.path(name)
-        what = f"the secret's file, {place.shown},"
+        what = f"the secret's file, {place.shown_name},"
         try:
             if not path.is_file():  # a pipe would wait for its writer for ever
                 return self.problem(place, f"{what} does not exist, or is no file")

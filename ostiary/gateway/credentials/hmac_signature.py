@@ -9,7 +9,6 @@ from hashlib import sha256
 from ostiary.core.errors import ErrorCode
 from ostiary.core.signing import (
     EMPTY_BODY_SHA256,
-    Signer,
     hmac_message,
     nonce_is_well_formed,
     parse_signed_credential,
@@ -51,27 +50,27 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
         assert nonce is not None  # noqa: S101  _check_freshness
         body_sha256 = EMPTY_BODY_SHA256
         if exchange.body is not None:
-            digest = sha256()
-            if not take_at_once(exchange, exchange.body, [digest]):
+            whole = take_at_once(exchange, exchange.body)
+            if whole is not None:
+                body_sha256 = hexlify(sha256(whole).digest())
+            else:
                 waited = True
+                digest = sha256()
                 await hold_body(exchange, exchange.body, [digest])
-            body_sha256 = hexlify(digest.digest())
+                body_sha256 = hexlify(digest.digest())
         message = hmac_message(exchange.head.method, exchange.head.target, timestamp, nonce, body_sha256)
         exchange.nonce = nonce.decode()
         proven = trial.proven(lambda signer: signer.verify(message, signature))
     else:
-        begun = {signer: signer.begin() for signer in trial.signers}
-        if exchange.body is not None and not take_at_once(exchange, exchange.body, list(begun.values())):
+        body = exchange.body
+        signed = b"" if body is None else take_at_once(exchange, body)
+        if body is None or signed is not None:
+            proven = trial.proven(lambda signer: signer.verify(signed or b"", signature))
+        else:
             waited = True
-            await hold_body(exchange, exchange.body, list(begun.values()))
-
-        def holds(signer: Signer) -> bool:
-            digest = begun.pop(signer, None)
-            if digest is not None:
-                return signer.verify_begun(digest, signature)
-            return signer.verify(exchange.body_bytes or b"", signature)  # nobody's, for the time that it takes
-
-        proven = trial.proven(holds)
+            begun = [signer.begin() for signer in trial.signers]
+            await hold_body(exchange, body, list(begun))
+            proven = trial.proven(lambda signer: signer.verify_begun(begun.pop(0), signature))
     if proven is not None and waited and not await keys.is_in_force(proven):
         proven = known = None  # it has ended while its body came
     if proven is None:

@@ -7,22 +7,20 @@ from ostiary.gateway.wire.held_body import MEMORY_BYTES_MAX, Hash, HeldBody
 from ostiary.gateway.wire.request_body import RequestBody
 
 
-def take_at_once(exchange: Exchange, body: RequestBody, hashes: list[Hash]) -> bool:
-    """What `hold_body` does, for a body that has come with its head, as most do: whether it was."""
+def take_at_once(exchange: Exchange, body: RequestBody) -> bytes | None:
+    """The whole body, if it has come with its head, as most do; else None. Sets `body_bytes`.
+
+    Raises GatewayError BODY_TOO_LARGE."""
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     body.limit(route.signed_body_bytes_max)
-    gathered = body.take_whole(MEMORY_BYTES_MAX)
-    if gathered is None:
-        return False
-    for each in hashes:
-        each.update(gathered)
-    exchange.body_bytes = gathered
-    return True
+    whole = exchange.body_bytes = body.take_whole(MEMORY_BYTES_MAX)
+    return whole
 
 
 async def hold_body(exchange: Exchange, body: RequestBody, hashes: list[Hash]) -> None:
-    """Takes the whole body, hashed by each of `hashes`. Sets `body_bytes`, or `held_body` where it is too long for memory.
+    """Takes a body that has not come at once, hashed by each of `hashes`. Sets `body_bytes`, or `held_body` where it is too
+    long for memory.
 
     Raises GatewayError: BODY_TOO_LARGE, and OVERLOADED when the disk has no room for it."""
     route = exchange.route

@@ -7,7 +7,7 @@ import time
 from hashlib import sha256, sha512
 from typing import Final
 
-from ostiary.core.content_digest import Digest, is_usual, parse_content_digest, usual_digest_holds
+from ostiary.core.content_digest import Digest, parse_content_digest
 from ostiary.core.errors import ErrorCode
 from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim
 from ostiary.core.signature_base import SignedMessage, Uncoverable
@@ -21,9 +21,8 @@ from ostiary.gateway.phases.admit import is_trusted
 from ostiary.gateway.signal import Signal
 from ostiary.gateway.wire.held_body import Hash
 
-_EMPTY_SHA256: Final = sha256().digest()
-_EMPTY_SHA512: Final = sha512().digest()
 _SIGNATURE_FIELDS: Final = frozenset((b"signature-input", b"signature"))
+_SMALL_S: Final = 0x73  # with which both begin: most lines are told by it
 _CLOCK_DETAIL: Final = (
     "`created` must be the current Unix time in seconds, and `expires` not past. Check this machine's clock."
 )
@@ -32,17 +31,18 @@ _CLOCK_DETAIL: Final = (
 class Hashes:
     """Of a body that arrives: those that its digest names."""
 
-    __slots__ = ("_sha256", "_sha512", "all")
+    __slots__ = ("_digest", "_sha256", "_sha512", "all")
 
     def __init__(self, digest: Digest) -> None:
+        self._digest = digest
         self._sha256 = None if digest.sha256 is None else sha256()
         self._sha512 = None if digest.sha512 is None else sha512()
         self.all: list[Hash] = [each for each in (self._sha256, self._sha512) if each is not None]
 
-    def hold(self, digest: Digest) -> bool:
+    def hold(self) -> bool:
         """Whether the body, which has come, is what the digest says."""
         by_256 = None if self._sha256 is None else self._sha256.digest()
-        return digest.holds(by_256, None if self._sha512 is None else self._sha512.digest())
+        return self._digest.holds(by_256, None if self._sha512 is None else self._sha512.digest())
 
 
 async def check(exchange: Exchange, keys: KeyRing) -> None:
@@ -71,17 +71,17 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
             refuse(
                 exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "a body, and content-digest is not covered"
             )
-        if is_usual(message.content_digest) and take_at_once(exchange, body, []):
-            body_holds = usual_digest_holds(message.content_digest, exchange.body_bytes or b"")
+        digest = _digest_of(exchange, message)
+        whole = take_at_once(exchange, body)
+        if whole is not None:
+            body_holds = digest.is_of(whole)
         else:
-            digest = _digest_of(exchange, message)
+            waited = True
             hashes = Hashes(digest)
-            if not take_at_once(exchange, body, hashes.all):
-                waited = True
-                await hold_body(exchange, body, hashes.all)
-            body_holds = hashes.hold(digest)
+            await hold_body(exchange, body, hashes.all)
+            body_holds = hashes.hold()
     elif claim.recipe.covers_digest:
-        body_holds = _digest_of(exchange, message).holds(_EMPTY_SHA256, _EMPTY_SHA512)
+        body_holds = _digest_of(exchange, message).is_of(b"")
     proven = trial.proven(lambda signer: claim.is_verified_by(signer, base))
     if proven is not None and waited and not await keys.is_in_force(proven):
         proven = known = None  # it has ended while its body came
@@ -153,7 +153,7 @@ def _leave_to_upstream(exchange: Exchange, claim: Claim) -> None:
     head.lines = [
         line
         for line in head.lines
-        if line[:9].lower() != b"signature" or line.partition(b":")[0].lower() not in _SIGNATURE_FIELDS
+        if line[0] | 0x20 != _SMALL_S or line.partition(b":")[0].lower() not in _SIGNATURE_FIELDS
     ]
     if claim.other_inputs:
         head.lines.append(b"Signature-Input: " + claim.other_inputs)

@@ -34,8 +34,9 @@ class Trial:
 
     @property
     def signers(self) -> list[Signer]:
-        """Those that a message which comes in pieces has to be begun for."""
-        return [self.first] if self.second is None else [self.first, self.second]
+        """The two that `proven` may ask for, in order. A message that comes in pieces has to be begun for both: a long one
+        is not there to be hashed again when the first does not hold."""
+        return [self.first, NOBODY if self.second is None else self.second]
 
     def proven(self, verify: Callable[[Signer], bool]) -> KnownKey | None:
         """The generation whose signer `verify` holds for; it is asked for NOBODY too."""

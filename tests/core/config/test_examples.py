@@ -23,6 +23,7 @@ from ostiary.core.model import (
 )
 from ostiary.core.resources import resource_directory
 from ostiary.core.routing import RouteMatch, compile_routes
+from tests.support.certificates import issue
 
 EXAMPLES = sorted(path.name for path in resource_directory("config").glob("*.yaml"))
 # The variables that the examples' own first lines say to set.
@@ -32,6 +33,13 @@ ENVIRONMENT = {
     "KEY_SECRET": "key-secret-of-the-tests-0123456789abcdef",
 }
 SEEDS = ("biometrics.yaml", "deluge.yaml", "molam.yaml", "sitesync.yaml", "wedsync.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As the first lines of `partners.yaml` say: one that is its own authority."""
+    issued = issue(tmp_path_factory.mktemp("tls"), "localhost")
+    ENVIRONMENT.update({"TLS_CERT": str(issued.cert), "TLS_KEY": str(issued.key), "PARTNERS_CA": str(issued.cert)})
 
 
 def example(name: str) -> Configuration:
@@ -59,7 +67,7 @@ def hours(plan: Plan) -> tuple[int, int | None]:
 
 def test_there_is_an_example_for_each_platform() -> None:
     """A reader could not try their own."""
-    assert set(EXAMPLES) == {*SEEDS, "contract.yaml", "minimal.yaml"}
+    assert set(EXAMPLES) == {*SEEDS, "contract.yaml", "minimal.yaml", "partners.yaml"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -127,6 +135,18 @@ def test_wedsync_has_its_tiers_and_its_four_resources() -> None:
             ("DELETE", "/17", "write"),
         ):
             assert scopes(configuration, method, f"/api/v1/{resource}{path}") == {f"{resource}:{needed}"}
+
+
+def test_partners_come_by_token_or_by_certificate() -> None:
+    """How `issuers` and `certificates` go together with keys is seen nowhere else in one piece."""
+    configuration = example("partners.yaml")
+    assert taker(configuration, "GET", "/v1/invoices/1").authentication.schemes == {
+        *(Scheme.JWT, Scheme.MTLS, Scheme.BEARER)
+    }
+    payments = taker(configuration, "POST", "/v1/payments/1").authentication
+    assert payments.schemes == {Scheme.MTLS, Scheme.HTTP_SIGNATURE}
+    assert {use.key_id for use in configuration.certificates} <= set(configuration.keys)
+    assert set(configuration.issuers) == {"corp"}
 
 
 def test_deluge_has_its_limit_and_its_sixteen_endpoints() -> None:

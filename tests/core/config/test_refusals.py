@@ -338,6 +338,8 @@ def test_warnings_do_not_hide_behind_problems() -> None:
         "AKIAIOSFODNN7EXAMPLE",
         "-----BEGIN PRIVATE KEY-----",
         "deadbeef01",
+        "correct horse battery staple",
+        "correct-horse-battery-staple",
     ],
 )
 def test_a_secret_in_the_wrong_field_is_not_shown(field: str, secret: str) -> None:
