@@ -26,9 +26,10 @@ import ostiary.control_plane
 from ostiary.demo.stores import EmbeddedPostgres
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.__main__ import Unobserved
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 
-_MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
+MIGRATIONS = sorted((Path(ostiary.control_plane.__file__).parent / "db" / "migrations").glob("*.sql"))
 _AGENT = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 
@@ -84,7 +85,8 @@ def measure_worker(directory: Path) -> None:
     os.close(descriptor)
 
 
-def _cpu_seconds(postgres_pid: int) -> float:
+def cpu_seconds(postgres_pid: int) -> float:
+    """Of all processes of Postgres that run."""
     postmaster = psutil.Process(postgres_pid)
     total = 0
     for process in (postmaster, *postmaster.children(recursive=True)):
@@ -93,8 +95,8 @@ def _cpu_seconds(postgres_pid: int) -> float:
     return total / 1e9
 
 
-async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int) -> None:
-    """Prints what a row costs from the spool to Postgres: 100 keys, 3 routes, 2 status classes."""
+def spool_rows(directory: Path, rows: int) -> None:
+    """One run of a worker: 100 keys, 3 routes, 2 status classes."""
     chance = random.Random(1)
     callers = [
         caller_part(
@@ -103,9 +105,6 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
         for key in range(100)
     ]
     routes = [route_part(f"route-{number}", f"/v1/route-{number}/{{id}}") for number in range(3)]
-    connection = await asyncpg.connect(server.url())
-    for migration in _MIGRATIONS:
-        await connection.execute(migration.read_text(encoding="utf-8"))
     spool = Spool(directory=directory, worker="bench", bytes_max=8 << 30)
     for _ in range(rows):
         spool.append(
@@ -127,12 +126,20 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
             )
         )
     spool.close()
+
+
+async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int) -> None:
+    """Prints what a row costs from the spool to Postgres."""
+    connection = await asyncpg.connect(server.url())
+    for migration in MIGRATIONS:
+        await connection.execute(migration.read_text(encoding="utf-8"))
+    spool_rows(directory, rows)
     await connection.execute("CHECKPOINT")
-    shipper = Shipper(directory=directory, postgres_url=server.url(), observe=Unobserved())
-    own, postgres, begun = time.process_time(), _cpu_seconds(server.pid), time.perf_counter()
+    shipper = Shipper(directory=directory, sink=PostgresSink(server.url()), observe=Unobserved())
+    own, postgres, begun = time.process_time(), cpu_seconds(server.pid), time.perf_counter()
     written = await shipper.ship()
     wall = time.perf_counter() - begun
-    own, postgres = time.process_time() - own, _cpu_seconds(server.pid) - postgres
+    own, postgres = time.process_time() - own, cpu_seconds(server.pid) - postgres
     await shipper.close()
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     await connection.close()

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
+from tests.support.nats_server import NatsServer, running_nats
 from tests.support.vault_server import VaultServer, running_vault
 
 pytest_plugins = ["tests.scheduling"]
@@ -60,6 +61,20 @@ def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
     """One OpenBao for the whole run. A test that pauses it lets it go on."""
     with running_vault(tmp_path_factory.mktemp("vault")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One NATS with JetStream for the whole run; each test makes streams of names of its own."""
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A NATS of this test's own, to be stopped, paused and killed."""
+    with running_nats(tmp_path_factory.mktemp("own-nats")) as server:
         yield server
 
 

@@ -14,8 +14,10 @@ import click
 from ostiary.cli.configuration import BadConfiguration, config_option, read_configuration
 from ostiary.gateway.usage.reconcile import Reconciliation, RunBalance, RunPlace
 from ostiary.gateway.usage.reconcile import reconcile as compare
+from ostiary.gateway.usage.sink import SinkFailed
+from ostiary.gateway.usage.stream import ClientMissing
 
-_COLUMNS = ("accepted", "written", "spooled", "dropped", "lost", "missing", "surplus")
+_COLUMNS = ("accepted", "written", "spooled", "streamed", "dropped", "lost", "missing", "surplus")
 
 
 @click.command()
@@ -23,18 +25,19 @@ _COLUMNS = ("accepted", "written", "spooled", "dropped", "lost", "missing", "sur
 @click.option("--days", type=click.IntRange(min=0), help="Count single rows of the last DAYS days only; default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def reconcile(config_path: str, days: int | None, as_json: bool) -> None:
-    """Prove that accepted = written + spooled + dropped + lost.
+    """Prove that accepted = written + spooled + streamed + dropped + lost.
 
-    Compares what each worker counted with what is in the spool and in Postgres. Safe on a running gateway: it changes
-    nothing. Exit status: 0 if everything is accounted for, 1 if not or if it could not be told, 2 for a bad
-    configuration.
+    Compares what each worker counted with what is in the spool, in the stream if there is one, and in Postgres. Safe on a
+    running gateway: it changes nothing. Exit status: 0 if everything is accounted for, 1 if not or if it could not be told,
+    2 for a bad configuration.
 
     \b
     Example:
       ostiary usage reconcile -c gateway.yaml
       ostiary usage reconcile -c gateway.yaml --days 7 --json
     """
-    stores = read_configuration(config_path).stores
+    configuration = read_configuration(config_path)
+    stores = configuration.stores
     if stores.postgres is None:
         raise BadConfiguration("stores.postgres is not set: without it usage is not shipped, only spooled")
     if not Path(stores.spool).is_dir():
@@ -42,7 +45,12 @@ def reconcile(config_path: str, days: int | None, as_json: bool) -> None:
         sys.exit(1)
     since = None if days is None else (datetime.now(UTC) - timedelta(days=days)).date()
     try:
-        result = asyncio.run(compare(Path(stores.spool), stores.postgres, since=since))
+        result = asyncio.run(compare(Path(stores.spool), stores.postgres, since=since, stream=configuration.usage.sink))
+    except ClientMissing as error:
+        raise BadConfiguration(str(error)) from error
+    except SinkFailed as error:
+        click.echo(f"the stream can't be read: {error}", err=True)
+        sys.exit(1)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         # Only Postgres' own words: others may quote the URL, and with it a password.
         reason = str(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
@@ -65,6 +73,11 @@ def render(result: Reconciliation) -> str:
         f"rows in Postgres: {result.written_by_runs} by runs, {result.written_by_segments} by segments, "
         f"{result.rolled_up} by daily roll-ups"
     )
+    if (stream := result.stream) is not None:
+        lines.append(
+            f"in the stream {stream.name}: {stream.calls} calls; {stream.messages} messages, {stream.bytes} bytes, "
+            f"{stream.in_work} of them in work, {stream.redelivered} delivered again"
+        )
     lines += [f"{day.day}: {day.rows} rows, but {day.rolled_up} rolled up" for day in result.days]
     lines += [f"quarantined: {name}" for name in result.quarantined]
     lines.append("Everything is accounted for." if result.holds else "NOT everything is accounted for.")

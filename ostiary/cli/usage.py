@@ -23,7 +23,7 @@ QUOTA_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "pe
 GROUPS_MAX = 1000  # of one answer
 
 
-_LOCAL = ("reconcile", "retention")
+_LOCAL = ("consume", "reconcile", "retention", "stream")
 
 
 class _UsageGroup(click.Group):
@@ -53,6 +53,7 @@ def usage() -> None:
       ostiary usage shadow --days 7
       ostiary usage quotas --days 31
       ostiary usage reconcile -c gateway.yaml
+      ostiary usage consume -c gateway.yaml
     """
 
 

@@ -563,3 +563,8 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     certificates: tuple[CertificateUse, ...] = ()
+
+    @property
+    def metered(self) -> bool:
+        """Is there anywhere for usage to go?"""
+        return self.stores.postgres is not None or self.usage.sink is not None

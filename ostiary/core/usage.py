@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from ostiary.core.upstream import TargetTls
 
 
 class AddressRecording(StrEnum):
@@ -44,9 +46,29 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class NatsStream:
+    """A stream of NATS JetStream between the gateways and Postgres. URLs may carry passwords: never log them. The stream must
+    be kept on at least `replicas` servers; `message_bytes_max` bounds a message's payload, `ack_wait_seconds` how long a
+    consumer may be silent with one. `credentials` is the file of a user's JWT and seed, read whenever a connection is made;
+    `quarantine` the folder of messages that can't be stored."""
+
+    servers: tuple[str, ...] = field(repr=False)
+    stream: str
+    replicas: int
+    message_bytes_max: int
+    ack_wait_seconds: float
+    credentials: str | None
+    tls: TargetTls | None
+    quarantine: str
+
+
+@dataclass(frozen=True, slots=True)
 class UsageSettings:
+    """`sink` is where shippers take usage; None: to Postgres themselves."""
+
     recording: Recording = Recording()
     retention: Retention = Retention()
+    sink: NatsStream | None = None
 
 
 DEFAULT_USAGE = UsageSettings()

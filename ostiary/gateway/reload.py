@@ -128,6 +128,7 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
         ("stores.key_encryption_keys", _that_open(old), _that_open(new)),
         ("stores.state", old.stores.state, new.stores.state),
+        ("usage.sink", old.usage.sink, new.usage.sink),
     )
     return tuple(name for name, before, after in pairs if before != after)
 

@@ -1,4 +1,5 @@
-"""The process that brings usage from the spool to Postgres: the shipper of `usage`, run as a child of the supervisor."""
+"""The process that brings usage from the spool to Postgres, or to a stream: the shipper of `usage`, run as a child of the
+supervisor."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from pathlib import Path
 from ostiary.core.model import Configuration
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.telemetry import Metrics
-from ostiary.gateway.usage import run_shipper
+from ostiary.gateway.usage import PostgresSink, Sink, run_shipper
 
 log = logging.getLogger("ostiary.gateway.shipping")
 
 
 async def build(context: ChildContext) -> Service:
-    """The process that brings usage from the spool to Postgres."""
+    """The process that brings usage from the spool to where it goes."""
     return Shipper(context)
 
 
@@ -30,12 +31,13 @@ class Shipper:
         self._shipping: asyncio.Task[None] | None = None
 
     async def start(self, sock: socket.socket | None) -> None:
-        stores = self._context.configuration.stores
-        if stores.postgres is None:
-            raise CannotStartService("stores.postgres is not set, so there is nowhere to ship usage to")
+        configuration = self._context.configuration
         self._shipping = asyncio.create_task(
             run_shipper(
-                directory=Path(stores.spool), postgres_url=stores.postgres, stop=self._stop, observe=self._observer
+                directory=Path(configuration.stores.spool),
+                sink=sink_of(configuration),
+                stop=self._stop,
+                observe=self._observer,
             )
         )
         self._shipping.add_done_callback(self._ended)
@@ -56,6 +58,21 @@ class Shipper:
             return
         log.error("shipper_ended", exc_info=shipping.exception())
         self._context.give_up("the shipper ended unasked")
+
+
+def sink_of(configuration: Configuration) -> Sink:
+    """Where usage goes. Raises CannotStartService."""
+    if configuration.usage.sink is not None:
+        # The client of NATS, and what it imports, is for those who have a stream.
+        from ostiary.gateway.usage.stream import ClientMissing, StreamSink
+
+        try:
+            return StreamSink(configuration.usage.sink)
+        except ClientMissing as error:
+            raise CannotStartService(str(error)) from error
+    if configuration.stores.postgres is None:
+        raise CannotStartService("stores.postgres is not set, so there is nowhere to ship usage to")
+    return PostgresSink(configuration.stores.postgres)
 
 
 class ShipperMetrics:

@@ -76,7 +76,7 @@ class Supervisor:
         self._children = Children(
             workers=configuration.gateway.listen.workers,
             service=service,
-            shipper=shipper if configuration.stores.postgres is not None else None,
+            shipper=shipper if configuration.metered else None,
             handover=handover,
             node=self._node,
             greeting=self._greeting,

@@ -37,12 +37,13 @@ class TargetContexts:
             del self._made[tls]
 
 
-def client_context(tls: TargetTls | None) -> ssl.SSLContext:
+def client_context(tls: TargetTls | None, *, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
     """Raises CertificateRefused."""
     tls = tls or TargetTls()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     if tls.ca is None or tls.ca_pem is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:

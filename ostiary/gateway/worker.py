@@ -31,7 +31,7 @@ async def build(context: ChildContext) -> Service:
     """The gateway with its keys, limits and spool. Raises CannotStartService."""
     configuration, stores = context.configuration, context.configuration.stores
     spool, clients = None, None
-    if stores.postgres is not None:
+    if configuration.metered:
         try:
             spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
             clients = ClientRecording(configuration.usage.recording, directory=Path(stores.spool), now=time.time())

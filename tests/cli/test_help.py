@@ -28,7 +28,7 @@ TREE = dict(walk(main))
 LISTS = frozenset(
     {
         *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
-        *("check", "explain", "diff", "status", "verify", "head"),
+        *("check", "explain", "diff", "status", "verify", "head", "stream"),
     }
 )
 LEAVES = {path: command for path, command in TREE.items() if not isinstance(command, click.Group)}
@@ -47,6 +47,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("keys limits set", "keys limits show", "keys limits remove"),
         *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
         *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
+        *("usage consume", "usage stream"),
         *("audit list", "audit export", "audit head", "audit verify"),
     }
 

@@ -45,7 +45,7 @@ def test_books_that_balance_exit_0_with_a_table(configuration: Path, tmp_path: P
     assert result.exit_code == 0, result.output
     assert "Everything is accounted for." in result.output
     all_line = next(line for line in result.output.splitlines() if line.startswith("all "))
-    assert all_line.split() == ["all", "7", "0", "7", "0", "0", "0", "0"]
+    assert all_line.split() == ["all", "7", "0", "7", "0", "0", "0", "0", "0"]
 
 
 def test_a_missing_call_exits_1_and_json_says_where(configuration: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.usage.retention import AHEAD_DAYS, RetentionBusy, connected, keep_up
 from ostiary.control_plane.usage.upkeep import run_upkeep
 from ostiary.core.usage import Retention
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import reconcile
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import Observed, call, open_spool, until
@@ -41,7 +42,7 @@ async def _ship(directory: Path, database: str, *days: date) -> None:
             noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
             spool.append(call(f"{day}-{number}", occurred_at=noon))
     spool.close()
-    shipper = Shipper(directory=directory, postgres_url=database, observe=Observed())
+    shipper = Shipper(directory=directory, sink=PostgresSink(database), observe=Observed())
     await shipper.ship()
     await shipper.close()
 

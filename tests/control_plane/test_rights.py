@@ -17,6 +17,7 @@ FORBIDDEN = (
     "DELETE FROM audit_log",
     "TRUNCATE audit_log",
     "INSERT INTO audit_log SELECT * FROM audit_log",
+    "INSERT INTO audit_pending (actor) VALUES ('x')",
     "ALTER TABLE audit_log DISABLE TRIGGER ALL",
     "DROP TABLE audit_log",
     "CREATE OR REPLACE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
@@ -53,8 +54,7 @@ async def test_a_table_of_the_role_s_own_does_not_come_before_the_log(api: Api, 
         "CREATE TRIGGER mine BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION pg_temp.mine()"
     )
     nothing = ", ".join("'x'" if number < 7 else "NULL" for number in range(8))
-    number = await service.fetchval(f"SELECT audit_append({nothing}, 'done', NULL, NULL, NULL, sha256('x'))")
-    assert number == 1
+    await service.execute(f"SELECT audit_append({nothing}, 'done', NULL, NULL, NULL, sha256('x'))")
     assert await service.fetchval("SELECT count(*) FROM public.audit_log") == 1
 
 

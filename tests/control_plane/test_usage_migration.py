@@ -14,6 +14,7 @@ from ostiary.control_plane.db import migrate
 from ostiary.control_plane.db.schema import read_migrations
 from ostiary.control_plane.usage.histogram import calls_by_place
 from ostiary.gateway.usage import caller_part, told_part
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.record import COLUMNS_OF
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import Observed, call, open_spool
@@ -158,7 +159,7 @@ async def test_what_comes_after_it_reaches_every_table(empty_database: str, tmp_
         spool.append(call(f"new-{number}", caller=caller, occurred_at=moment.timestamp(), told=told))
     spool.close()
     observed = Observed()
-    shipper = Shipper(directory=tmp_path, postgres_url=empty_database, observe=observed)
+    shipper = Shipper(directory=tmp_path, sink=PostgresSink(empty_database), observe=observed)
     assert await shipper.ship() == len(moments)
     await shipper.close()
     assert observed.quarantines == 0

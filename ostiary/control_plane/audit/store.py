@@ -49,7 +49,7 @@ class AuditLog:
                 values[CONTENT.index(name)] = json.dumps(document)
         if entry.organization_id is not None:
             values[CONTENT.index("organization_id")] = UUID(entry.organization_id)
-        # Guarantees the next place in the chain to this row, and that it is there exactly when the change is.
+        # Guarantees a place in the chain to this row, and that it is there exactly when the change is: both with the commit.
         await connection.execute(
             "SELECT audit_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             *values,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ostiary.control_plane.db.pool import Connection
 from ostiary.control_plane.db.schema import MigrationError, connected
 
+NOTHING: frozenset[str] = frozenset()
 READ = frozenset({"SELECT"})
 ADD = READ | {"INSERT"}
 CHANGE = ADD | {"UPDATE"}
@@ -20,6 +21,7 @@ TABLES: Mapping[str, frozenset[str]] = {
     "schema_migrations": READ,
     # Rows come by audit_append alone.
     "audit_log": READ,
+    "audit_pending": NOTHING,
     "organizations": ROWS,
     "apps": ROWS,
     "api_keys": CHANGE,
@@ -58,6 +60,8 @@ async def grant(url: str, role: str) -> list[str]:
         told = []
         for row in rows:
             rights = ", ".join(sorted(TABLES.get(row["name"], ROWS)))
+            if not rights:
+                continue
             await connection.execute(f"GRANT {rights} ON {schema}.{row['quoted']} TO {name}")
             told.append(f"{row['name']}: {rights}")
         await connection.execute(

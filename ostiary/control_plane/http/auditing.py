@@ -82,7 +82,7 @@ class AuditTrail(Protocol):
         is told as changed was changed by this call."""
 
     async def append(self, connection: Connection, entry: Entry) -> None:
-        """The last statement of the transaction: other changes wait for its end."""
+        """It is there when the transaction commits, and not before."""
 
 
 def told(audited: Audited, thing: BaseModel | None) -> dict[str, object] | None:

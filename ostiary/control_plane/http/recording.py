@@ -95,7 +95,7 @@ class Recording:
     async def end(
         self, connection: Connection, operation: AnyOperation, caller: Caller, begun: Begun, answer: BaseModel
     ) -> None:
-        """After the handler, as the last of its transaction."""
+        """After the handler, in its transaction."""
         audited = operation.audited
         assert isinstance(audited, Audited)  # noqa: S101  `begin` gave None else
         ids = begun.ids

@@ -19,6 +19,7 @@ from ostiary.core.config.caller_difference import (
 )
 from ostiary.core.config.edge_difference import Part, Parts, addresses_meaning, edge_meaning, edge_parts
 from ostiary.core.config.redis import place_words
+from ostiary.core.config.usage_sink import sink_words
 from ostiary.core.model import (
     Certificate,
     ClientCertificate,
@@ -107,7 +108,7 @@ def _changed(subject: str, old: Parts, new: Parts) -> Iterator[Change]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _RESTART = "takes effect at a restart, not at a reload"
-_AT_RESTART = ("gateway.listen", "gateway.listen.workers", "gateway.admin", "gateway.key_stale_for")
+_AT_RESTART = ("gateway.listen", "gateway.listen.workers", "gateway.admin", "gateway.key_stale_for", "usage.sink")
 
 
 def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
@@ -193,6 +194,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "usage.retention.minutes": _days_kept(retention.minutes_days),
         "usage.retention.hours": _days_kept(retention.hours_days),
         "usage.retention.days": _days_kept(retention.days_days),
+        "usage.sink": Part(configuration.usage.sink, sink_words(configuration.usage.sink)),
     }
 
 

@@ -42,9 +42,12 @@ def _tls(values: Values) -> TargetTls | Refused:
     )
 
 
-TLS: Record[TargetTls] = Record(
+def tls_record(title: str, says: str) -> Record[TargetTls]:
+    """The same of another kind of server."""
+    return Record(title, says, (_CA, _SERVER_NAME, _CERT, _KEY), _tls)
+
+
+TLS = tls_record(
     "Upstream tls",
     "How `https` targets are checked, which they always are, and what they are shown. A file that changes is read again.",
-    (_CA, _SERVER_NAME, _CERT, _KEY),
-    _tls,
 )

@@ -9,6 +9,7 @@ from ostiary.core.config.addresses import Directory
 from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, optional
 from ostiary.core.config.kinds import Choice, read_text
 from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.usage_sink import POSTGRES, SINK
 from ostiary.core.usage import AddressRecording, AgentRecording, Recording, Retention, UsageSettings
 
 FOREVER: Final = 0  # as a Kind reads it: None means refused or not given elsewhere
@@ -93,13 +94,19 @@ _COUNTRY_DATABASE = optional(
     "`pip install 'ostiary[country]'`. Replace the file by renaming; it is noticed within seconds.",
 )
 _RETAINED = defaulted("retention", RETENTION, "How long usage is kept.", {})
+_SINK = defaulted(
+    "sink",
+    SINK,
+    "Where the shipper takes usage: to Postgres itself, or to a stream from which `ostiary usage consume` writes Postgres.",
+    POSTGRES,
+)
 
 
 def _usage(values: Values) -> UsageSettings:
     address, agent = values[_RECORDED]
-    return UsageSettings(Recording(address, agent, values[_COUNTRY_DATABASE]), values[_RETAINED])
+    return UsageSettings(Recording(address, agent, values[_COUNTRY_DATABASE]), values[_RETAINED], values[_SINK])
 
 
 USAGE: Record[UsageSettings] = Record(
-    "Usage", "What is recorded of calls.", (_RECORDED, _COUNTRY_DATABASE, _RETAINED), _usage
+    "Usage", "What is recorded of calls.", (_RECORDED, _COUNTRY_DATABASE, _RETAINED, _SINK), _usage
 )

@@ -271,7 +271,7 @@ _FAMILIES = (
     ),
     # Metering.
     Family("usage_events_accepted_total", Kind.COUNTER, "Usage events of finished calls."),
-    Family("usage_events_written_total", Kind.COUNTER, "Usage events committed in Postgres."),
+    Family("usage_events_written_total", Kind.COUNTER, "Usage events that are in Postgres, or in the stream."),
     Family("usage_events_dropped_total", Kind.COUNTER, "Usage events dropped because the spool was at its bound."),
     Family("usage_segments_quarantined_total", Kind.COUNTER, "Damaged spool segments set aside."),
     Family("usage_ship_failures_total", Kind.COUNTER, "Failed attempts to ship a segment.", ("kind",)),

@@ -1,4 +1,5 @@
-"""What the shipper says to Postgres: one transaction a segment, so that a segment is there whole and once, or not at all."""
+"""What is said to Postgres: one transaction for a segment, or for some portions of segments, so that each is there whole and
+once, or not at all."""
 
 from __future__ import annotations
 
@@ -10,23 +11,37 @@ from uuid import UUID
 
 import asyncpg
 
+from ostiary.gateway.usage.portion import Portion
 from ostiary.gateway.usage.record import COLUMNS_OF, COPY_END, COPY_HEAD, occurred_day
 from ostiary.gateway.usage.run import RunState
-from ostiary.gateway.usage.segment import Segment
 
 CONNECT_SECONDS = 5.0
 # One statement moves at most a segment (some 50 ms of work); a server that takes longer than this is hanging.
 STATEMENT_SECONDS = 30.0
 
-# Guarantees: one row for a segment, ever. Another transaction that holds the same segment is waited for, so a commit whose
-# answer was lost is found out here. No row comes back when the segment was written before.
+# Guarantees: one row for a segment, ever, and $3 to $4 of its bytes are ours. Another transaction that has just made the
+# row is waited for, so a commit whose answer was lost is found out here. No row comes back when the segment is known.
 _ENTER_SEGMENT = """
-INSERT INTO usage_segments (segment_id, run_id, records, lost) VALUES ($1, $2, 0, 0)
+INSERT INTO usage_segments (segment_id, run_id, records, lost, taken)
+VALUES ($1, $2, 0, 0, int8multirange(int8range($3, $4)))
 ON CONFLICT (segment_id) DO NOTHING RETURNING true
 """
 
-# Guarantees: the ledger says what this transaction wrote, no more and no less.
-_SETTLE_SEGMENT = "UPDATE usage_segments SET records = $2, lost = $3 WHERE segment_id = $1"
+# Guarantees: from here on nobody else takes anything of this segment. A statement of its own, so that the next one sees what
+# whoever had the lock before has committed.
+_LOCK_SEGMENT = "SELECT FROM usage_segments WHERE segment_id = $1 FOR UPDATE"
+
+# Guarantees: of the bytes asked for those that nobody has taken, in order. Under the lock.
+_LEFT_OF_SEGMENT = """
+SELECT lower(part) AS first, upper(part) AS until
+FROM usage_segments, unnest(int8multirange(int8range($2, $3)) - taken) AS part WHERE segment_id = $1 ORDER BY part
+"""
+
+# Guarantees: they are ours, with this transaction or not at all. Under the lock.
+_TAKE_SEGMENT = "UPDATE usage_segments SET taken = taken + int8multirange(int8range($2, $3)) WHERE segment_id = $1"
+
+# Guarantees: the ledger says what was written, no more and no less.
+_SETTLE_SEGMENT = "UPDATE usage_segments SET records = records + $2, lost = lost + $3 WHERE segment_id = $1"
 
 # Guarantees: a run's counts only grow, whatever order its segments arrive in; what was written adds up in the transaction
 # that wrote it.
@@ -53,36 +68,42 @@ _POISON = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a segment: rows in the table, records lost. `repeated`: it had been written before, and nothing was
-    done now."""
+    """What became of a segment, or a portion of one: rows in the table, records lost. `repeated`: it had been written
+    before, and nothing was done now."""
 
     rows: int
     lost: int
     repeated: bool
 
 
-class UsageLedger:
-    """A connection to Postgres that takes segments. Not for two tasks at once."""
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    records: list[bytes]
+    lost: int
+    repeated: bool
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], spool_id: UUID) -> None:
+
+class UsageLedger:
+    """A connection to Postgres that takes portions of segments. Not for two tasks at once."""
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._connection = connection
-        self._spool_id = spool_id
         self._days: set[int] = set()  # partitions known to exist
 
     @classmethod
     async def connect(
-        cls, postgres_url: str, spool_id: UUID, *, statement_seconds: float = STATEMENT_SECONDS
+        cls, postgres_url: str, *, statement_seconds: float = STATEMENT_SECONDS, name: str = "ostiary-shipper"
     ) -> UsageLedger:
-        """Raises OSError, TimeoutError and asyncpg's errors.
+        """`name` is what Postgres shows of the connection. Raises OSError, TimeoutError, ValueError and asyncpg's errors.
 
         `synchronous_commit` is on whatever the server's default: a file is deleted on the strength of a commit."""
         connection = await asyncpg.connect(
             postgres_url,
             timeout=CONNECT_SECONDS,
             command_timeout=statement_seconds,
-            server_settings={"application_name": "ostiary-shipper", "synchronous_commit": "on", "TimeZone": "UTC"},
+            server_settings={"application_name": name, "synchronous_commit": "on", "TimeZone": "UTC"},
         )
-        return cls(connection, spool_id)
+        return cls(connection)
 
     def terminate(self) -> None:
         """Ends the connection at once; whatever was under way is undone, or was done and is found in the ledger."""
@@ -91,26 +112,28 @@ class UsageLedger:
     async def close(self) -> None:
         await self._connection.close(timeout=CONNECT_SECONDS)
 
-    async def write(self, segment: Segment, run: RunState | None) -> Written:
-        """Rows, roll-ups, ledger and the run's counts, in one transaction. Raises asyncpg's errors, TimeoutError, OSError;
-        then nothing was written, or all of it was and the next try finds that out."""
-        records = segment.records
-        if records:
-            await self._ensure_days({occurred_day(records[0]), occurred_day(records[-1])})
+    async def write(self, portions: Sequence[Portion]) -> list[Written]:
+        """Rows, roll-ups, ledger and the runs' counts of all of them, in one transaction; what became of each. Raises
+        asyncpg's errors, TimeoutError, OSError; then nothing was written, or all of it was and the next try finds that
+        out."""
+        days: set[int] = set()
+        for portion in portions:
+            days.update(occurred_day(record) for record in (portion.records[:1] + portion.records[-1:]))
+        await self._ensure_days(days)
         try:
-            return await self._write(segment, run)
+            return await self._write(portions)
         except asyncpg.CheckViolationError:
             # A day in between, because a clock jumped; or a partition that has been dropped since it was seen.
             self._days.clear()
-            await self._ensure_days({occurred_day(record) for record in records})
-            return await self._write(segment, run)
+            await self._ensure_days({occurred_day(record) for portion in portions for record in portion.records})
+            return await self._write(portions)
 
-    async def end_run(self, run: RunState) -> None:
-        """The last word on a run nothing of which is left in the spool. Raises as `write` does."""
+    async def end_run(self, spool_id: UUID, run: RunState) -> None:
+        """The last word on a run nothing of which is left in its spool. Raises as `write` does."""
         await self._connection.execute(
             _END_RUN,
             run.run_id,
-            self._spool_id,
+            spool_id,
             run.worker,
             _time(run.started_us),
             run.accepted,
@@ -118,33 +141,78 @@ class UsageLedger:
             not run.closed,
         )
 
-    async def _write(self, segment: Segment, run: RunState | None) -> Written:
-        header = segment.header
+    async def _write(self, portions: Sequence[Portion]) -> list[Written]:
+        """Everyone takes segments in one order, then roll-ups in one (the trigger sees to it), then runs: so those that
+        write at once wait for each other and never deadlock."""
+        order = sorted(range(len(portions)), key=lambda at: (portions[at].header.segment_id, portions[at].first or 0))
         async with self._connection.transaction():
-            if not await self._connection.fetchval(_ENTER_SEGMENT, header.segment_id, header.run_id):
-                return Written(0, 0, repeated=True)
-            poisoned = await self._copy(segment.records, COLUMNS_OF[header.version])
-            rows, lost = len(segment.records) - poisoned, segment.lost + poisoned
-            await self._connection.execute(_SETTLE_SEGMENT, header.segment_id, rows, lost)
-            stored_before = header.accepted_before
-            await self._connection.execute(
-                _COUNT_RUN,
-                header.run_id,
-                self._spool_id,
-                header.worker,
-                _time(run.started_us if run else header.created_us),
-                run.accepted if run else stored_before + len(segment.records) + segment.lost,
-                run.dropped if run else header.dropped_before,
-                rows,
-                lost,
-            )
-        return Written(rows, lost, repeated=False)
+            claims = {at: await self._claim(portions[at]) for at in order}
+            refused = [0] * len(portions)
+            for version in sorted({portion.header.version for portion in portions}):
+                records: list[bytes] = []
+                owners: list[tuple[int, int]] = []  # up to which record whose they are
+                for at in order:
+                    if portions[at].header.version == version:
+                        records += claims[at].records
+                        owners.append((len(records), at))
+                for position in await self._copy(records, COLUMNS_OF[version]):
+                    refused[next(at for end, at in owners if position < end)] += 1
+            written = [
+                Written(len(claims[at].records) - refused[at], claims[at].lost + refused[at], claims[at].repeated)
+                for at in range(len(portions))
+            ]
+            runs: dict[UUID, list[int]] = {}
+            for at in order:
+                if not written[at].repeated:
+                    header = portions[at].header
+                    await self._connection.execute(
+                        _SETTLE_SEGMENT, header.segment_id, written[at].rows, written[at].lost
+                    )
+                    runs.setdefault(header.run_id, []).append(at)
+            for run_id in sorted(runs):
+                of_run = [portions[at] for at in runs[run_id]]
+                await self._connection.execute(
+                    _COUNT_RUN,
+                    run_id,
+                    of_run[0].spool_id,
+                    of_run[0].header.worker,
+                    _time(of_run[0].run.started_us),
+                    max(portion.run.accepted for portion in of_run),
+                    max(portion.run.dropped for portion in of_run),
+                    sum(written[at].rows for at in runs[run_id]),
+                    sum(written[at].lost for at in runs[run_id]),
+                )
+        return written
 
-    async def _copy(self, records: Sequence[bytes], columns: Sequence[str]) -> int:
-        """Copies all rows that Postgres takes; returns how many it refused. One that it refuses is found by halving, so it
-        costs its segment some twenty attempts and no other row."""
+    async def _claim(self, portion: Portion) -> _Claim:
+        """What of a portion this transaction is to write: usually all of it; nothing, if it has been written before; what
+        nobody had, if some of it came in other portions."""
+        header = portion.header
+        asked = (portion.first, portion.until)
+        if await self._connection.fetchval(_ENTER_SEGMENT, header.segment_id, header.run_id, *asked):
+            return _Claim(portion.records, portion.lost, repeated=False)
+        await self._connection.execute(_LOCK_SEGMENT, header.segment_id)
+        left = [
+            (row["first"], row["until"])
+            for row in await self._connection.fetch(_LEFT_OF_SEGMENT, header.segment_id, *asked)
+        ]
+        if not left:
+            return _Claim([], 0, repeated=True)
+        await self._connection.execute(_TAKE_SEGMENT, header.segment_id, *asked)
+        if left == [asked]:
+            return _Claim(portion.records, portion.lost, repeated=False)
+        records = [
+            record
+            for record, offset in zip(portion.records, portion.offsets, strict=True)
+            if any((first is None or first <= offset) and (until is None or offset < until) for first, until in left)
+        ]
+        return _Claim(records, portion.lost if left[-1][1] == portion.until else 0, repeated=False)
+
+    async def _copy(self, records: Sequence[bytes], columns: Sequence[str], begin: int = 0) -> list[int]:
+        """Copies all rows that Postgres takes; returns which it refused, counted from `begin`. One that it refuses is found
+        by halving, so it costs some twenty attempts and no other row."""
         if not records:
-            return 0
+            return []
         try:
             async with self._connection.transaction():  # a savepoint
                 await self._connection.copy_to_table(
@@ -157,10 +225,11 @@ class UsageLedger:
             raise
         except _POISON:
             if len(records) == 1:
-                return 1
+                return [begin]
             half = len(records) // 2
-            return await self._copy(records[:half], columns) + await self._copy(records[half:], columns)
-        return 0
+            refused = await self._copy(records[:half], columns, begin)
+            return refused + await self._copy(records[half:], columns, begin + half)
+        return []
 
     async def _ensure_days(self, days: set[int]) -> None:
         for day in sorted(days - self._days):

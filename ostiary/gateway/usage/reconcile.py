@@ -1,30 +1,35 @@
-"""The proof that no call was lost and none counted twice: accepted = written + spooled + dropped + lost.
+"""The proof that no call was lost and none counted twice: accepted = written + spooled + streamed + dropped + lost.
 
 `accepted` and `dropped` are counted by the worker, in its run's file, apart from the records. `spooled` is counted by reading
-every record of the spool and checking its sum. `written` is what the ledger took, held against the roll-ups and against the
+every record of the spool and checking its sum. `streamed` is what the stream holds, if there is one, by its subjects.
+`written` is what the ledger took, held against the roll-ups and against the
 rows themselves. `lost` is what the shipper declared unreadable. No number is derived from another.
 
-It holds on a running gateway too. What moves is read in the order in which it moves: the counters, the spool, Postgres, the
-counters again. So a call that is on its way is seen in the first place it is found, and never missed; and what was found must
-lie between the counters before and after."""
+It holds on a running gateway too. What moves is read in the order in which it moves: the counters, the spool, the stream,
+Postgres, the counters again. So a call that is on its way is seen in the first place it is found, and never missed; and
+what was found must lie between the counters before and after."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
+from ostiary.core.usage import NatsStream
 from ostiary.gateway.usage.directory import OPEN, QUARANTINE, SEALED, Contents, SegmentName, known_spool_id, look
 from ostiary.gateway.usage.ledger import CONNECT_SECONDS
 from ostiary.gateway.usage.record import request_id_of
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, Segment, read_segment
+from ostiary.gateway.usage.stream.contents import StreamContents, read_contents
+from ostiary.gateway.usage.stream.message import EndedName
 
 _STATEMENT_SECONDS = 600.0  # counting every row of a large installation takes minutes
 _ATTEMPTS_MAX = 5  # a run that ends while it is being counted makes the count void
@@ -35,6 +40,7 @@ class RunPlace(StrEnum):
 
     LIVE = "live"  # its process is running, on this spool
     ENDING = "ending"  # over, with its file still in this spool
+    STREAMED = "streamed"  # over, with its last word still in the stream
     ENDED = "ended"  # over, and all of it in Postgres
     ELSEWHERE = "elsewhere"  # on another gateway's spool: only there can it be proven
     VANISHED = "vanished"  # of this spool, not ended, and its file is gone: nobody can prove it
@@ -42,8 +48,8 @@ class RunPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunBalance:
-    """accepted + surplus = written + spooled + dropped + lost + missing. `missing` calls were accepted and are nowhere;
-    `surplus` ones are somewhere and were not accepted. Either is a fault."""
+    """accepted + surplus = written + spooled + streamed + dropped + lost + missing. `missing` calls were accepted and are
+    nowhere; `surplus` ones are somewhere and were not accepted. Either is a fault."""
 
     run_id: str
     worker: str
@@ -51,6 +57,7 @@ class RunBalance:
     accepted: int
     written: int
     spooled: int
+    streamed: int
     dropped: int
     lost: int
     missing: int
@@ -71,9 +78,22 @@ class DayBalance:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamBalance:
+    """The stream, all spools of all gateways together. `calls` are not in Postgres yet; `in_work` messages have been
+    delivered and not been acknowledged, `redelivered` ones more than once."""
+
+    name: str
+    messages: int
+    bytes: int
+    calls: int
+    in_work: int
+    redelivered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciliation:
     """`written_by_runs`, `written_by_segments` and `rolled_up` count the same rows, each kept on its own. `quarantined` are
-    the names of files set aside."""
+    the names of files set aside. `stream` is what the stream held, if there is one."""
 
     runs: tuple[RunBalance, ...]
     quarantined: tuple[str, ...]
@@ -81,6 +101,7 @@ class Reconciliation:
     written_by_segments: int
     rolled_up: int
     days: tuple[DayBalance, ...]
+    stream: StreamBalance | None = None
 
     @property
     def holds(self) -> bool:
@@ -92,12 +113,15 @@ class Reconciliation:
         return {"holds": self.holds, **asdict(self)}
 
 
+_Range: TypeAlias = "tuple[int | None, int | None]"  # bytes of a segment's file; None: however far it goes
+
+
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """Postgres at one moment; `segments` are those asked for that stand in the ledger."""
+    """Postgres at one moment; `taken` are the bytes that the ledger has of those segments asked for that stand there."""
 
     runs: dict[UUID, asyncpg.Record]
-    segments: frozenset[UUID]
+    taken: dict[UUID, list[_Range]]
     written_by_runs: int
     written_by_segments: int
     rolled_up: int
@@ -108,7 +132,10 @@ class _Tables:
 _RUNS = """
 SELECT run_id, spool_id, worker, ended_at IS NOT NULL AS ended, killed, accepted, dropped, written, lost FROM usage_runs
 """
-_SEGMENTS = "SELECT segment_id FROM usage_segments WHERE segment_id = ANY($1::uuid[])"
+_TAKEN = """
+SELECT segment_id, lower(part) AS first, upper(part) AS until FROM usage_segments, unnest(taken) AS part
+WHERE segment_id = ANY($1::uuid[])
+"""
 # What retention has deleted still counts: it wrote down how many calls went with it.
 _TOTALS = """
 WITH gone AS (SELECT kind, calls FROM usage_retention)
@@ -136,32 +163,58 @@ ORDER BY day
 _REQUESTS = "SELECT request_id, count(*) AS calls FROM usage_events GROUP BY request_id"
 
 
-async def reconcile(directory: Path, postgres_url: str, *, since: date | None = None) -> Reconciliation:
-    """Holds the spool in `directory` against Postgres, and changes neither. `since` bounds the days whose rows are counted
-    one by one; all else is compared whole. Raises OSError, TimeoutError and asyncpg's errors."""
+async def reconcile(
+    directory: Path, postgres_url: str, *, since: date | None = None, stream: NatsStream | None = None
+) -> Reconciliation:
+    """Holds the spool in `directory`, and `stream` if there is one, against Postgres, and changes none. `since` bounds the
+    days whose rows are counted one by one; all else is compared whole. Raises OSError, TimeoutError and asyncpg's errors;
+    of the stream SinkFailed and ClientMissing."""
+    held: StreamContents | None = None
     for _ in range(_ATTEMPTS_MAX):
         before = _states(look(directory))
         contents = look(directory)
         spooled = _read_spool(directory, contents, before)
-        tables = await _read_tables(postgres_url, list(spooled), since)
+        if stream is not None:
+            held = await read_contents(stream)
+        in_stream = held.portions if held is not None else ()
+        tables = await _read_tables(postgres_url, [*spooled, *(name.segment_id for name in in_stream)], since)
         after = _states(look(directory))
         if before.keys() <= after.keys():
             break
+    # A portion may be in all three at once: written and not acknowledged, published and its file not yet deleted.
+    elsewhere = {segment_id: list(ranges) for segment_id, ranges in tables.taken.items()}
+    streamed: Counter[UUID] = Counter()
+    for name in in_stream:
+        if not _within(name.first, elsewhere.setdefault(name.segment_id, [])):
+            streamed[name.run_id] += name.records + name.lost
+        elsewhere[name.segment_id].append((name.first, name.until))
     in_spool: Counter[UUID] = Counter()
     for segment_id, (run_id, segment) in spooled.items():
-        if segment is not None and segment_id not in tables.segments:
-            in_spool[run_id] += len(segment.records)
+        if segment is not None:
+            in_spool[run_id] += len(_left(segment, elsewhere.get(segment_id, [])))
     ours = known_spool_id(directory)
+    ended = held.ended if held is not None else {}
+    spools = {name.run_id: name.spool_id for name in in_stream}
+    spools |= {run_id: name.spool_id for run_id, name in ended.items()}
+    runs = before.keys() | tables.runs.keys() | in_spool.keys() | spools.keys()
     return Reconciliation(
         tuple(
-            _balance(run_id, ours, before.get(run_id), after.get(run_id), tables.runs.get(run_id), in_spool[run_id])
-            for run_id in sorted(before.keys() | tables.runs.keys() | in_spool.keys())
+            _balance(
+                run_id,
+                before.get(run_id),
+                after.get(run_id),
+                tables.runs.get(run_id),
+                _Waiting(in_spool[run_id], streamed[run_id], spools.get(run_id), ended.get(run_id)),
+                ours,
+            )
+            for run_id in sorted(runs)
         ),
         tuple(name.path(directory).name for name in contents.segments if name.state == QUARANTINE),
         tables.written_by_runs,
         tables.written_by_segments,
         tables.rolled_up,
         tables.days,
+        None if held is None or stream is None else _stream_balance(stream, held, streamed.total()),
     )
 
 
@@ -174,13 +227,35 @@ async def count_by_request_id(directory: Path, postgres_url: str) -> Counter[str
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             counts = Counter({row["request_id"]: row["calls"] for row in await connection.fetch(_REQUESTS)})
-            written = {row["segment_id"] for row in await connection.fetch(_SEGMENTS, list(spooled))}
+            taken = _ranges(await connection.fetch(_TAKEN, list(spooled)))
     finally:
         await connection.close(timeout=CONNECT_SECONDS)
     for segment_id, (_, segment) in spooled.items():
-        if segment is not None and segment_id not in written:
-            counts.update(request_id_of(record) for record in segment.records)
+        if segment is not None:
+            counts.update(request_id_of(record) for record in _left(segment, taken.get(segment_id, [])))
     return counts
+
+
+def _ranges(rows: Iterable[asyncpg.Record]) -> dict[UUID, list[_Range]]:
+    ranges: dict[UUID, list[_Range]] = {}
+    for row in rows:
+        ranges.setdefault(row["segment_id"], []).append((row["first"], row["until"]))
+    return ranges
+
+
+def _within(at: int, ranges: list[_Range]) -> bool:
+    return any((first is None or first <= at) and (until is None or at < until) for first, until in ranges)
+
+
+def _left(segment: Segment, elsewhere: list[_Range]) -> list[bytes]:
+    """The records of a segment that are nowhere else."""
+    if not elsewhere:
+        return segment.records
+    return [record for record, at in zip(segment.records, segment.offsets, strict=True) if not _within(at, elsewhere)]
+
+
+def _stream_balance(stream: NatsStream, held: StreamContents, calls: int) -> StreamBalance:
+    return StreamBalance(stream.stream, held.messages, held.bytes, calls, held.in_work, held.redelivered)
 
 
 def _states(contents: Contents) -> dict[UUID, tuple[RunState, bool]]:
@@ -236,7 +311,7 @@ async def _read_tables(postgres_url: str, segments: list[UUID], since: date | No
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             runs = {row["run_id"]: row for row in await connection.fetch(_RUNS)}
-            known = frozenset(row["segment_id"] for row in await connection.fetch(_SEGMENTS, segments))
+            taken = _ranges(await connection.fetch(_TAKEN, segments))
             totals = await connection.fetchrow(_TOTALS)
             days = await connection.fetch(_DAYS, since)
     finally:
@@ -244,7 +319,7 @@ async def _read_tables(postgres_url: str, segments: list[UUID], since: date | No
     assert totals is not None  # noqa: S101  a SELECT without FROM has one row
     return _Tables(
         runs,
-        known,
+        taken,
         totals["by_runs"],
         totals["by_segments"],
         totals["rolled_up"],
@@ -252,32 +327,48 @@ async def _read_tables(postgres_url: str, segments: list[UUID], since: date | No
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What of a run has not come to Postgres; what the stream knows of it: whose spool it is of, and its last word."""
+
+    spooled: int
+    streamed: int
+    spool_id: UUID | None
+    ended: EndedName | None
+
+
 def _balance(
     run_id: UUID,
-    ours: UUID | None,
     before: tuple[RunState, bool] | None,
     after: tuple[RunState, bool] | None,
     row: asyncpg.Record | None,
-    spooled: int,
+    waiting: _Waiting,
+    ours: UUID | None,
 ) -> RunBalance:
     written, lost = (row["written"], row["lost"]) if row is not None else (0, 0)
+    spooled, streamed = waiting.spooled, waiting.streamed
+    worker = row["worker"] if row is not None else "?"
     if before is not None:
         first, last = before[0], (after or before)[0]
         place = RunPlace.LIVE if before[1] else RunPlace.ENDING
         worker, dropped, exact = first.worker, last.dropped, first.closed
         least, most = first.accepted - first.dropped, last.accepted - last.dropped
-    elif row is not None:
-        worker, dropped, exact = row["worker"], row["dropped"], not row["killed"]
-        least = most = row["accepted"] - row["dropped"]
-        unfinished = RunPlace.VANISHED if row["spool_id"] == ours else RunPlace.ELSEWHERE
-        place = RunPlace.ENDED if row["ended"] else unfinished
+    elif waiting.ended is not None and (row is None or not row["ended"]):
+        place, dropped, exact = RunPlace.STREAMED, waiting.ended.dropped, waiting.ended.closed
+        least = most = waiting.ended.accepted - dropped
+    elif row is not None or waiting.spool_id is not None:
+        spool_id = row["spool_id"] if row is not None else waiting.spool_id
+        dropped, exact = (row["dropped"], not row["killed"]) if row is not None else (0, True)
+        least = most = row["accepted"] - row["dropped"] if row is not None else 0
+        unfinished = RunPlace.VANISHED if spool_id == ours else RunPlace.ELSEWHERE
+        place = RunPlace.ENDED if row is not None and row["ended"] else unfinished
     else:
-        worker, dropped, exact, least, most, place = "?", 0, True, 0, 0, RunPlace.VANISHED
+        dropped, exact, least, most, place = 0, True, 0, 0, RunPlace.VANISHED
     if place is RunPlace.ELSEWHERE:
-        least, most = 0, max(most, written + lost)
+        least, most = 0, max(most, written + lost + streamed)
     if not exact:
         most += 1  # a record is there an instant before it is counted, and a kill may fall between
-    found = written + spooled + lost
+    found = written + spooled + streamed + lost
     stored = min(max(found, least), most)
     return RunBalance(
         str(run_id),
@@ -286,6 +377,7 @@ def _balance(
         accepted=stored + dropped,
         written=written,
         spooled=spooled,
+        streamed=streamed,
         dropped=dropped,
         lost=lost,
         missing=stored - found if stored > found else 0,

@@ -7,7 +7,7 @@ A CRC that does not match is damage from outside (a disk, a hand), and costs the
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -62,11 +62,14 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a segment file holds. `lost` is how many records must have been there and can't be read."""
+    """What a segment file holds. `lost` is how many records must have been there and can't be read; `offsets` says at which
+    of the bytes of `file` each record begins."""
 
     header: SegmentHeader
     records: list[bytes]
+    offsets: list[int]
     lost: int
+    file: bytes = field(repr=False)
 
 
 class _Seal(NamedTuple):
@@ -131,10 +134,9 @@ def read_segment(path: Path, stored_by_run: int | None) -> Segment | None:
     expected = seal.records if seal else None
     if expected is None and stored_by_run is not None:
         expected = max(0, stored_by_run - (header.accepted_before - header.dropped_before))
-    records, damaged = scan(data, expected)
-    if expected is not None:
-        return Segment(header, records, max(0, expected - len(records)))
-    return Segment(header, records, damaged)
+    records, damaged, offsets = scan(data, expected)
+    lost = damaged if expected is None else max(0, expected - len(records))
+    return Segment(header, records, offsets, lost, data)
 
 
 def _seal(header: bytes) -> _Seal | None:
@@ -145,15 +147,17 @@ def _seal(header: bytes) -> _Seal | None:
     return seal
 
 
-def scan(data: bytes, expected: int | None = None) -> tuple[list[bytes], int]:
-    """The readable records, in order, and the number of places where one was expected and could not be read.
+def scan(data: bytes, expected: int | None = None, *, begin: int = HEADER_BYTES) -> tuple[list[bytes], int, list[int]]:
+    """The readable records from `begin` on, in order; the number of places where one was expected and could not be read; and
+    where the frame of each record begins.
 
     Reading ends at the first frame without a length, unless `expected` says that more records were there."""
     records: list[bytes] = []
+    offsets: list[int] = []
     damaged = 0
     unpack = FRAME.unpack_from
-    keep = records.append
-    at = HEADER_BYTES
+    keep, keep_offset = records.append, offsets.append
+    at = begin
     last = len(data) - FRAME_BYTES
     while at <= last:
         crc, length = unpack(data, at)
@@ -168,8 +172,9 @@ def scan(data: bytes, expected: int | None = None) -> tuple[list[bytes], int]:
             at = _next_record(data, at + FRAME_BYTES)
             continue
         keep(payload)
+        keep_offset(at)
         at = (end + 7) & -8
-    return records, damaged
+    return records, damaged, offsets
 
 
 def _next_record(data: bytes, at: int) -> int:

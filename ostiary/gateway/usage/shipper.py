@@ -1,7 +1,7 @@
-"""The shipper: takes finished segments from the spool to Postgres, one transaction each, and deletes what was committed.
+"""The shipper: takes finished segments from the spool to a sink (Postgres, or a stream), and deletes what was delivered.
 
 One per spool directory, by a lock; two that ship copies of one segment are told apart by the ledger. It owns no state: kill
-it anywhere and the next one goes on. While Postgres is away it waits, longer each time, and the spool grows to its bound."""
+it anywhere and the next one goes on. While its sink is away it waits, longer each time, and the spool grows to its bound."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-import asyncpg
-
 from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, clear_leftovers, look, spool_id
-from ostiary.gateway.usage.ledger import STATEMENT_SECONDS, UsageLedger
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
-from ostiary.gateway.usage.segment import DamagedFile, read_segment
+from ostiary.gateway.usage.segment import DamagedFile, Segment, read_segment
+from ostiary.gateway.usage.sink import Sink, SinkFailed
 
 POLL_SECONDS = 0.2  # what a row waits at most, besides the worker's own interval; a look costs some 50 us
 DRAIN_SECONDS = 10.0  # at shutdown: a spool of 1 GiB may take longer, and waits for the next start instead
 _BACKOFF_FIRST_SECONDS = 0.1
-_BACKOFF_MOST_SECONDS = 5.0  # how long rows wait at most once Postgres is back
+_BACKOFF_MOST_SECONDS = 5.0  # how long rows wait at most once the sink is back
 _LOCK_POLL_SECONDS = 0.5
 
 _log = logging.getLogger("ostiary.gateway.usage")
 
 
 class ShipperObserver(Protocol):
-    """What the shipper tells of itself. `failed` says why: unavailable, read_only, schema, spool, other."""
+    """What the shipper tells of itself. `written` is what its sink has taken. `failed` says why: unavailable, read_only,
+    schema, spool, other; and of a stream stream_refused, stream_full."""
 
     def written(self, rows: int, /) -> None: ...
     def failed(self, kind: str, /) -> None: ...
@@ -41,7 +40,7 @@ class ShipperObserver(Protocol):
     def spool_bytes(self, count: int, /) -> None: ...
 
 
-async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event, observe: ShipperObserver) -> None:
+async def run_shipper(*, directory: Path, sink: Sink, stop: asyncio.Event, observe: ShipperObserver) -> None:
     """Ships until `stop` is set, then what is still there for at most `DRAIN_SECONDS`, and returns. Waits while another
     shipper has the directory. Raises OSError if the directory can't be made or read at the start."""
     fd = _open_lock(directory)
@@ -49,7 +48,7 @@ async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event
         while not _lock(fd):
             if await _wait(stop, _LOCK_POLL_SECONDS):
                 return
-        await Shipper(directory=directory, postgres_url=postgres_url, observe=observe).run(stop)
+        await Shipper(directory=directory, sink=sink, observe=observe).run(stop)
     finally:
         os.close(fd)
 
@@ -57,20 +56,11 @@ async def run_shipper(*, directory: Path, postgres_url: str, stop: asyncio.Event
 class Shipper:
     """The work of `run_shipper`, for whoever holds the directory's lock."""
 
-    def __init__(
-        self,
-        *,
-        directory: Path,
-        postgres_url: str,
-        observe: ShipperObserver,
-        statement_seconds: float = STATEMENT_SECONDS,
-    ) -> None:
-        self._statement_seconds = statement_seconds
+    def __init__(self, *, directory: Path, sink: Sink, observe: ShipperObserver) -> None:
         self._directory = directory
-        self._postgres_url = postgres_url
+        self._sink = sink
         self._observe = observe
         self._spool_id = spool_id(directory)
-        self._ledger: UsageLedger | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Passes over the directory until `stop`, then drains."""
@@ -89,14 +79,12 @@ class Shipper:
             await self.close()
 
     async def close(self) -> None:
-        """Ends the connection to Postgres."""
-        if self._ledger is not None:
-            ledger, self._ledger = self._ledger, None
-            ledger.terminate()
+        """Ends the connection of the sink."""
+        await self._sink.close()
 
     async def ship(self) -> int:
         """One pass: every segment that nobody writes to any more, oldest first, and the runs that are over. Returns the
-        rows written. Raises OSError, TimeoutError and asyncpg's errors; what was not written is still in the spool."""
+        rows written. Raises OSError from the spool, and SinkFailed; what was not delivered is still in the spool."""
         contents = look(self._directory)
         self._observe.spool_bytes(contents.segment_bytes)
         over = {run_id for run_id, path in contents.runs.items() if not is_alive(path)}
@@ -119,13 +107,11 @@ class Shipper:
     async def _try_pass(self) -> bool:
         try:
             await self.ship()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            kind = _kind(error)
+        except (OSError, SinkFailed, ValueError) as error:
+            kind = error.kind if isinstance(error, SinkFailed) else "spool"
             self._observe.failed(kind)
-            fields = {"kind": kind, "error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)}
-            if isinstance(error, asyncpg.PostgresError):  # others may quote the URL, and with it a password
-                fields["message"] = error.args[0] if error.args else ""
-            _log.warning("usage_ship_failed", extra={"fields": fields})
+            told = error.fields if isinstance(error, SinkFailed) else {"error": type(error).__name__}
+            _log.warning("usage_ship_failed", extra={"fields": {"kind": kind, **told}})
             await self.close()
             return False
         except BaseException:
@@ -146,8 +132,7 @@ class Shipper:
         if segment is None or not (segment.records or segment.lost):
             path.unlink()
             return 0
-        ledger = await self._connected()
-        written = await ledger.write(segment, run)
+        written = await self._sink.deliver(self._spool_id, segment, run or _run_of(segment))
         if not written.repeated:
             self._observe.written(written.rows)
         if segment.lost or written.lost:
@@ -162,21 +147,13 @@ class Shipper:
             if run is None:
                 self._quarantine(paths[run_id], "the run's counts can't be read")
                 continue
-            ledger = await self._connected()
-            await ledger.end_run(run)
+            await self._sink.end_run(self._spool_id, run)
             paths[run_id].unlink()
 
     def _quarantine(self, path: Path, reason: str) -> None:
         os.rename(path, path.with_suffix(QUARANTINE))
         self._observe.quarantined(1)
         _log.error("usage_quarantined", extra={"fields": {"file": path.name, "reason": reason}})
-
-    async def _connected(self) -> UsageLedger:
-        if self._ledger is None:
-            self._ledger = await UsageLedger.connect(
-                self._postgres_url, self._spool_id, statement_seconds=self._statement_seconds
-            )
-        return self._ledger
 
 
 def _state(path: Path | None) -> RunState | None:
@@ -188,20 +165,15 @@ def _state(path: Path | None) -> RunState | None:
         return None
 
 
-def _kind(error: Exception) -> str:
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-        return "read_only"
-    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)):
-        return "schema"
-    if isinstance(error, (asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
-        return "unavailable"
-    if isinstance(error, OSError):  # TimeoutError and ConnectionError among them; with a file's name it is the spool's
-        return "spool" if error.filename is not None and not isinstance(error, ConnectionError) else "unavailable"
-    return "other"
+def _run_of(segment: Segment) -> RunState:
+    """What a segment says of its run, whose file is gone or can't be read."""
+    header, stored = segment.header, len(segment.records) + segment.lost
+    accepted = header.accepted_before + stored
+    return RunState(header.run_id, header.worker, header.created_us, accepted, header.dropped_before, closed=False)
 
 
 def _backoff_seconds(failures: int) -> float:
-    """Doubling to a bound, then any time from half of it: gateways that lost Postgres together don't return together."""
+    """Doubling to a bound, then any time from half of it: gateways that lost their sink together don't return together."""
     most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
     return random.uniform(most / 2, most)  # noqa: S311  spread, not secrecy
 

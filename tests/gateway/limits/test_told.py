@@ -16,6 +16,7 @@ from ostiary.core.model import LimitBy, LimitMode, Period, Plan, Quota, RouteLim
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import QuotaEvents
 from ostiary.gateway.limits import script as lua
+from ostiary.gateway.usage import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.limits.support import Script, decided, policy, running
 from tests.gateway.usage.calls import SCHEMA, Observed
@@ -137,7 +138,7 @@ async def test_both_reach_postgres_with_the_calls_and_each_event_once(
             answer = await talk(running.port, request.encode())
             assert answer.startswith(b"HTTP/1.1 200" if number < 10 else b"HTTP/1.1 429")
         await metered_calls(spool, 12)
-    shipper = Shipper(directory=spool, postgres_url=empty_database, observe=Observed())
+    shipper = Shipper(directory=spool, sink=PostgresSink(empty_database), observe=Observed())
     await shipper.ship()
     await shipper.close()
     events = await rows.fetch("SELECT * FROM quota_events ORDER BY threshold")

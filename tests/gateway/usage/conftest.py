@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import SCHEMA, Observed, Rows
 
@@ -46,6 +47,6 @@ def observed() -> Observed:
 @pytest.fixture
 async def shipper(spool_directory: Path, database: str, observed: Observed) -> AsyncIterator[Shipper]:
     """Ships when told to."""
-    shipper = Shipper(directory=spool_directory, postgres_url=database, observe=observed)
+    shipper = Shipper(directory=spool_directory, sink=PostgresSink(database), observe=observed)
     yield shipper
     await shipper.close()

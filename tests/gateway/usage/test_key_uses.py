@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ostiary.gateway.usage import caller_part
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import APP, ORGANIZATION, Observed, Rows, call, open_spool
 
@@ -78,7 +79,7 @@ async def test_two_shippers_at_once_lose_no_use(tmp_path: Path, database: str, r
                 directory,
                 *(call(f"{parity}.{turn}.{key}", caller=caller(1, key), occurred_at=moment) for key in ordered),
             )
-    shippers = [Shipper(directory=each, postgres_url=database, observe=Observed()) for each in directories]
+    shippers = [Shipper(directory=each, sink=PostgresSink(database), observe=Observed()) for each in directories]
     assert await asyncio.gather(*(shipper.ship() for shipper in shippers)) == [250, 250]
     for shipper in shippers:
         await shipper.close()

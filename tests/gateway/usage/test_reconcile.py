@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ostiary.gateway.usage.directory import look
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import RunPlace, count_by_request_id, reconcile
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.usage.calls import SMALL_SEGMENT_BYTES, Observed, Rows, call, open_spool, segment_files, spool_calls
@@ -159,7 +160,7 @@ async def test_another_gateways_runs_are_left_to_it(
         live.append(call(name))
     live.seal()
     live.append(call("still spooled there"))
-    other = Shipper(directory=other_directory, postgres_url=database, observe=observed)
+    other = Shipper(directory=other_directory, sink=PostgresSink(database), observe=observed)
     await other.ship()
     await other.close()
     spool_calls(spool_directory, _names(10), worker="ours")

@@ -35,8 +35,8 @@ def _framed(records: list[bytes], tail: bytes = bytes(64)) -> bytes:
 @given(st.lists(st.binary(max_size=300), max_size=20), st.sampled_from([b"", bytes(8), bytes(4096)]))
 def test_any_records_come_back_in_order(records: list[bytes], tail: bytes) -> None:
     """For any records, empty ones among them, and any room left: all of them, in order, and no damage."""
-    assert scan(_framed(records, tail)) == (records, 0)
-    assert scan(_framed(records, tail), len(records)) == (records, 0)
+    assert scan(_framed(records, tail))[:2] == (records, 0)
+    assert scan(_framed(records, tail), len(records))[:2] == (records, 0)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=8), st.data())
@@ -49,10 +49,10 @@ def test_a_write_that_stops_anywhere_leaves_all_records_before_it(records: list[
     torn = bytearray(_framed(before, bytes(len(whole) - start)))
     stored = data.draw(st.integers(0, len(last)))
     torn[start + FRAME_BYTES : start + FRAME_BYTES + stored] = last[:stored]
-    assert scan(bytes(torn)) == (before, 0)
+    assert scan(bytes(torn))[:2] == (before, 0)
     torn[start + FRAME_BYTES : start + FRAME_BYTES + len(last)] = last
     torn[start : start + 4] = whole[start : start + 4]  # the CRC is there, the length not yet
-    assert scan(bytes(torn)) == (before, 0)
+    assert scan(bytes(torn))[:2] == (before, 0)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=12), st.data())
@@ -61,7 +61,7 @@ def test_a_damaged_byte_costs_the_record_it_hits(records: list[bytes], data: st.
     framed = bytearray(_framed(records))
     at = data.draw(st.integers(HEADER_BYTES, len(framed) - 65))
     framed[at] ^= data.draw(st.integers(1, 255))
-    found, _ = scan(bytes(framed), len(records))
+    found, _, _ = scan(bytes(framed), len(records))
     assert len(found) >= len(records) - 1
     missing = list(records)
     for record in found:

@@ -19,9 +19,11 @@ import pytest
 from ostiary.demo.stores import EmbeddedPostgres
 from ostiary.gateway.usage import caller_part, route_part
 from ostiary.gateway.usage.directory import LOCK_NAME, look
+from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile
 from ostiary.gateway.usage.segment import HEADER_BYTES
 from ostiary.gateway.usage.shipper import Shipper, run_shipper
+from ostiary.gateway.usage.sink import SinkFailed
 from tests.gateway.usage.calls import (
     APP,
     SCHEMA,
@@ -51,7 +53,7 @@ async def _rows(rows: Rows) -> int:
 async def _shipping(directory: Path, url: str, observed: Observed) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(run_shipper(directory=directory, postgres_url=url, stop=stop, observe=observed))
+        tasks.create_task(run_shipper(directory=directory, sink=PostgresSink(url), stop=stop, observe=observed))
         yield stop
         stop.set()
 
@@ -136,7 +138,7 @@ async def test_shippers_that_count_up_the_same_rollups_never_deadlock(
                 for minute in chance.sample(range(3), 3):
                     spool.append(call(caller=caller, occurred_at=1_767_225_600.0 + 60 * minute))
         spool.close()
-        shippers.append(Shipper(directory=tmp_path / f"gateway-{number}", postgres_url=database, observe=each))
+        shippers.append(Shipper(directory=tmp_path / f"gateway-{number}", sink=PostgresSink(database), observe=each))
     await asyncio.gather(*(shipper.ship() for shipper in shippers))
     for shipper in shippers:
         await shipper.close()
@@ -269,18 +271,19 @@ async def test_postgres_that_hangs_is_left_after_the_deadline(
     end well after it was given up; the ledger keeps the second try from counting twice."""
     names = _names(200)
     spool_calls(spool_directory, names)
-    hasty = Shipper(directory=spool_directory, postgres_url=database, observe=observed, statement_seconds=0.3)
-    await hasty._connected()
+    sink = PostgresSink(database, statement_seconds=0.3)
+    hasty = Shipper(directory=spool_directory, sink=sink, observe=observed)
+    await sink.connected()
     pid = await rows.fetchval("SELECT pid FROM pg_stat_activity WHERE application_name = 'ostiary-shipper'")
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(SinkFailed, match="unavailable"):
             await hasty.ship()
         assert len(segment_files(spool_directory, "sealed")) == 1
     finally:
         os.kill(pid, signal.SIGCONT)
     await hasty.close()
-    patient = Shipper(directory=spool_directory, postgres_url=database, observe=observed)
+    patient = Shipper(directory=spool_directory, sink=PostgresSink(database), observe=observed)
     await patient.ship()
     await patient.close()
     assert await count_by_request_id(spool_directory, database) == Counter(names)
@@ -341,7 +344,7 @@ async def test_no_password_in_the_log(
         "postgresql://user:canary-secret@[bad:url/x",
         "postgresql://user@h:canary-secret/x",
     ):
-        shipper = Shipper(directory=spool_directory, postgres_url=url, observe=observed)
+        shipper = Shipper(directory=spool_directory, sink=PostgresSink(url), observe=observed)
         assert not await shipper._try_pass()
     assert len(observed.failures) == 3
     assert all("canary-secret" not in str(record.__dict__) for record in caplog.records)
@@ -378,7 +381,9 @@ async def test_two_shippers_of_the_same_segments_write_them_once(
     spool_calls(spool_directory, names)
     copy = tmp_path / "copy"
     shutil.copytree(spool_directory, copy)
-    shippers = [Shipper(directory=one, postgres_url=database, observe=observed) for one in (spool_directory, copy)]
+    shippers = [
+        Shipper(directory=one, sink=PostgresSink(database), observe=observed) for one in (spool_directory, copy)
+    ]
     await asyncio.gather(*(shipper.ship() for shipper in shippers))
     for shipper in shippers:
         await shipper.close()
@@ -433,7 +438,7 @@ async def test_shippers_of_two_gateways_do_not_deadlock(
             for number in random.Random(gateway * 10 + run).sample(range(size), size):
                 spool.append(call(f"{gateway}-{run}-{number}", route=routes[number]))
             spool.close()
-        shippers.append(Shipper(directory=directory, postgres_url=database, observe=observed))
+        shippers.append(Shipper(directory=directory, sink=PostgresSink(database), observe=observed))
     await asyncio.gather(*(shipper.ship() for shipper in shippers))
     for shipper in shippers:
         await shipper.close()

@@ -29,41 +29,70 @@ CREATE INDEX audit_log_by_resource ON audit_log (resource_type, resource_id, num
 CREATE INDEX audit_log_by_operation ON audit_log (operation, number DESC);
 CREATE INDEX audit_log_by_time ON audit_log (occurred_at);
 
--- Guarantees: the next number and the hash of the row before it, of what is committed: the lock is held until the transaction
--- ends, so whoever comes next sees this row, and two rows never follow the same one. It must be the last statement of its
--- transaction, and a process that stops between it and the commit holds the others up for two seconds, not longer.
--- hash = SHA-256(previous_hash, number as 8 bytes, occurred_at in microseconds since 1970 as 8 bytes, content_sha256), numbers
--- with the highest byte first; content_sha256 is made by the caller: core.audit_chain.
--- SECURITY DEFINER: the service's role may call this, and may not write into the table by itself.
+-- Rows that wait for the commit of their transaction. Nobody ever sees one here: what commits has been moved.
+CREATE UNLOGGED TABLE audit_pending (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    actor            text NOT NULL,
+    actor_name       text NOT NULL,
+    address          text,
+    request_id       text NOT NULL,
+    operation        text NOT NULL,
+    resource_type    text NOT NULL,
+    resource_id      text,
+    organization_id  uuid,
+    outcome          text NOT NULL,
+    code             text,
+    before           jsonb,
+    after            jsonb,
+    content_sha256   bytea NOT NULL CHECK (length(content_sha256) = 32)
+);
+
+-- Guarantees that the row is in the log exactly when the transaction commits. SECURITY DEFINER: the service's role may call this,
+-- and may write into neither table by itself. `content_sha256` is made by the caller: core.audit_chain.
 CREATE FUNCTION audit_append(
     actor text, actor_name text, address text, request_id text, operation text, resource_type text, resource_id text,
     organization_id uuid, outcome text, code text, before jsonb, after jsonb, content_sha256 bytea
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS $$
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'audit_append needs READ COMMITTED: another isolation level would not see the last row';
+    END IF;
+    INSERT INTO audit_pending (actor, actor_name, address, request_id, operation, resource_type, resource_id, organization_id,
+                               outcome, code, before, after, content_sha256)
+    VALUES (actor, actor_name, address, request_id, operation, resource_type, resource_id, organization_id,
+            outcome, code, before, after, content_sha256);
+END $$;
+REVOKE EXECUTE ON FUNCTION audit_append FROM PUBLIC;
+
+-- Guarantees: the next number and the hash of the row before it, of what is committed. It runs as part of COMMIT, so the lock is
+-- held for one look-up, one insert and the write of the commit, and no client can be slow or stop in between; it ends when the
+-- row can be seen, so that two rows never follow the same one.
+-- hash = SHA-256(previous_hash, number as 8 bytes, occurred_at in microseconds since 1970 as 8 bytes, content_sha256), numbers
+-- with the highest byte first.
+CREATE FUNCTION audit_chain() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     last_number  bigint;
     last_hash    bytea;
     moment       timestamptz;
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'audit_append needs READ COMMITTED: another isolation level would not see the last row';
-    END IF;
-    PERFORM set_config('idle_in_transaction_session_timeout', '2s', true);
+    DELETE FROM audit_pending WHERE id = NEW.id;
     PERFORM pg_advisory_xact_lock(8030890556487006580);  -- the first 8 bytes of "ostiaryt", as db.schema has "ostiarym"
-    SELECT log.number, log.hash INTO last_number, last_hash FROM audit_log log ORDER BY log.number DESC LIMIT 1;
+    SELECT number, hash INTO last_number, last_hash FROM audit_log ORDER BY number DESC LIMIT 1;
     IF last_number IS NULL THEN
         last_number := 0;
         last_hash := decode(repeat('00', 32), 'hex');
     END IF;
     moment := clock_timestamp();
     INSERT INTO audit_log VALUES (
-        last_number + 1, moment, actor, actor_name, address, request_id, operation, resource_type, resource_id,
-        organization_id, outcome, code, before, after, last_hash,
+        last_number + 1, moment, NEW.actor, NEW.actor_name, NEW.address, NEW.request_id, NEW.operation, NEW.resource_type,
+        NEW.resource_id, NEW.organization_id, NEW.outcome, NEW.code, NEW.before, NEW.after, last_hash,
         sha256(last_hash || int8send(last_number + 1) || int8send((extract(epoch FROM moment) * 1000000)::bigint)
-               || content_sha256)
+               || NEW.content_sha256)
     );
-    RETURN last_number + 1;
+    RETURN NULL;
 END $$;
-REVOKE EXECUTE ON FUNCTION audit_append FROM PUBLIC;
+CREATE CONSTRAINT TRIGGER audit_pending_chain AFTER INSERT ON audit_pending
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audit_chain();
 
 -- The second line, for the owner of the table and for superusers, whom no missing right stops: it has to be taken away on
 -- purpose. ALWAYS: also in a session that replays a replication stream.
