@@ -17,7 +17,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 
 DEFAULT_URL = "http://127.0.0.1:8081"
-TOKEN_VARIABLE = "OSTIARY_OPERATOR_TOKEN"  # noqa: S105  a name, not a token
+# The first that is set: a token of whatever kind, or the configuration's, by the name that the control plane reads, too.
+TOKEN_VARIABLES = ("OSTIARY_TOKEN", "OSTIARY_OPERATOR_TOKEN")
 
 # The API bounds its own work to 17 s (see its reading and dispatching); beyond that, it is gone.
 TIMEOUT_SECONDS = 20.0
@@ -78,7 +79,8 @@ def parse_address(url: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Calls with the operator token. Follows no redirect: the token goes to the address that was given, and no other."""
+    """Calls with a token, without any if it is empty. Follows no redirect: the token goes to the address that was given, and
+    no other."""
 
     address: Address
     token: str = field(repr=False)
@@ -122,7 +124,7 @@ class Client:
         """Writes an answer of any length as it comes. Raises ApiError, also when its end is missing."""
         given = {name: value for name, value in parameters.items() if value is not None}
         connection = self._connection()
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/csv"}
+        headers = {"Accept": "text/csv", **self._authorization()}
         try:
             try:
                 connection.request("GET", f"{self.address.prefix}/api/v1{path}?{urlencode(given)}", headers=headers)
@@ -147,7 +149,7 @@ class Client:
 
     def _call(self, method: str, path: str, body: bytes | None) -> Document:
         connection = self._connection()
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
+        headers = {"Accept": "application/json", **self._authorization()}
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
@@ -159,6 +161,9 @@ class Client:
         finally:
             connection.close()
         return self._document(response, text)
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def _connection(self) -> HTTPConnection:
         host, port = self.address.host, self.address.port
@@ -195,33 +200,52 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def open_command(function: FunctionT) -> FunctionT:
+    """Adds --url; the command gets a Client without a token as its first argument."""
+
+    @_url_option
+    @functools.wraps(function)
+    def command(*arguments: Any, url: str, **options: Any) -> Any:
+        return function(Client(_address(url, "the password"), ""), *arguments, **options)
+
+    return cast("FunctionT", command)
+
+
 def api_command(function: FunctionT) -> FunctionT:
     """Adds --url and --token-file; the command gets a Client as its first argument. The token comes from a file or the
     environment and never from the arguments, which every user of the machine can read."""
 
+    @_url_option
     @click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"A file with the token; without it, the token is taken from {' or '.join(TOKEN_VARIABLES)}.",
+    )
+    @functools.wraps(function)
+    def command(*arguments: Any, url: str, token_file: Path | None, **options: Any) -> Any:
+        return function(Client(_address(url, "the token"), _token(token_file)), *arguments, **options)
+
+    return cast("FunctionT", command)
+
+
+def _url_option(function: FunctionT) -> FunctionT:
+    return click.option(
         "--url",
         envvar="OSTIARY_URL",
         default=DEFAULT_URL,
         show_default=True,
         help="The control plane [env: OSTIARY_URL].",
-    )
-    @click.option(
-        "--token-file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help=f"A file with the operator token; without it, the token is taken from {TOKEN_VARIABLE}.",
-    )
-    @functools.wraps(function)
-    def command(*arguments: Any, url: str, token_file: Path | None, **options: Any) -> Any:
-        try:
-            address = parse_address(url)
-        except ValueError as error:
-            raise click.UsageError(f"--url {error}") from error
-        if address.crosses_a_network_in_the_clear:
-            click.echo("warning: the operator token crosses the network in the clear; use https", err=True)
-        return function(Client(address, _token(token_file)), *arguments, **options)
+    )(function)
 
-    return cast("FunctionT", command)
+
+def _address(url: str, secret: str) -> Address:
+    try:
+        address = parse_address(url)
+    except ValueError as error:
+        raise click.UsageError(f"--url {error}") from error
+    if address.crosses_a_network_in_the_clear:
+        click.echo(f"warning: {secret} crosses the network in the clear; use https", err=True)
+    return address
 
 
 def json_option(function: FunctionT) -> FunctionT:
@@ -236,13 +260,16 @@ def limit_option(function: FunctionT) -> FunctionT:
 
 def _token(token_file: Path | None) -> str:
     try:
-        token = os.environ.get(TOKEN_VARIABLE, "") if token_file is None else token_file.read_text(encoding="utf-8")
+        if token_file is not None:
+            token = token_file.read_text(encoding="utf-8")
+        else:
+            token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise click.UsageError(f"--token-file can't be read: {reason}") from error
     token = token.strip()
     if not token:
-        raise click.UsageError(f"no operator token: set {TOKEN_VARIABLE}, or give --token-file")
+        raise click.UsageError(f"no token: set {' or '.join(TOKEN_VARIABLES)}, or give --token-file")
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise click.UsageError("the operator token has characters that no token has; is it the right file?")
+        raise click.UsageError("the token has characters that no token has; is it the right file?")
     return token

@@ -14,7 +14,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, apps, audit, keys, plans, usage
+from ostiary.control_plane import accounts, apps, audit, keys, members, plans, platform_tokens, sign_in, usage, users
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import (
     MigrationError,
@@ -24,9 +24,16 @@ from ostiary.control_plane.db import (
     open_pool,
     rights_over_audit_log,
 )
-from ostiary.control_plane.http import documentation, interactive, openapi, preconditions, problem_pages
+from ostiary.control_plane.http import Transactions, documentation, interactive, openapi, preconditions, problem_pages
+from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.dispatch import Dispatcher
-from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
+from ostiary.control_plane.http.edge import (
+    KEY_DOCUMENT_PATH,
+    OPERATOR_TOKEN_LENGTH_MIN,
+    Edge,
+    dress,
+    expect_later,
+)
 from ostiary.control_plane.http.listener import Listener
 from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import Problem, ProblemCode
@@ -64,8 +71,11 @@ class _Settings:
     key_encryption: KeyEncryption = field(repr=False)
 
 
-async def build_app(configuration: Configuration) -> web.Application:
-    """The API, connected to Postgres; its cleanup closes the connections.
+async def build_app(
+    configuration: Configuration, *, served: Callable[[AnyOperation], AnyOperation] = lambda operation: operation
+) -> web.Application:
+    """The API, connected to Postgres; its cleanup closes the connections. `served` is how each operation is served: as it is
+    declared, unless somebody wants to know who gets through to it.
 
     Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
     DatabaseUnavailable."""
@@ -78,17 +88,33 @@ async def build_app(configuration: Configuration) -> web.Application:
     pool = await open_pool(settings.postgres)
     warnings = await _warnings(pool)
 
+    transactions = Transactions(pool)
+    prefix = configuration.control_plane.key_prefix
     directory = accounts.Accounts(approval=configuration.control_plane.app_approval)
+    passwords = users.Passwords()
+    signing_keys = sign_in.SigningKeys(transactions=transactions, envelope=envelope)
+    access_tokens = sign_in.AccessTokens(url=_issuer_url(configuration), keys=signing_keys)
+    cookie = sign_in.Cookie(secure=_speaks_tls_to_browsers(configuration))
+    tokens = platform_tokens.PlatformTokens(transactions=transactions, key_prefix=prefix)
+    issuer = configuration.control_plane.issuer
+    authentication = sign_in.Authentication(
+        transactions=transactions,
+        access_tokens=access_tokens,
+        outside=None if issuer is None else sign_in.OutsideIssuer(issuer),
+    )
     declared = (
+        *sign_in.operations(
+            sign_in.SignIn(
+                transactions=transactions, passwords=passwords, access_tokens=access_tokens, key_prefix=prefix
+            ),
+            cookie,
+        ),
+        *users.operations(users.Users()),
+        *members.operations(members.Members(transactions=transactions, passwords=passwords, key_prefix=prefix)),
+        *platform_tokens.operations(tokens),
         *accounts.operations(directory),
         *apps.operations(apps.Apps(accounts=directory), audited=accounts.audited_app(directory)),
-        *keys.operations(
-            keys.Keys(
-                plans=configuration.plans.keys(),
-                envelope=envelope,
-                key_prefix=configuration.control_plane.key_prefix,
-            )
-        ),
+        *keys.operations(keys.Keys(plans=configuration.plans.keys(), envelope=envelope, key_prefix=prefix)),
         *plans.operations(configuration.plans),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
@@ -103,6 +129,7 @@ async def build_app(configuration: Configuration) -> web.Application:
             "organization_id": accounts.organization_itself,
             "app_id": accounts.organization_of_app,
             "key_id": keys.organization_of_key,
+            "invitation_id": members.organization_of_invitation,
         },
         locks={
             "organization_id": accounts.lock_organization,
@@ -112,10 +139,18 @@ async def build_app(configuration: Configuration) -> web.Application:
         subjects=preconditions.subjects(declared),
         audit=audit.AuditLog(),
     )
-    edge = Edge(operator_token=settings.operator_token, rates=rates, turned_away=dispatcher.turned_away)
+    edge = Edge(
+        operator_token=settings.operator_token,
+        authenticators=[tokens.authenticate, authentication.of_token],
+        sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
+        unknown=[(operation.method, BASE + operation.path) for operation in declared if MATRIX[operation.id].unknown],
+        rates=rates,
+        turned_away=dispatcher.turned_away,
+    )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
-    _add_operations(app, declared, dispatcher)
+    _add_operations(app, [served(operation) for operation in declared], dispatcher)
     _add_pages(app, declared, pool, warnings)
+    _add_key_document(app, signing_keys)
     app.on_response_prepare.append(dress)
 
     async def close_pool(_: web.Application) -> None:
@@ -275,6 +310,28 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
         ("/readyz", readyz),
     ):
         app.router.add_route("GET", path, handler, expect_handler=expect_later)
+
+
+def _add_key_document(app: web.Application, keys: sign_in.SigningKeys) -> None:
+    async def key_document(_: web.Request) -> web.Response:
+        # Short: a key is published ten minutes before it signs.
+        headers = {"Cache-Control": "public, max-age=300"}
+        return web.json_response(await keys.document(), headers=headers, content_type="application/jwk-set+json")
+
+    app.router.add_route("GET", KEY_DOCUMENT_PATH, key_document, expect_handler=expect_later)
+
+
+def _speaks_tls_to_browsers(configuration: Configuration) -> bool:
+    """Not if it says so (`public_url`), or listens to this machine alone and says nothing."""
+    control_plane = configuration.control_plane
+    if control_plane.public_url is not None:
+        return control_plane.public_url.startswith("https:")
+    return not _is_loopback(control_plane.listen.host)
+
+
+def _issuer_url(configuration: Configuration) -> str:
+    """What our tokens name as their issuer: the same for all control planes on one database."""
+    return configuration.control_plane.public_url or "urn:ostiary:control-plane"
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,18 +8,54 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ostiary.control_plane.http.access import OPERATORS as _OPERATORS
-from ostiary.control_plane.http.access import READERS, Access, Role, anyone, members, platform
+from ostiary.control_plane.http.access import READERS, Access, Role, anyone, members, platform, unknown
 
 OPERATORS = platform(_OPERATORS)
 PLATFORM_READERS = platform(READERS)
 
+# Whoever is known; what is shown, and changed, is theirs alone.
+THEIR_OWN = anyone()
+EVERYONE = unknown()
+
 MATRIX: Mapping[str, Access] = {
+    # What makes somebody known: by a password, by a refresh token, by an invitation's
+    "signIn": EVERYONE,
+    "createAccessToken": EVERYONE,
+    "refreshAccessToken": EVERYONE,
+    "acceptInvitation": EVERYONE,
+    # Of oneself
+    "signOut": THEIR_OWN,
+    "getMe": THEIR_OWN,
+    "changePassword": THEIR_OWN,
+    "listMySessions": THEIR_OWN,
+    "endMySession": THEIR_OWN,
+    "acceptInvitationAsUser": THEIR_OWN,
+    "leaveOrganization": THEIR_OWN,
+    # Users and the platform
+    "listUsers": PLATFORM_READERS,
+    "getUser": PLATFORM_READERS,
+    "amendUser": OPERATORS,
+    "createPlatformInvitation": OPERATORS,
+    "listAllInvitations": PLATFORM_READERS,
+    "createPlatformToken": OPERATORS,
+    "listPlatformTokens": PLATFORM_READERS,
+    "getPlatformToken": PLATFORM_READERS,
+    "revokePlatformToken": OPERATORS,
+    # Members. Nobody gives or takes a role above their own: `members` sees to that
+    "listMembers": members(Role.VIEWER, "organization_id", platform=READERS),
+    "amendMember": members(Role.ADMIN, "organization_id"),
+    "removeMember": members(Role.ADMIN, "organization_id"),
+    "createInvitation": members(Role.ADMIN, "organization_id"),
+    "listInvitations": members(Role.ADMIN, "organization_id", platform=READERS),
+    "revokeInvitation": members(Role.ADMIN, "invitation_id"),
     # Organizations and apps
     "createOrganization": OPERATORS,
-    "listOrganizations": PLATFORM_READERS,
+    "listOrganizations": THEIR_OWN,
     "getOrganization": members(Role.VIEWER, "organization_id", platform=READERS),
+    "amendOrganization": members(Role.ADMIN, "organization_id"),
+    "deleteOrganization": members(Role.OWNER, "organization_id"),
     "createApp": members(Role.DEVELOPER, "organization_id"),
-    "listApps": PLATFORM_READERS,
+    "listApps": THEIR_OWN,
     "getApp": members(Role.VIEWER, "app_id", platform=READERS),
     "amendApp": members(Role.DEVELOPER, "app_id"),
     "deleteApp": members(Role.ADMIN, "app_id"),
@@ -41,14 +77,14 @@ MATRIX: Mapping[str, Access] = {
     "listPlans": anyone(),
     "getPlan": anyone(),
     # Usage
-    "usageSummary": PLATFORM_READERS,
-    "usageDaily": PLATFORM_READERS,
-    "usageEndpoints": PLATFORM_READERS,
-    "usageErrors": PLATFORM_READERS,
-    "usageOverage": PLATFORM_READERS,
-    "usageShadow": PLATFORM_READERS,
-    "usageQuotas": PLATFORM_READERS,
-    "usageLogs": PLATFORM_READERS,
+    "usageSummary": THEIR_OWN,
+    "usageDaily": THEIR_OWN,
+    "usageEndpoints": THEIR_OWN,
+    "usageErrors": THEIR_OWN,
+    "usageOverage": THEIR_OWN,
+    "usageShadow": THEIR_OWN,
+    "usageQuotas": THEIR_OWN,
+    "usageLogs": THEIR_OWN,
     "usageOfApp": members(Role.VIEWER, "app_id", platform=READERS),
     # Audit
     "listAudit": PLATFORM_READERS,

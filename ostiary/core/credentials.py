@@ -2,6 +2,7 @@
 
     [prefix_]ak_<live|test>_<22 base62>                  key id, public
     [prefix_]sk_<live|test>_<43 base62><6 base62>        secret; the last six are CRC-32 of every character before them
+    [prefix_]<pt|rt|it>_<43 base62><6 base62>            a token of the control plane (`TokenKind`), likewise
 
 The checksum is no protection: it saves a look-up for a typing error, and lets secret scanners tell ours from chance."""
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from enum import StrEnum
 from hashlib import sha256
 from zlib import crc32
 
@@ -23,7 +25,16 @@ _CHECKSUM_LENGTH = 6  # 62^6 > 2^32
 
 _PREFIX = re.compile(r"[a-z0-9]{1,12}")
 _KEY_ID = re.compile(rb"(?:[a-z0-9]{1,12}_)?ak_(live|test)_[0-9A-Za-z]{22}")
+_TOKEN = re.compile(rb"(?:[a-z0-9]{1,12}_)?(pt|rt|it)_[0-9A-Za-z]{49}")
 _SECRET = re.compile(rb"(?:[a-z0-9]{1,12}_)?sk_(live|test)_[0-9A-Za-z]{49}")
+
+
+class TokenKind(StrEnum):
+    """What lets somebody into the control plane, other than its configured operator token and what others sign."""
+
+    PLATFORM = "pt"
+    REFRESH = "rt"
+    INVITATION = "it"
 
 
 def generate_key_id(environment: Environment, prefix: str = "") -> str:
@@ -37,6 +48,22 @@ def generate_secret(environment: Environment, prefix: str = "") -> str:
     `[A-Za-z0-9_]`. Raises ValueError as `generate_key_id` does."""
     body = f"{_lead(prefix)}sk_{environment}_{_random_base62(_SECRET_RANDOM_LENGTH)}"
     return body + _checksum(body.encode())
+
+
+def generate_token(kind: TokenKind, prefix: str = "") -> str:
+    """A new token with 256 bits from the system's random source and its checksum. Raises ValueError as `generate_key_id`
+    does."""
+    body = f"{_lead(prefix)}{kind}_{_random_base62(_SECRET_RANDOM_LENGTH)}"
+    return body + _checksum(body.encode())
+
+
+def token_kind(text: str | bytes) -> TokenKind | None:
+    """Of which kind a token of our format is; None for any other text, and for one whose checksum is wrong."""
+    octets = _ascii(text)
+    match = _TOKEN.fullmatch(octets)
+    if match is None or _checksum(octets[:-_CHECKSUM_LENGTH]).encode() != octets[-_CHECKSUM_LENGTH:]:
+        return None
+    return TokenKind(match[1].decode())
 
 
 def is_key_id(text: str | bytes) -> bool:

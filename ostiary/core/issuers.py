@@ -90,3 +90,13 @@ class Issuer:
     lifetime_seconds_max: float | None = None
     skew_seconds: float = 30.0
     plans: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SignInIssuer:
+    """Whose tokens let users into the control plane. `email` is the claim with their address, which is believed without
+    `email_verified` only if `verified_email_required` is false."""
+
+    issuer: Issuer
+    email: ClaimPath = ("email",)
+    verified_email_required: bool = True

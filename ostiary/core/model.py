@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
-from ostiary.core.issuers import Issuer
+from ostiary.core.issuers import Issuer, SignInIssuer
 from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
@@ -475,6 +475,8 @@ class ControlPlaneSettings:
     rate_per_actor: Rate | None = Rate(6000, 60, 1000)
     rate_per_address: Rate | None = Rate(600, 60, 300)
     app_approval: AppApproval = AppApproval.AUTOMATIC
+    public_url: str | None = None
+    issuer: SignInIssuer | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

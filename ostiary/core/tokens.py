@@ -1,4 +1,4 @@
-"""A JSON Web Token as text, and what its claims make of its caller. No signature is verified here (gateway/tokens does that).
+"""A JSON Web Token as text, and what its claims make of its caller. No signature is verified here (`token_signatures`).
 
 Everything that two readers could read differently is refused before any cryptography (RFC 8725 §2): other forms of base64url,
 names that occur twice, a header that must be understood and is not."""
@@ -146,7 +146,7 @@ def check_claims(issuer: Issuer, token: ParsedToken, now: float) -> None:
     if issuer.lifetime_seconds_max is not None and life > issuer.lifetime_seconds_max + skew:
         raise TokenRefused("its life is longer than max_lifetime")
     for path, wanted in issuer.required.items():
-        if wanted not in _texts(_at(claims, path)):
+        if wanted not in _texts(claim_at(claims, path)):
             raise TokenRefused(f"the claim {shown_path(path)} is not what is required")
 
 
@@ -155,7 +155,7 @@ def key_of(issuer: Issuer, claims: Mapping[str, object]) -> tuple[Key, str]:
 
     Its id has colons, which no key's has, so it is never taken for one: in limits, usage, logs. It names the subject by a
     hash, for that may be somebody's address."""
-    subject = _at(claims, issuer.subject)
+    subject = claim_at(claims, issuer.subject)
     if not isinstance(subject, str) or len(subject) > SUBJECT_CHARACTERS_MAX or _is_text(subject) is None:
         raise TokenRefused("the subject is missing, longer than 255 characters, or not plain ASCII")
     named = _value(issuer.environment, claims, "environment", needed=True)
@@ -185,7 +185,7 @@ def key_of(issuer: Issuer, claims: Mapping[str, object]) -> tuple[Key, str]:
 def scopes_of(issuer: Issuer, claims: Mapping[str, object]) -> frozenset[str]:
     """Those of a text with spaces between (RFC 9068 §2.2.3) or of a list. What is no scope is left out, wildcards too."""
     path = issuer.scopes
-    said = _at(claims, path) if path is not None else claims.get("scope", claims.get("scp"))
+    said = claim_at(claims, path) if path is not None else claims.get("scope", claims.get("scp"))
     words = said.split(" ") if isinstance(said, str) else said if isinstance(said, list) else []
     if len(words) > SCOPES_MAX:
         raise TokenRefused(f"more than {SCOPES_MAX} scopes")
@@ -201,7 +201,7 @@ def _value(
 ) -> str | None:
     if not isinstance(source, ByClaim):
         return source
-    said = _at(claims, source.claim)
+    said = claim_at(claims, source.claim)
     if said is None:
         if source.otherwise is None and needed:
             raise TokenRefused(f"no claim says the {name}")
@@ -221,7 +221,7 @@ def _identifier(text: str | None, name: str) -> str | None:
         raise TokenRefused(f"the {name} is no UUID") from error
 
 
-def _at(claims: Mapping[str, object], path: ClaimPath) -> object:
+def claim_at(claims: Mapping[str, object], path: ClaimPath) -> object:
     value: object = claims
     for name in path:
         if not isinstance(value, Mapping):

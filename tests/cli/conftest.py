@@ -109,10 +109,16 @@ def control_plane(module_database: str, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def run(control_plane: Process) -> Run:
-    """Runs `ostiary …` against the control plane; `exit_code` is what it must end with."""
+    """Runs `ostiary …` against the control plane; `exit_code` is what it must end with, `typed` what is typed into it."""
 
-    def invoke(*arguments: str, exit_code: int = 0, environment: Mapping[str, str] = ENVIRONMENT) -> Result:
-        result = CliRunner().invoke(main, arguments, env={"OSTIARY_URL": control_plane.url, **environment})
+    def invoke(
+        *arguments: str,
+        exit_code: int = 0,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        typed: str | None = None,
+    ) -> Result:
+        names = {"OSTIARY_URL": control_plane.url, **environment}
+        result = CliRunner().invoke(main, arguments, env=names, input=typed)
         assert result.exit_code == exit_code, f"{arguments}: {result.output}{result.stderr}"
         return result
 

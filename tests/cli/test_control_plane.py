@@ -46,6 +46,28 @@ def test_an_organization_an_app_and_a_key_are_made_listed_and_revoked(run: Run) 
     assert app_id in run("apps", "list", "--org", organization_id).stdout
 
 
+def test_the_first_operator_comes_about_by_the_configured_token(run: Run) -> None:
+    """Nobody could get in but by the one token that everybody would then share."""
+    invited = run("users", "invite", "rosa@example.com", "--role", "operator")
+    password = "seven horses in a row"
+    accepted = run("users", "accept", "--name", "Rosa", typed=f"{invited.stdout.strip()}\n{password}\n{password}\n")
+    user_id = accepted.stdout.split()[-1]
+    token = run("sign-in", "rosa@example.com", typed=f"{password}\n").stdout.split()[-1]
+    as_rosa = {"OSTIARY_TOKEN": token}
+    assert user_id in run("users", "list", environment=as_rosa).stdout
+    organization_id = run("orgs", "create", "Hers", environment=as_rosa).stdout.strip()
+    run("orgs", "invite", organization_id, "paul@example.com", "--role", "owner", environment=as_rosa)
+    assert "pending" in run("orgs", "invitations", organization_id, environment=as_rosa).stdout
+    made = json.loads(run("tokens", "create", "deploy", "--role", "auditor", "--json", environment=as_rosa).stdout)
+    as_program = {"OSTIARY_TOKEN": made["token"]}
+    assert organization_id in run("orgs", "list", environment=as_program).stdout
+    run("orgs", "create", "Not theirs", environment=as_program, exit_code=1)
+    run("tokens", "revoke", made["id"], environment=as_rosa)
+    refused = run("orgs", "list", environment=as_program, exit_code=1)
+    assert "401" in refused.stderr
+    assert "needs --org" in run("tokens", "create", "x", "--role", "admin", exit_code=2).stderr
+
+
 def test_a_new_secret_is_printed_once_and_the_reader_is_told(run: Run) -> None:
     """Someone would close the terminal and look for the secret later."""
     app_id = run("apps", "create", "Once", "--org", run("orgs", "create", "Once").stdout.strip()).stdout.strip()

@@ -28,6 +28,7 @@ TREE = dict(walk(main))
 LISTS = frozenset(
     {
         *("list", "summary", "daily", "endpoints", "errors", "overage", "logs", "tail", "reconcile", "retention"),
+        *("members", "invitations"),
         *("check", "explain", "diff", "status", "verify", "head", "stream"),
     }
 )
@@ -47,6 +48,10 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("keys limits set", "keys limits show", "keys limits remove"),
         *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
         *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
+        *("orgs rename", "orgs delete", "orgs members", "orgs set-role", "orgs remove-member"),
+        *("orgs invite", "orgs invitations", "orgs revoke-invitation"),
+        *("users list", "users invite", "users accept", "users set-role", "users disable", "users enable"),
+        *("tokens create", "tokens list", "tokens revoke", "sign-in"),
         *("usage consume", "usage stream"),
         *("audit list", "audit export", "audit head", "audit verify"),
     }
@@ -91,7 +96,7 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(path: tuple[str, ...]) -
 
 
 WITH_CONFIGURATION = [path for path in LEAVES if "--config" in {o for p in LEAVES[path].params for o in p.opts}]
-OVER_THE_API = [path for path in LEAVES if "--url" in {o for p in LEAVES[path].params for o in p.opts}]
+OVER_THE_API = [path for path in LEAVES if "--token-file" in {o for p in LEAVES[path].params for o in p.opts}]
 
 
 def needed(path: tuple[str, ...]) -> list[str]:
@@ -100,6 +105,8 @@ def needed(path: tuple[str, ...]) -> list[str]:
     for parameter in LEAVES[path].params:
         if parameter.required and "--config" not in parameter.opts:
             word = "1" if isinstance(parameter.type, click.IntRange) else "x"
+            if isinstance(parameter.type, click.Choice):
+                word = str(parameter.type.choices[0])
             words += [word] if isinstance(parameter, click.Argument) else [parameter.opts[0], word]
     return words
 
@@ -124,7 +131,7 @@ def test_a_bad_configuration_ends_with_2_and_every_problem_on_stderr(
 @pytest.mark.parametrize("path", OVER_THE_API, ids=" ".join)
 def test_without_a_token_is_wrong_usage_and_without_an_answer_a_failure(path: tuple[str, ...]) -> None:
     url = ["--url", f"http://127.0.0.1:{free_port()}"]
-    runner = CliRunner(env={"OSTIARY_OPERATOR_TOKEN": None})
+    runner = CliRunner(env={"OSTIARY_OPERATOR_TOKEN": None, "OSTIARY_TOKEN": None})
     refused = runner.invoke(main, [*path, *needed(path), *url])
     assert refused.exit_code == 2
     assert "OSTIARY_OPERATOR_TOKEN" in refused.stderr

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import DummyCookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from ostiary.control_plane.app import build_app
@@ -69,7 +69,7 @@ def url_for(role: str, database: str) -> str:
     return re.sub(r"//[^@]*@", f"//{role}@", database)
 
 
-class _ListeningServer(TestServer):
+class ListeningServer(TestServer):
     """aiohttp's test server, on the listening side that is used in earnest."""
 
     async def _make_runner(self, **_: Any) -> web.BaseRunner:
@@ -79,7 +79,8 @@ class _ListeningServer(TestServer):
 @asynccontextmanager
 async def serving(configuration: Configuration) -> AsyncIterator[Api]:
     """The control plane of `configuration` on a free port."""
-    async with TestClient(_ListeningServer(await build_app(configuration))) as client:
+    # Cookies are sent where a test says so.
+    async with TestClient(ListeningServer(await build_app(configuration)), cookie_jar=DummyCookieJar()) as client:
         yield Api(client)
 
 
@@ -113,7 +114,11 @@ class Api:
         headers = dict(options.pop("headers", {}))
         if token is not None:
             headers.setdefault("Authorization", f"Bearer {token}")
-        base = "" if path.startswith(("/docs", "/problems/", "/healthz", "/readyz", "/api/")) else "/api/v1"
+        base = (
+            ""
+            if path.startswith(("/docs", "/problems/", "/healthz", "/readyz", "/api/", "/.well-known/"))
+            else "/api/v1"
+        )
         async with self.client.request(method, base + path, headers=headers, **options) as response:
             return Reply(response.status, response.headers.copy(), await response.text())
 

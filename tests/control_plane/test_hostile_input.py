@@ -67,7 +67,7 @@ async def test_no_input_is_a_fault(api: Api) -> None:
 
         address = re.sub(r"\{(.*?)\}", segment, path)
         options: dict[str, Any] = {}
-        if method == "post":
+        if method == "post" and "requestBody" in item:
             reference = item["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
             document = _document(chance, described["components"]["schemas"][reference])
             options = {"data": json.dumps(document).encode(), "headers": {"Content-Type": "application/json"}}

@@ -14,7 +14,7 @@ import pytest
 
 from ostiary.control_plane.app import SettingsRefused, StartRefused, build_app, serve
 from ostiary.control_plane.db import Connection, DatabaseUnavailable, migrate
-from ostiary.control_plane.http import dispatch
+from ostiary.control_plane.http import transactions
 from ostiary.core.model import Configuration, Listen
 from ostiary.demo.stores import EmbeddedPostgres
 from tests.control_plane.support import OPERATOR_TOKEN, configuration_for, serving
@@ -140,7 +140,7 @@ async def test_more_calls_than_there_is_room_for_are_refused_at_once_and_health_
 ) -> None:
     """Calls would pile up without end while Postgres is slow."""
     # So that none gives up before the last has come, however slow the machine is.
-    monkeypatch.setattr(dispatch, "ACQUIRE_SECONDS", 60.0)
+    monkeypatch.setattr(transactions, "ACQUIRE_SECONDS", 60.0)
     await connection.execute("BEGIN; LOCK TABLE organizations IN ACCESS EXCLUSIVE MODE")
     connector = aiohttp.TCPConnector(limit=0)
     async with (

@@ -10,6 +10,7 @@ from ostiary.control_plane.accounts.model import (
     NewApp,
     NewOrganization,
     Organization,
+    OrganizationChanges,
     OrganizationPage,
     OrganizationPath,
     RecordedApp,
@@ -26,8 +27,10 @@ from ostiary.control_plane.http import (
     NoParameters,
     Paging,
     ProblemCode,
+    amend,
     change,
     read,
+    remove,
 )
 
 
@@ -61,7 +64,13 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
         return await accounts.organization(call.connection, call.path.organization_id)
 
     async def list_organizations(call: Call[NoParameters, Paging, NoBody]) -> OrganizationPage:
-        return await accounts.organizations(call.connection, call.query)
+        return await accounts.organizations(call.connection, call.query, among=call.caller.actor.organizations)
+
+    async def amend_organization(call: Call[OrganizationPath, NoParameters, OrganizationChanges]) -> Organization:
+        return await accounts.amend_organization(call.connection, call.path.organization_id, call.body)
+
+    async def delete_organization(call: Call[OrganizationPath, NoParameters, NoBody]) -> Organization:
+        return await accounts.delete_organization(call.connection, call.path.organization_id)
 
     async def create_app(call: Call[NoParameters, NoParameters, NewApp]) -> App:
         return await accounts.create_app(call.connection, call.body, by=call.caller.actor)
@@ -70,7 +79,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
         return await accounts.app(call.connection, call.path.app_id)
 
     async def list_apps(call: Call[NoParameters, AppQuery, NoBody]) -> AppPage:
-        return await accounts.apps(call.connection, call.query)
+        return await accounts.apps(call.connection, call.query, among=call.caller.actor.organizations)
 
     return (
         change(
@@ -89,7 +98,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             "listOrganizations",
             "/organizations",
             tag="organizations",
-            summary="List organizations, newest first.",
+            summary="List organizations, newest first: yours, or for the platform's people all.",
             handler=list_organizations,
             query_model=Paging,
             answer=OrganizationPage,
@@ -102,6 +111,29 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             handler=get_organization,
             path_model=OrganizationPath,
             answer=Organization,
+        ),
+        amend(
+            "amendOrganization",
+            "/organizations/{organization_id}",
+            tag="organizations",
+            summary="Change an organization's name.",
+            handler=amend_organization,
+            audited=an_organization,
+            path_model=OrganizationPath,
+            body_model=OrganizationChanges,
+            answer=Organization,
+            refusals=(ProblemCode.CONFLICT,),
+        ),
+        remove(
+            "deleteOrganization",
+            "/organizations/{organization_id}",
+            tag="organizations",
+            summary="Delete an organization that has no apps, with its memberships, invitations and tokens.",
+            handler=delete_organization,
+            audited=an_organization,
+            path_model=OrganizationPath,
+            answer=Organization,
+            refusals=(ProblemCode.CONFLICT,),
         ),
         change(
             "createApp",
@@ -119,7 +151,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
             "listApps",
             "/apps",
             tag="apps",
-            summary="List apps, newest first; those of one organization with organization_id.",
+            summary="List apps, newest first: those of your organizations, or of one of them with organization_id.",
             handler=list_apps,
             query_model=AppQuery,
             answer=AppPage,

@@ -32,6 +32,12 @@ class Organization(Answer):
     created_at: datetime
 
 
+class OrganizationChanges(Request):
+    """What is not given stays."""
+
+    name: Name | None = None
+
+
 class RecordedOrganization(Answer):
     """What the audit log is told of an organization."""
 

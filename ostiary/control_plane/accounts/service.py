@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import asyncpg
 
 from ostiary.control_plane.accounts import store
@@ -13,6 +15,7 @@ from ostiary.control_plane.accounts.model import (
     NewApp,
     NewOrganization,
     Organization,
+    OrganizationChanges,
     OrganizationPage,
 )
 from ostiary.control_plane.db import Connection
@@ -41,8 +44,30 @@ class Accounts:
             raise Problem(ProblemCode.NOT_FOUND, "There is no such organization.")
         return found
 
-    async def organizations(self, connection: Connection, page: Paging) -> OrganizationPage:
-        found, total = await store.organizations(connection, after=page.cursor, limit=page.limit + 1)
+    async def amend_organization(
+        self, connection: Connection, organization_id: str, changes: OrganizationChanges
+    ) -> Organization:
+        if changes.name is not None:
+            try:
+                await store.rename_organization(connection, organization_id, changes.name)
+            except asyncpg.UniqueViolationError as error:
+                raise Problem(ProblemCode.CONFLICT, "There is an organization of this name already.") from error
+        return await self.organization(connection, organization_id)
+
+    async def delete_organization(self, connection: Connection, organization_id: str) -> Organization:
+        """Only one without apps: what has keys that are in use, or figures to be billed, is not deleted by a slip."""
+        found = await self.organization(connection, organization_id)
+        try:
+            await store.delete_organization(connection, organization_id)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise Problem(ProblemCode.CONFLICT, "The organization has apps; it can be deleted without any.") from error
+        return found
+
+    async def organizations(
+        self, connection: Connection, page: Paging, *, among: Sequence[str] | None
+    ) -> OrganizationPage:
+        """All, or those `among` alone."""
+        found, total = await store.organizations(connection, among=among, after=page.cursor, limit=page.limit + 1)
         data, next_cursor = cut(found, page.limit)
         return OrganizationPage(data=data, next_cursor=next_cursor, total=total)
 
@@ -61,18 +86,21 @@ class Accounts:
             raise Problem(ProblemCode.NOT_FOUND, "There is no such app.")
         return found
 
-    async def apps(self, connection: Connection, query: AppQuery) -> AppPage:
+    async def apps(self, connection: Connection, query: AppQuery, *, among: Sequence[str] | None) -> AppPage:
+        """All, or those of the organizations `among` alone: those of another are as those of one that is not there."""
         if query.approval is not None:
-            if query.organization_id is not None:
-                raise invalid("approval", "give approval or organization_id, not both")
+            if among is not None or query.organization_id is not None:
+                raise invalid("approval", "is for the platform's people, and for all organizations together")
             found, total = await store.apps_by_approval(
                 connection, query.approval, after=query.cursor, limit=query.limit + 1
             )
-        elif query.organization_id is None:
+            data, next_cursor = cut(found, query.limit)
+            return AppPage(data=data, next_cursor=next_cursor, total=total)
+        if query.organization_id is not None:
+            among = [query.organization_id] if among is None or query.organization_id in among else []
+        if among is None:
             found, total = await store.apps(connection, after=query.cursor, limit=query.limit + 1)
         else:
-            found, total = await store.apps_of(
-                connection, query.organization_id, after=query.cursor, limit=query.limit + 1
-            )
+            found, total = await store.apps_of(connection, among, after=query.cursor, limit=query.limit + 1)
         data, next_cursor = cut(found, query.limit)
         return AppPage(data=data, next_cursor=next_cursor, total=total)

@@ -19,6 +19,13 @@ ORGANIZATIONS_PAGE = """
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
+THEIR_ORGANIZATIONS_PAGE = """
+    -- Guarantees the next of some organizations in order, none twice and none left out.
+    SELECT id, name, created_at FROM organizations
+    WHERE id = ANY($4::uuid[]) AND (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
 APPS_PAGE = """
     -- Guarantees the next apps in order, none twice and none left out.
     SELECT * FROM apps
@@ -33,6 +40,14 @@ APPS_OF_ORGANIZATION_PAGE = """
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
+# A page of each, along its index, and of these the first: one condition on all of them would sort all their apps.
+APPS_OF_ORGANIZATIONS_PAGE = f"""
+    -- Guarantees the organizations' next apps in order, none twice and none left out.
+    SELECT app.* FROM unnest($4::uuid[]) AS whose (id) CROSS JOIN LATERAL (
+        {APPS_OF_ORGANIZATION_PAGE.replace("$4", "whose.id")}
+    ) AS app
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""  # noqa: S608  a constant of this file
 
 
 APPS_BY_APPROVAL_PAGE = """
@@ -63,10 +78,27 @@ async def organization(connection: Connection, organization_id: str) -> Organiza
     return None if row is None else _organization(row)
 
 
+async def rename_organization(connection: Connection, organization_id: str, name: str) -> None:
+    """Raises asyncpg.UniqueViolationError when the name is taken."""
+    # Guarantees one organization of this name: the unique constraint decides between two at once.
+    await connection.execute("UPDATE organizations SET name = $2 WHERE id = $1", organization_id, name)
+
+
+async def delete_organization(connection: Connection, organization_id: str) -> None:
+    """Raises asyncpg.ForeignKeyViolationError when it has an app."""
+    # Guarantees that nothing of the organization is left but what was metered: its members' roles, its invitations and its
+    # tokens go with it, and an app that is made at this moment either keeps it or is refused.
+    await connection.execute("DELETE FROM organizations WHERE id = $1", organization_id)
+
+
 async def organizations(
-    connection: Connection, *, after: Position | None, limit: int
+    connection: Connection, *, among: Sequence[str] | None, after: Position | None, limit: int
 ) -> tuple[Sequence[Organization], int]:
-    """Up to `limit` of them, newest first, after a position; and how many there are in all."""
+    """Up to `limit` of them, or of those `among`, newest first, after a position; and how many there are in all."""
+    if among is not None:
+        arguments = (after and after.created_at, after and after.id, limit, list(among))
+        rows = await connection.fetch(THEIR_ORGANIZATIONS_PAGE, *arguments)
+        return [_organization(row) for row in rows], len(among)
     rows = await connection.fetch(ORGANIZATIONS_PAGE, after and after.created_at, after and after.id, limit)
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM organizations")
@@ -121,14 +153,18 @@ async def apps_by_approval(
 
 
 async def apps_of(
-    connection: Connection, organization_id: str, *, after: Position | None, limit: int
+    connection: Connection, organizations: Sequence[str], *, after: Position | None, limit: int
 ) -> tuple[Sequence[App], int]:
-    """As `apps`, those of one organization."""
-    rows = await connection.fetch(
-        APPS_OF_ORGANIZATION_PAGE, after and after.created_at, after and after.id, limit, organization_id
-    )
+    """As `apps`, those of some organizations."""
+    arguments = (after and after.created_at, after and after.id, limit)
+    if len(organizations) == 1:
+        rows = await connection.fetch(APPS_OF_ORGANIZATION_PAGE, *arguments, organizations[0])
+    else:
+        rows = await connection.fetch(APPS_OF_ORGANIZATIONS_PAGE, *arguments, list(organizations))
     # Guarantees the number of the same moment: the transaction reads one snapshot.
-    total = await connection.fetchval("SELECT count(*) FROM apps WHERE organization_id = $1", organization_id)
+    total = await connection.fetchval(
+        "SELECT count(*) FROM apps WHERE organization_id = ANY($1::uuid[])", list(organizations)
+    )
     return [app_of(row) for row in rows], total
 
 

@@ -28,6 +28,16 @@ TABLES: Mapping[str, frozenset[str]] = {
     "key_limit_changes": ADD,
     "key_uses": READ | {"DELETE"},  # a rotation forgets; written by a trigger of usage_events
     "idempotency_keys": ROWS,
+    # Users and what lets them in. Nobody is deleted here, and what was used or linked once stays so.
+    "users": CHANGE,
+    "user_identities": ADD,
+    "memberships": ROWS,
+    "invitations": CHANGE,
+    "platform_tokens": CHANGE,
+    "sessions": ROWS,
+    "used_refresh_tokens": ADD,
+    "sign_in_attempts": ROWS,
+    "token_signing_keys": ADD | {"DELETE"},
     "usage_events": ADD,
     "usage_segments": CHANGE,
     "usage_runs": CHANGE,

@@ -5,10 +5,12 @@
     access         who calls and who may: roles, and what a row of the authorization matrix says
     rates          rate limits on the API itself
     preconditions  versions of resources: ETag, If-Match
+    browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
     auditing       what is written into the audit log of a call
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
+    transactions   on the pool, and what the database's refusals mean
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation interactive examples  describe operations;  problem_pages  the gateway's errors
@@ -17,7 +19,7 @@
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """
 
-from ostiary.control_plane.http.auditing import Audited, AuditedExport, Ids
+from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Ids, Note
 from ostiary.control_plane.http.export import FormatField
 from ostiary.control_plane.http.fields import (
     Answer,
@@ -31,14 +33,26 @@ from ostiary.control_plane.http.fields import (
     Rule,
     Uuid,
 )
-from ostiary.control_plane.http.operations import AnyOperation, Call, amend, change, read, remove, replace
+from ostiary.control_plane.http.operations import (
+    AnyOperation,
+    Call,
+    UnboundCall,
+    amend,
+    change,
+    change_unbound,
+    read,
+    remove,
+    replace,
+)
 from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
 from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.transactions import Transactions
 
 __all__ = [
     "Answer",
     "AnyOperation",
     "Audited",
+    "AuditedByItself",
     "AuditedExport",
     "Call",
     "Count",
@@ -50,6 +64,7 @@ __all__ = [
     "Name",
     "NoBody",
     "NoParameters",
+    "Note",
     "Page",
     "Paging",
     "Parameters",
@@ -59,9 +74,12 @@ __all__ = [
     "Request",
     "RequestCursor",
     "Rule",
+    "Transactions",
+    "UnboundCall",
     "Uuid",
     "amend",
     "change",
+    "change_unbound",
     "cut",
     "invalid",
     "read",

@@ -38,17 +38,24 @@ READERS = frozenset({PlatformRole.OPERATOR, PlatformRole.AUDITOR})
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who calls. `principal` is never that of another actor, and the same as long as the actor exists: `operator` with the
-    configuration's token. `name` is for people. `memberships` maps the ids of their organizations to their roles."""
+    configuration's token. `name` is for people. `memberships` maps the ids of their organizations to their roles. A user has
+    `user_id`, and `session_id` unless another issuer's token says who they are."""
 
     principal: str
     name: str
     platform_role: PlatformRole | None = None
     memberships: Mapping[str, Role] = field(default_factory=dict)
+    user_id: str | None = None
+    session_id: str | None = None
 
     @property
     def organizations(self) -> tuple[str, ...] | None:
         """What a list may show of: these organizations, or all of them if None."""
         return tuple(self.memberships) if self.platform_role is None else None
+
+
+# Who calls without being known.
+UNKNOWN = Actor("unknown", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,13 @@ class Caller:
 class Access:
     """Who may call an operation: the roles `platform` of the platform, and members with at least the role `least` in the
     organization that `whose` leads to (a parameter of the path, or a field of the body). Without `whose`, anyone who is
-    known: the handler shows what is theirs. Without `least`, no member as such."""
+    known: the handler shows what is theirs. Without `least`, no member as such. `unknown`: who is not known, too."""
 
     platform: frozenset[PlatformRole]
     least: Role | None = None
     whose: str | None = None
     anyone: bool = False
+    unknown: bool = False
 
 
 def platform(roles: frozenset[PlatformRole]) -> Access:
@@ -83,3 +91,8 @@ def members(least: Role, whose: str, *, platform: frozenset[PlatformRole] = OPER
 def anyone() -> Access:
     """Who is known. The handler is bound to show, and to change, only what is the actor's (`Actor.organizations`)."""
     return Access(READERS, anyone=True)
+
+
+def unknown() -> Access:
+    """Everyone: what makes somebody known. The handler is bound to ask for a proof, and to bound how often."""
+    return Access(READERS, anyone=True, unknown=True)

@@ -24,9 +24,6 @@ from ostiary.control_plane.http.fields import Answer
 # Parameters of a path by name, and the id of what was made.
 Ids = Mapping[str, Any]
 
-# Who calls without being known.
-UNKNOWN = Actor("unknown", "")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audited:
@@ -50,6 +47,29 @@ class AuditedExport:
     """Of an operation that gives away a whole list: told when it is asked for as CSV, with what was asked for."""
 
     resource: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedByItself:
+    """Of an operation that opens its own transactions: its handler writes down what it does, by the call's `note`."""
+
+    resource: str
+
+
+class Note(Protocol):
+    """Writes what the call has done into the audit log, as the last statement of a transaction of its handler. `actor` is who
+    has become known by the call."""
+
+    async def __call__(
+        self,
+        connection: Connection,
+        *,
+        resource_id: str,
+        organization_id: str | None = None,
+        before: Mapping[str, object] | None = None,
+        after: Mapping[str, object] | None = None,
+        actor: Actor | None = None,
+    ) -> None: ...
 
 
 class Outcome(StrEnum):

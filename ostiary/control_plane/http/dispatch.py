@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
 
-import asyncpg
 import pydantic_core
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,18 +18,10 @@ from ostiary.control_plane.http.access import Access, Caller
 from ostiary.control_plane.http.auditing import AuditTrail
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
-from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method
+from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
 from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Problem, ProblemCode, invalid
 from ostiary.control_plane.http.recording import OwnerLookup, Recording
-
-# How long a call waits for one of the pool's connections: longer, and the caller is better told to come back.
-ACQUIRE_SECONDS = 2.0
-
-# Classes of SQLSTATE that say "not now" rather than "wrong": connection, rollback (deadlock), resources, object in use,
-# operator intervention (shutdown, cancelled by a time bound), system; and a read-only server after a failover.
-_PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-_READ_ONLY = "25006"
-
+from ostiary.control_plane.http.transactions import Transactions
 
 # Keeps others from changing the thing of this id until the transaction ends.
 Lock = Callable[[Connection, str], Awaitable[None]]
@@ -43,7 +34,8 @@ class Dispatcher:
     its parameter names.
 
     Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
-    something and does not say what is written down of it: at start, not in a call."""
+    something and does not say what is written down of it, or asks for a membership without a transaction to look it up in: at
+    start, not in a call."""
 
     def __init__(
         self,
@@ -55,7 +47,7 @@ class Dispatcher:
         locks: Mapping[str, Lock] | None = None,
         subjects: Mapping[str, AnyOperation] | None = None,
     ) -> None:
-        self._pool = pool
+        self._transactions = Transactions(pool)
         self._matrix = matrix
         self._owners = owners
         self._locks = locks or {}
@@ -66,6 +58,8 @@ class Dispatcher:
     def handler(self, operation: AnyOperation) -> Handler:
         if (whose := self._matrix[operation.id].whose) is not None:
             self._owners[whose]
+            if operation.unbound:
+                raise ValueError(f"{operation.id}: a membership is looked up in the transaction of the call")
         self._recording.check(operation)
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -100,9 +94,13 @@ class Dispatcher:
         if operation.body_model is not NoBody:
             sent = await reading.read_body(request)
             body = reading.check_body(operation.body_model, sent)
-            if operation.method is Method.POST:  # the other methods do the same when they are repeated
+            # The other methods do the same when they are repeated; who is bound to no transaction can't keep an answer in it.
+            if operation.method is Method.POST and not operation.unbound:
                 claim = _claim(operation, request, caller, sent.value)
 
+        if operation.unbound:
+            note = partial(self._recording.note, operation, caller)
+            return await self._serve_unbound(operation, UnboundCall(path, body, caller, request, note))
         call = partial(Call, path=path, query=query, body=body, caller=caller)
         async with self._transaction(operation.method) as connection:
             await self._require_membership(operation, connection, caller, path, body)
@@ -150,6 +148,16 @@ class Dispatcher:
         )
         preconditions.require_match(request.headers, preconditions.entity_tag(current))
         return subject
+
+    async def _serve_unbound(self, operation: AnyOperation, call: UnboundCall[Any, Any]) -> web.Response:
+        answer = await operation.handler(call)
+        response = _answer(operation, operation.status, answer.model_dump(mode="json"))
+        for name, value in call.answer_headers:
+            response.headers.add(name, value)
+        return response
+
+    def _transaction(self, method: Method) -> AbstractAsyncContextManager[Connection]:
+        return self._transactions.open(reads=method is Method.GET)
 
     async def _pages(
         self, operation: AnyOperation, caller: Caller, path: Parameters, query: Any
@@ -200,27 +208,6 @@ class Dispatcher:
         # Also of what is not there: that it were written down, or not, would take another time, and tell which it is.
         raise NotPermitted(code, errors=() if in_path else (absent,))
 
-    @asynccontextmanager
-    async def _transaction(self, method: Method) -> AsyncIterator[Connection]:
-        reads = method is Method.GET
-        try:
-            async with (
-                self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
-                # A list and its total are of one moment.
-                connection.transaction(isolation="repeatable_read" if reads else "read_committed", readonly=reads),
-            ):
-                yield connection
-        except asyncpg.PostgresError as error:
-            if (error.sqlstate or "")[:2] in _PASSING_CLASSES or error.sqlstate == _READ_ONLY:
-                raise _unavailable() from error
-            raise
-        except asyncpg.InterfaceError as error:
-            if isinstance(error, ValueError):  # an argument that does not fit its column: a fault of ours
-                raise
-            raise _unavailable() from error
-        except (OSError, TimeoutError) as error:
-            raise _unavailable() from error
-
 
 def _claim(operation: AnyOperation, request: web.Request, caller: Caller, body: object) -> idempotency.Claim | None:
     keys = request.headers.getall("Idempotency-Key", [])
@@ -260,7 +247,3 @@ def _location(operation: AnyOperation, document: dict[str, object]) -> str | Non
     return (
         None if operation.location is None else BASE + operation.location.format_map(cast("dict[str, str]", document))
     )
-
-
-def _unavailable() -> Problem:
-    return Problem(ProblemCode.DATABASE_UNAVAILABLE, headers=[("Retry-After", "2")])

@@ -44,7 +44,8 @@ def page(operations: Sequence[AnyOperation]) -> str:
 <body>
 <h1>Ostiary control plane</h1>
 <p>The whole description, for programs: <a href="{BASE}/openapi.json"><code>{BASE}/openapi.json</code></a> (OpenAPI 3.1).
-Every call carries <code>Authorization: Bearer &lt;operator token&gt;</code>. Bodies are JSON, times RFC 3339 in UTC. Lists
+Calls carry <code>Authorization: Bearer &lt;token&gt;</code>, but those that make somebody known. Bodies are
+JSON, times RFC 3339 in UTC. Lists
 take <code>limit</code> and <code>cursor</code>. A POST may carry an <code>Idempotency-Key</code>: repeated, it is done
 once. What is read has an <code>ETag</code>; a change that sends it as <code>If-Match</code> is refused if somebody was
 faster. Who calls too often gets 429 with <code>Retry-After</code>. A created secret is in that one

@@ -1,7 +1,7 @@
 """What holds for every call whatever it asks: who calls, how many at once, the request id, the headers, the log line.
 
-Nobody gets in unknown, except to what `OPEN` names: a new operation is closed until someone writes it here. Whether the
-caller may do what is asked, `dispatch` decides."""
+Nobody gets in unknown, except to what `OPEN` names and to what the authorization matrix opens: a new operation is closed
+until someone writes it there. Whether the caller may do what is asked, `dispatch` decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
 from uuid import uuid4
 
@@ -19,7 +19,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ostiary.control_plane.http import interactive, problem_pages
-from ostiary.control_plane.http.access import Actor, Caller, PlatformRole
+from ostiary.control_plane.http.access import UNKNOWN, Actor, Caller, PlatformRole
+from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 from ostiary.control_plane.http.rates import CallRates, Headers
@@ -43,9 +44,15 @@ _rate_headers: ContextVar[Headers] = ContextVar("rate_headers", default=())
 # 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
 OPERATOR_TOKEN_LENGTH_MIN = 32
 
+KEY_DOCUMENT_PATH = "/.well-known/jwks.json"
 OPEN = frozenset(
     {
-        *(f"{BASE}/openapi.json", "/docs", interactive.REFERENCE, "/healthz", "/readyz"),
+        f"{BASE}/openapi.json",
+        KEY_DOCUMENT_PATH,
+        "/docs",
+        interactive.REFERENCE,
+        "/healthz",
+        "/readyz",
         *interactive.PATHS,
         *(problem_pages.PREFIX + code.page for code in ErrorCode),
     }
@@ -80,18 +87,23 @@ def request_id_of(sent: str | None) -> str:
 class Edge:
     """The one middleware, outermost. Never raises, except for cancellation: every fault becomes an answer here.
 
-    A token that is not the configuration's is shown to `authenticators` in turn; of who is known to none, `turned_away`
-    is told, if there is one."""
+    A token that is not the configuration's is shown to `authenticators` in turn; a call without one may be of a session.
+    `unknown` are the methods and paths that are for everyone. Of who is known to none, `turned_away` is told, if there is
+    one."""
 
     def __init__(
         self,
         *,
         operator_token: str,
         authenticators: Sequence[Authenticator] = (),
+        sessions: BrowserSessions | None = None,
+        unknown: Collection[tuple[str, str]] = (),
         rates: CallRates | None = None,
         turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
+        self._sessions = sessions
+        self._unknown = frozenset(unknown)
         self._rates = rates or CallRates(per_actor=None, per_address=None)
         self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
@@ -144,12 +156,14 @@ class Edge:
                     _rate_headers.set(self._rates.unknown(request.remote))
             else:
                 try:
-                    actor = await self._authenticate(request)
+                    for_everyone = (request.method, request.path) in self._unknown
+                    actor = UNKNOWN if for_everyone else await self._authenticate(request)
                 except Problem as problem:
                     if self._turned_away is not None:
                         await self._turned_away(request, problem, request_id)
                     raise
-                _rate_headers.set(self._rates.known(actor.principal))
+                taken = self._rates.unknown(request.remote) if for_everyone else self._rates.known(actor.principal)
+                _rate_headers.set(taken)
                 _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)
         except Problem as problem:
@@ -167,6 +181,8 @@ class Edge:
         """By the path as routed: whatever is not open by name is closed, addresses where nothing is included."""
         sent = request.headers.getall("Authorization", [])
         if not sent:
+            if self._sessions is not None and (actor := await self._sessions.actor(request)) is not None:
+                return actor
             _rate_headers.set(self._rates.unknown(request.remote))
             raise Problem(ProblemCode.CREDENTIALS_MISSING, headers=[("WWW-Authenticate", 'Bearer realm="ostiary"')])
         scheme, _, token = sent[0].partition(" ")

@@ -43,7 +43,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     codes = {*COMMON, *operation.refusals}
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
-    if operation.method is Method.POST:
+    if operation.method is Method.POST and not operation.unbound:
         codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.method is not Method.GET or preconditions.has_versions(operation):
         codes.add(ProblemCode.PRECONDITION_FAILED)
@@ -145,7 +145,7 @@ def _operation(operation: AnyOperation, subject: AnyOperation | None, schemas: d
         "responses": responses,
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
-    if operation.method is Method.POST:
+    if operation.method is Method.POST and not operation.unbound:
         parameters.append(_IDEMPOTENCY_KEY)
     if subject is not None:
         parameters.append(_IF_MATCH)

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from aiohttp import web
+
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.access import Caller
-from ostiary.control_plane.http.auditing import Audited, AuditedExport
+from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Note
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
 
@@ -42,20 +44,34 @@ class Call(Generic[PathT, QueryT, BodyT]):
     connection: Connection
 
 
+@dataclass(frozen=True, slots=True)
+class UnboundCall(Generic[PathT, BodyT]):
+    """One call that is bound to no transaction: its handler opens its own (`http.transactions`). For what has to wait in
+    between (a password is hashed) and must not hold a connection meanwhile, and for what stays although the call is refused
+    (a failed attempt). `note` writes what was done into the audit log; `answer_headers` go out with the answer."""
+
+    path: PathT
+    body: BodyT
+    caller: Caller
+    request: web.Request
+    note: Note
+    answer_headers: list[tuple[str, str]] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation(Generic[PathT, QueryT, BodyT]):
     """`path` is below /api/v1. `refusals` are those of the handler itself; those of authorization, of reading the request
     and of faults belong to every operation. `shown_once` names fields of the answer that are never stored. `location` is
     the new resource's path, with fields of the answer in braces. `csv` is what an item of the list is, where it may be had
     as CSV too: the query then has `format`, and `cursor` if the list has pages. `audited` says what the audit log is told;
-    what changes something is not served without it."""
+    what changes something is not served without it. `unbound` ones get an UnboundCall, and take no Idempotency-Key."""
 
     id: str
     method: Method
     path: str
     tag: str
     summary: str
-    handler: Callable[[Call[PathT, QueryT, BodyT]], Awaitable[Answer]]
+    handler: Callable[[Any], Awaitable[Answer]]  # takes what the functions below say
     answer: type[Answer]
     path_model: type[PathT]
     query_model: type[QueryT]
@@ -65,7 +81,8 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     shown_once: frozenset[str] = frozenset()
     location: str | None = None
     csv: type[Answer] | None = None
-    audited: Audited | AuditedExport | None = None
+    unbound: bool = False
+    audited: Audited | AuditedExport | AuditedByItself | None = None
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -136,6 +153,39 @@ def change(
         refusals=refusals,
         shown_once=shown_once,
         location=location,
+    )
+
+
+def change_unbound(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[UnboundCall[PathT, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    audited: AuditedByItself,
+    body_model: type[BodyT] | type[NoBody] = NoBody,
+    path_model: type[PathT] | type[NoParameters] = NoParameters,
+    status: int = 200,
+    refusals: tuple[ProblemCode, ...] = (),
+) -> AnyOperation:
+    """A POST that opens its own transactions."""
+    return Operation(
+        id=id,
+        method=Method.POST,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        audited=audited,
+        path_model=path_model,
+        query_model=NoParameters,
+        body_model=body_model,
+        status=status,
+        refusals=refusals,
+        unbound=True,
     )
 
 

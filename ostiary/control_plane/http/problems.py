@@ -25,10 +25,15 @@ class ProblemCode(Enum):
 
     MALFORMED_REQUEST = Meaning(400, "Malformed request", "The request can't be read.")
     CREDENTIALS_MISSING = Meaning(
-        401, "Credentials missing", "Send the operator token: Authorization: Bearer <operator token>."
+        401, "Credentials missing", "Send a token: Authorization: Bearer <token>. Or sign in, in a browser."
     )
-    CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "The operator token is not valid.")
+    CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "This is not valid, or not any more.")
     ROLE_MISSING = Meaning(403, "Role missing", "Your role does not allow this; see /docs for the one that does.")
+    FOREIGN_PAGE = Meaning(
+        403,
+        "Foreign page",
+        "By a session, changes are made from pages of this server alone, with the header X-Ostiary-Request: 1.",
+    )
     NOT_FOUND = Meaning(404, "Not found", "There is nothing at this address; see /docs for what there is.")
     METHOD_NOT_ALLOWED = Meaning(405, "Method not allowed", "This resource does not take this method; see Allow.")
     REQUEST_TIMEOUT = Meaning(408, "Request timeout", "The body did not arrive in time.")
@@ -40,7 +45,8 @@ class ProblemCode(Enum):
         409,
         "Secret already shown",
         "An earlier call with this Idempotency-Key made the secret, and it was in that one answer. If the answer was lost, "
-        "rotate the key with a new Idempotency-Key, and end the generation whose secret nobody has.",
+        "rotate the key with a new Idempotency-Key, and end the generation whose secret nobody has; or revoke what was made, "
+        "and make another.",
     )
     BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than 64 KiB.")
     UNSUPPORTED_MEDIA_TYPE = Meaning(
@@ -59,6 +65,9 @@ class ProblemCode(Enum):
         "This Idempotency-Key belongs to an earlier call that was not the same. Use a new one for every new call.",
     )
     RATE_LIMITED = Meaning(429, "Rate limited", "Too many calls. Wait as many seconds as Retry-After says.")
+    TOO_MANY_ATTEMPTS = Meaning(
+        429, "Too many attempts", "Too many attempts to sign in have failed. Wait as long as Retry-After says."
+    )
     INTERNAL_ERROR = Meaning(500, "Internal error", "Something went wrong here. The log has this request_id.")
     OVERLOADED = Meaning(503, "Overloaded", "Too many calls are under way. Try again soon.")
     KEY_SERVICE_UNAVAILABLE = Meaning(
@@ -66,6 +75,11 @@ class ProblemCode(Enum):
         "Key service unavailable",
         "The service that keeps the key-encryption key can't be asked now, so no secret can be stored: no key was made. Try "
         "again soon.",
+    )
+    ISSUER_UNAVAILABLE = Meaning(
+        503,
+        "Issuer unavailable",
+        "The keys of your token's issuer can't be had now. Keep the token, and try again soon.",
     )
     DATABASE_UNAVAILABLE = Meaning(503, "Database unavailable", "Postgres can't be used now. Try again soon.")
 

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import reading
-from ostiary.control_plane.http.access import Caller
+from ostiary.control_plane.http.access import UNKNOWN, Actor, Caller
 from ostiary.control_plane.http.auditing import (
-    UNKNOWN,
     Audited,
+    AuditedByItself,
     AuditedExport,
     AuditTrail,
     Entry,
@@ -66,7 +66,9 @@ class Recording:
         wrongly: at start, not in a call."""
         audited = operation.audited
         if not isinstance(audited, Audited):
-            if operation.method is not Method.GET:
+            if operation.unbound != isinstance(audited, AuditedByItself) or (
+                operation.method is not Method.GET and not operation.unbound
+            ):
                 raise ValueError(
                     f"{operation.id} changes something, and does not say what is written into the audit log"
                 )
@@ -111,6 +113,34 @@ class Recording:
             resource_type=audited.resource,
             resource_id=str(ids[audited.id_from]),
             organization_id=begun.owner or await self._owner(connection, audited, ids),
+            outcome=Outcome.DONE,
+            before=before,
+            after=after,
+        )
+        await self._log.append(connection, entry)
+
+    async def note(
+        self,
+        operation: AnyOperation,
+        caller: Caller,
+        connection: Connection,
+        *,
+        resource_id: str,
+        organization_id: str | None = None,
+        before: Mapping[str, object] | None = None,
+        after: Mapping[str, object] | None = None,
+        actor: Actor | None = None,
+    ) -> None:
+        """For what opens its own transactions: see `auditing.Note`."""
+        assert operation.audited is not None  # noqa: S101  `check` saw to that
+        entry = Entry(
+            actor=actor or caller.actor,
+            address=caller.address,
+            request_id=caller.request_id,
+            operation=operation.id,
+            resource_type=operation.audited.resource,
+            resource_id=resource_id,
+            organization_id=organization_id,
             outcome=Outcome.DONE,
             before=before,
             after=after,

@@ -34,28 +34,28 @@ from ostiary.control_plane.usage.service import Usage
 
 def operations(usage: Usage) -> tuple[AnyOperation, ...]:
     async def daily(call: Call[NoParameters, DailyQuery, NoBody]) -> UsageDays:
-        return await usage.daily(call.connection, call.query)
+        return await usage.daily(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def summary(call: Call[NoParameters, SummaryQuery, NoBody]) -> UsageSummary:
-        return await usage.summary(call.connection, call.query)
+        return await usage.summary(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def endpoints(call: Call[NoParameters, GroupsQuery, NoBody]) -> EndpointUsages:
-        return await usage.endpoints(call.connection, call.query)
+        return await usage.endpoints(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def errors(call: Call[NoParameters, GroupsQuery, NoBody]) -> ErrorUsages:
-        return await usage.errors(call.connection, call.query)
+        return await usage.errors(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def overage(call: Call[NoParameters, OverageQuery, NoBody]) -> KeyOverages:
-        return await usage.overage(call.connection, call.query)
+        return await usage.overage(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def shadow(call: Call[NoParameters, ShadowQuery, NoBody]) -> ShadowLimits:
-        return await usage.shadow(call.connection, call.query)
+        return await usage.shadow(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def quotas(call: Call[NoParameters, QuotasQuery, NoBody]) -> QuotaEvents:
-        return await usage.quotas(call.connection, call.query)
+        return await usage.quotas(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def logs(call: Call[NoParameters, LogsQuery, NoBody]) -> LoggedCalls:
-        return await usage.logs(call.connection, call.query)
+        return await usage.logs(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def daily_of_app(call: Call[AppPath, DaysQuery, NoBody]) -> UsageDays:
         return await usage.daily_of_app(call.connection, call.path.app_id, call.query)

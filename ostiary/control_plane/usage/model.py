@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ostiary.control_plane.http import (
@@ -66,8 +66,24 @@ Interval = Literal["minute", "hour", "day"]
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
-class CallFilter(Parameters):
-    """Which calls: all those given must hold; without any, everyone's."""
+class Visible(Parameters):
+    """A question that sees calls of some organizations alone. Until `seen_by` says of which, of none."""
+
+    _organizations: tuple[str, ...] | None = PrivateAttr(default=())
+
+    def seen_by(self, organizations: tuple[str, ...] | None) -> Self:
+        """The same question, of these organizations, or of all if None."""
+        copy = self.model_copy()
+        copy._organizations = organizations
+        return copy
+
+    @property
+    def organizations(self) -> tuple[str, ...] | None:
+        return self._organizations
+
+
+class CallFilter(Visible):
+    """Which calls: all those given must hold; without any, everyone's that may be seen."""
 
     organization_id: Uuid | None = None
     app_id: Uuid | None = None
@@ -118,7 +134,7 @@ class ShadowQuery(UsageQuery):
     format: FormatField = "json"
 
 
-class QuotasQuery(SpanQuery):
+class QuotasQuery(SpanQuery, Visible):
     """Whose quotas: those that count this organization, app or key as a whole; several are all told of."""
 
     organization_id: Uuid | None = None

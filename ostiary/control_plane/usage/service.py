@@ -81,7 +81,7 @@ class Usage:
     async def daily_of_app(self, connection: Connection, app_id: str, query: DaysQuery) -> UsageDays:
         """An app without calls has days of zero; one that does not exist is refused."""
         await self._accounts.app(connection, app_id)
-        return await self.daily(connection, DailyQuery(days=query.days, app_id=app_id))
+        return await self.daily(connection, DailyQuery(days=query.days, app_id=app_id).seen_by(None))
 
     async def summary(self, connection: Connection, query: SummaryQuery) -> UsageSummary:
         query = await _with_app(connection, query)

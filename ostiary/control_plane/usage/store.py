@@ -66,6 +66,8 @@ def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = Fals
         "environment": asked.environment,
     }
     found = [f"{column} = {arguments.add(value)}" for column, value in wanted.items() if value is not None]
+    if asked.organizations is not None:
+        found.append(f"organization_id = ANY({arguments.add(list(asked.organizations))}::uuid[])")
     if asked.status is not None:
         status_class = int(asked.status[0])
         if by_class:
@@ -201,7 +203,7 @@ async def by_error(
             GROUP BY route, method, status
         )
         SELECT route, method, status, calls::bigint, of::bigint, count(*) OVER () AS total FROM by_status
-        WHERE status >= 400{conditions(CallFilter(status=asked.status), arguments)}
+        WHERE status >= 400{conditions(CallFilter(status=asked.status).seen_by(None), arguments)}
         ORDER BY calls DESC, route, method, status LIMIT {arguments.add(limit)}
         """,  # noqa: S608  as above
         *arguments.values,
@@ -271,15 +273,24 @@ async def quota_events(
     subjects = [f"{test}{kind}:{value}" for kind, value in whose.items() if value is not None for test in ("", "test:")]
     rows = await connection.fetch(
         """
-        -- Guarantees the latest events of these subjects, or of all.
+        -- Guarantees the latest events of these subjects, or of all; and none but of the organizations, their apps and their
+        -- keys that may be seen, if that is not all of them.
         SELECT subject, quota, threshold, calls_max, reached_at, period_ends, count(*) OVER () AS total FROM quota_events
         WHERE reached_at >= $1 AND reached_at < $2 AND (cardinality($3::text[]) = 0 OR subject = ANY($3))
+            AND ($5::uuid[] IS NULL OR subject IN (
+                SELECT environment || visible FROM (VALUES (''), ('test:')) AS e (environment), (
+                    SELECT 'o:' || unnest($5::uuid[])
+                    UNION ALL SELECT 'a:' || id FROM apps WHERE organization_id = ANY($5)
+                    UNION ALL SELECT 'k:' || k.id FROM api_keys k JOIN apps a ON a.id = k.app_id
+                        WHERE a.organization_id = ANY($5)
+                ) AS subjects (visible)))
         ORDER BY reached_at DESC, subject, quota, threshold DESC LIMIT $4
         """,
         since,
         until,
         subjects,
         limit,
+        None if asked.organizations is None else list(asked.organizations),
     )
     found = [QuotaEvent(**{name: row[name] for name in QuotaEvent.model_fields}) for row in rows]
     return found, rows[0]["total"] if rows else 0

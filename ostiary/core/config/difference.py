@@ -178,6 +178,8 @@ def _setting_parts(configuration: Configuration) -> Parts:
         ),
         "gateway.limits.held_bodies": _size(limits.held_body_bytes),
         "control_plane.operator_token": _secret(control.operator_token),
+        "control_plane.public_url": Part(control.public_url, control.public_url or "none"),
+        "control_plane.issuer": Part(control.issuer, "none" if control.issuer is None else control.issuer.issuer.url),
         "control_plane.key_prefix": Part(control.key_prefix, control.key_prefix or "none"),
         "stores.redis": Part(stores.redis, place_words(stores.redis)),
         "stores.redis_deadline": _duration(stores.redis_deadline_seconds),

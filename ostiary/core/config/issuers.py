@@ -24,7 +24,7 @@ from ostiary.core.config.kinds import Choice, Duration, Flag, NameUse, TextKind,
 from ostiary.core.config.pem import NO_CERTIFICATE, PemFile, certificates
 from ostiary.core.config.plans import NAME
 from ostiary.core.config.reading import Place, Reading, Refused
-from ostiary.core.issuers import Algorithm, ByClaim, ClaimPath, Issuer, KeysAt, KeysInFile
+from ostiary.core.issuers import Algorithm, ByClaim, ClaimPath, Issuer, KeysAt, KeysInFile, SignInIssuer
 from ostiary.core.key_set import KeySetRefused, algorithms_of, parse_key_set
 from ostiary.core.model import Environment
 
@@ -273,5 +273,46 @@ ISSUER: Record[Issuer] = Record(
         *(_SUBJECT, _SCOPES, _REQUIRED, _TOKEN_TYPES, _REQUIRE_EXPIRY, _MAX_LIFETIME),
     ),
     _issuer,
+)
+# --- who signs in to the control plane by it --------------------------------------------------------------------------
+
+_EMAIL = optional("email", CLAIM, "The claim with the user's address of e-mail; `email` if not given.")
+_VERIFIED_EMAIL = defaulted(
+    "require_verified_email",
+    Flag(),
+    "`false` believes an address without `email_verified`. Only for an issuer whose users can't choose their address.",
+    "true",
+)
+
+
+def _sign_in_issuer(values: Values) -> SignInIssuer | Refused:
+    keys = values[_JWKS]
+    algorithms = frozenset(values[_ALGORITHMS] or _DEFAULT_ALGORITHMS)
+    if isinstance(keys, KeysInFile) and not algorithms & algorithms_of(parse_key_set(keys.document)):
+        return values.problem(_JWKS, "has no key for any of the algorithms", "add the algorithm of its keys")
+    issuer = Issuer(
+        name="sign-in",
+        url=values[_ISSUER_URL],
+        audiences=values[_AUDIENCE],
+        keys=keys,
+        algorithms=algorithms,
+        environment="",
+        required={(name,): text for name, text in values[_REQUIRED].items()},
+        token_types=frozenset(values[_TOKEN_TYPES]),
+        lifetime_seconds_max=values[_MAX_LIFETIME],
+        skew_seconds=values[_SKEW],
+    )
+    email = ("email",) if (claim := values[_EMAIL]) is None else claim
+    return SignInIssuer(issuer, email, values[_VERIFIED_EMAIL])
+
+
+SIGN_IN_ISSUER: Record[SignInIssuer] = Record(
+    "Issuer of the control plane",
+    "Whose tokens let users in. Who they are is the token's to say; what they may, never.",
+    (
+        *(_ISSUER_URL, _AUDIENCE, _JWKS, _ALGORITHMS, _SKEW, _EMAIL, _VERIFIED_EMAIL),
+        *(_REQUIRED, _TOKEN_TYPES, _MAX_LIFETIME),
+    ),
+    _sign_in_issuer,
 )
 ISSUERS = MapOf(NAME, Placed(ISSUER), high=100, defines="issuer")

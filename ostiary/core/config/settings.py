@@ -20,6 +20,7 @@ from ostiary.core.config.fields import (
     optional,
 )
 from ostiary.core.config.header_edits import SECURITY
+from ostiary.core.config.issuers import SIGN_IN_ISSUER
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
 from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
@@ -297,10 +298,25 @@ _APP_APPROVAL = defaulted(
     "(`manual`). Apps that operators make are approved.",
     "automatic",
 )
+_PUBLIC_URL = optional(
+    "public_url",
+    TextKind(r"https?://[A-Za-z0-9.:\[\]-]{1,255}", "scheme and host, as in `https://console.example.com`"),
+    "Where browsers find it, behind a proxy with TLS: their cookies and pages are held to it, and tokens name it.",
+)
+_SIGN_IN_ISSUER = optional("issuer", SIGN_IN_ISSUER, "Whose tokens let users in, besides our own.")
 CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
     "Control plane",
     "The API that manages organizations, apps, keys and plans.",
-    (_CONTROL_LISTEN, _OPERATOR_TOKEN, _KEY_PREFIX, _RATE_PER_ACTOR, _RATE_PER_ADDRESS, _APP_APPROVAL),
+    (
+        _CONTROL_LISTEN,
+        _PUBLIC_URL,
+        _OPERATOR_TOKEN,
+        _SIGN_IN_ISSUER,
+        _KEY_PREFIX,
+        _RATE_PER_ACTOR,
+        _RATE_PER_ADDRESS,
+        _APP_APPROVAL,
+    ),
     lambda values: ControlPlaneSettings(
         listen=values[_CONTROL_LISTEN],
         operator_token=values[_OPERATOR_TOKEN],
@@ -308,6 +324,8 @@ CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
         rate_per_actor=values[_RATE_PER_ACTOR],
         rate_per_address=values[_RATE_PER_ADDRESS],
         app_approval=values[_APP_APPROVAL],
+        public_url=values[_PUBLIC_URL],
+        issuer=values[_SIGN_IN_ISSUER],
     ),
 )
 

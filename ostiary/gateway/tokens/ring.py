@@ -14,12 +14,12 @@ from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.issuers import Issuer
 from ostiary.core.key_set import PublicKey
 from ostiary.core.model import Key
+from ostiary.core.token_signatures import SignatureRefused, verify_signature
 from ostiary.core.tokens import ParsedToken, TokenRefused, check_claims, key_of, parse_token
 from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.tokens.issuer_keys import IssuerKeys
-from ostiary.gateway.tokens.signature import SignatureRefused, verify_signature
 
 # Some 2 KB each with what the request path prepares for it: 40 MB in a worker that has this many tokens in use.
 CAPACITY = 20_000

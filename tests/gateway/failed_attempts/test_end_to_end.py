@@ -18,9 +18,9 @@ from ostiary.core.credentials import generate_key_id, generate_secret
 from ostiary.core.issuers import Issuer
 from ostiary.core.model import Authentication, Environment, FailedAttempts, Scheme
 from ostiary.core.signing import sign_request
+from ostiary.core.token_signatures import verify_signature
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.tokens import ring
-from ostiary.gateway.tokens.signature import verify_signature
 from tests.gateway.keys.conftest import KeyDatabase, make_key, until
 from tests.support.gateway import (
     KEY_ID,
