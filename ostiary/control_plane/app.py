@@ -263,7 +263,9 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
 
 
 def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str]) -> None:
-    described = json.dumps(openapi.document(declared)).encode()
+    described = json.dumps(
+        openapi.document(declared, unknown=[each.id for each in declared if MATRIX[each.id].unknown])
+    ).encode()
     # By path: the description of this API, and of each error code of the gateway.
     pages = {
         interactive.REFERENCE: documentation.page(declared),

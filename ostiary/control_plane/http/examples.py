@@ -23,6 +23,8 @@ _BY_NAME: Mapping[str, Any] = {
     "name": "Shop",
     "description": "The shop's own back end.",
     "email": "ada@example.com",
+    "password": "correct horse battery staple",
+    "new_password": "correct horse battery staple",
     "reason": "It was in a public repository.",
     "revoked_at": None,
     "revoked_reason": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -55,13 +55,15 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     return tuple(sorted(codes, key=lambda code: (code.value.status, code.code)))
 
 
-def document(operations: Sequence[AnyOperation]) -> dict[str, Any]:
-    """The whole document. Two models of one name would be an error here, at start, not a wrong document."""
+def document(operations: Sequence[AnyOperation], *, unknown: Collection[str] = ()) -> dict[str, Any]:
+    """The whole document; `unknown` are the ids of operations for callers who are not known yet. Two models of one name would be an error here, at start, not a wrong document."""
     schemas = _schemas(operations)
     subjects = preconditions.subjects(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         described = _operation(operation, subjects.get(operation.id), schemas)
+        if operation.id in unknown:
+            described["security"] = []
         paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
