@@ -32,7 +32,11 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 class ApiError(click.ClickException):
-    """The API refused, or could not be asked. Exit status 1."""
+    """The API refused, or could not be asked. Exit status 1. `problem` is its problem document, empty without one."""
+
+    def __init__(self, message: str, problem: Document | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,7 @@ class Client:
                 f"{self.address.shown} answered {response.status} without a document: that is no control plane"
             ) from error
         if response.status >= 300:
-            raise ApiError(_told(response.status, document))
+            raise ApiError(_told(response.status, document), document)
         return cast("Document", document)
 
 

@@ -50,4 +50,16 @@ def gateway(config_path: str) -> None:
 
 
 async def _supervise(path: Path, configuration: Configuration, handover: Handover | None) -> int:
-    return await Supervisor(path=path, configuration=configuration, load=load_file, handover=handover).run()
+    beginning = None
+    if configuration.published is not None:
+        # Not above: a gateway whose routes are its file's needs no client of Postgres in this process.
+        from ostiary.gateway.published import CannotBegin, LastGood, begin
+
+        try:
+            beginning = await begin(configuration, LastGood(configuration.stores.state))
+        except CannotBegin as error:
+            raise CannotStart(str(error)) from error
+        configuration = beginning.configuration
+    return await Supervisor(
+        path=path, configuration=configuration, load=load_file, handover=handover, beginning=beginning
+    ).run()

@@ -14,7 +14,19 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, apps, audit, keys, members, plans, platform_tokens, sign_in, usage, users
+from ostiary.control_plane import (
+    accounts,
+    apps,
+    audit,
+    keys,
+    members,
+    plans,
+    platform_tokens,
+    routes,
+    sign_in,
+    usage,
+    users,
+)
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import (
     MigrationError,
@@ -114,7 +126,14 @@ async def build_app(
         *platform_tokens.operations(tokens),
         *accounts.operations(directory),
         *apps.operations(apps.Apps(accounts=directory), audited=accounts.audited_app(directory)),
-        *keys.operations(keys.Keys(plans=configuration.plans.keys(), envelope=envelope, key_prefix=prefix)),
+        *keys.operations(
+            keys.Keys(
+                plans=routes.plans_in_force if configuration.published else keys.the_plans(configuration.plans),
+                envelope=envelope,
+                key_prefix=prefix,
+            )
+        ),
+        *routes.operations(routes.Routes()),
         *plans.operations(configuration.plans),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),

@@ -76,6 +76,14 @@ MATRIX: Mapping[str, Access] = {
     # Plans: nobody's secret
     "listPlans": anyone(),
     "getPlan": anyone(),
+    # Published routes. Comparing is reading.
+    "getRoutes": PLATFORM_READERS,
+    "listRouteVersions": PLATFORM_READERS,
+    "getRouteVersion": PLATFORM_READERS,
+    "diffRoutes": PLATFORM_READERS,
+    "routesStatus": PLATFORM_READERS,
+    "applyRoutes": OPERATORS,
+    "rollBackRoutes": OPERATORS,
     # Usage
     "usageSummary": THEIR_OWN,
     "usageDaily": THEIR_OWN,

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from ostiary.core.edge import PLAIN_EDGE, AddressLists, Edge, SecurityHeaders
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.issuers import Issuer, SignInIssuer
+from ostiary.core.published import PublishedRoutes
 from ostiary.core.scopes import missing
 from ostiary.core.upstream import Upstream
 from ostiary.core.usage import DEFAULT_USAGE, UsageSettings
@@ -552,7 +553,8 @@ class Stores:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A checked configuration: every name resolves, nothing contradicts. Mappings are by name."""
+    """A checked configuration: every name resolves, nothing contradicts. Mappings are by name. With `published`, plans,
+    upstreams, routes, issuers and certificates are those of a version that the control plane published; empty without one."""
 
     gateway: GatewaySettings
     control_plane: ControlPlaneSettings
@@ -565,6 +567,7 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     certificates: tuple[CertificateUse, ...] = ()
+    published: PublishedRoutes | None = None
 
     @property
     def metered(self) -> bool:

@@ -1,5 +1,5 @@
-"""The configuration in force, and how the file's takes its place: read once the file has come to rest, tried by one worker,
-then given to all. A file that is refused changes nothing."""
+"""The configuration in force, and how another takes its place: the file's, read once the file has come to rest, or a version
+of the routes that the control plane published. One worker tries it, then all get it; what is refused changes nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ostiary.core.model import Configuration
+from ostiary.core.published import RouteVersion
 from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.children import Children
 from ostiary.gateway.reload import (
@@ -18,8 +20,10 @@ from ostiary.gateway.reload import (
     PROBLEMS_LOGGED_MAX,
     FileWatch,
     Refused,
+    RefusedVersion,
     ReloadResult,
     certificate_files,
+    complete,
     needs_restart,
     read_whole,
 )
@@ -35,7 +39,10 @@ FILE_POLL_SECONDS = 0.5
 
 class InForce:
     """`packed` is the configuration as children are given it, `generation` its number. `load` reads the file again and raises
-    ConfigurationError. `changing` is held during a reload: a rolling restart takes turns with it."""
+    ConfigurationError. `changing` is held during a reload: a rolling restart takes turns with it.
+
+    Where routes are published, `configuration` is `host`, which the file says, with `version`; `refused` is a newer version
+    that can't be taken, with the reasons. It is tried again whenever the file changes, or one that is named."""
 
     def __init__(
         self,
@@ -46,9 +53,16 @@ class InForce:
         load: Callable[[Path], Configuration],
         metrics: Metrics,
         changing: asyncio.Lock,
+        host: Configuration | None = None,
+        version: RouteVersion | None = None,
+        refused: RefusedVersion | None = None,
     ) -> None:
         self.path = path
         self.configuration = configuration
+        self.version = version
+        self.refused = refused
+        self._host = configuration if host is None else host
+        self._watch = FileWatch(path, (*certificate_files(configuration), *(refused.followed if refused else ())))
         self.packed = pack_configuration(configuration)
         self.generation = generation
         self._load = load
@@ -60,6 +74,7 @@ class InForce:
         metrics.values[metrics.gauge("config_generation")] = generation
         for name in ("config_reloads_total", "config_reload_failures_total"):
             metrics.counter(name)
+        self._tell_version()
 
     def ask(self) -> None:
         """The file is to be read again, changed or not."""
@@ -67,45 +82,112 @@ class InForce:
 
     async def follow(self, children: Children) -> None:
         """Brings what the file says in force, in the children, whenever it changes. Runs until cancelled."""
-        watch = FileWatch(self.path, certificate_files(self.configuration))
         while True:
             self._tell_expiry()
             try:
                 await asyncio.wait_for(self._wanted.wait(), FILE_POLL_SECONDS)
             except TimeoutError:
                 tell_left_out()
-                if not watch.came_to_rest():
+                if not self._watch.came_to_rest():
                     continue
             self._wanted.clear()
             async with self._changing:
-                watch.mark_read()
-                problems = await self._reload(watch, children)
+                self._watch.mark_read()
+                problems = await self._reload(children)
                 self._report(problems)
 
-    async def _reload(self, watch: FileWatch, children: Children) -> tuple[str, ...]:
+    async def _reload(self, children: Children) -> tuple[str, ...]:
         """Brings the file in force, or gives the reasons why not; then nothing has changed."""
         try:
-            configuration = await asyncio.to_thread(read_whole, self.path, self._load, watch)
+            host = await asyncio.to_thread(read_whole, self.path, self._load, self._watch)
         except Refused as refused:
-            watch.follow(self._followed(refused.followed))
+            self._watch.follow(self._followed(refused.followed))
             return refused.problems
-        watch.follow(self._followed(certificate_files(configuration)))
-        if fields := needs_restart(self.configuration, configuration):
+        self._watch.follow(self._followed(certificate_files(host)))
+        if fields := needs_restart(self.configuration, host):
             names = ", ".join(fields)
             return (f"{self.path}: {names}: changed, and takes effect only at a restart; nothing was reloaded",)
-        return await self._hand_out(configuration, children)
+        problems: tuple[str, ...] = ()
+        waiting = self.refused
+        for version in (self.version,) if waiting is None else (waiting.version, self.version):
+            followed: tuple[str, ...] = ()
+            try:
+                configuration = await asyncio.to_thread(complete, host, version)
+            except Refused as refused:
+                followed, problems = refused.followed, refused.problems
+                self._watch.follow(self._followed(followed))
+            else:
+                self._watch.follow(self._followed(certificate_files(configuration)))
+                problems = await self._hand_out(configuration, children, of=str(self.path))
+            if not problems:
+                self._host = host
+                self._now_runs(version)
+                return ()
+            if waiting is not None and version is waiting.version:
+                self.refused = RefusedVersion(waiting.version, problems, followed)
+        return problems
+
+    async def take(self, version: RouteVersion, children: Children) -> None:
+        """Brings a version of the routes in force in all workers, or in none: then it is `refused`. Of the host's own
+        settings nothing changes, whatever has become of its files."""
+        name = f"version {version.number} of the routes"
+        followed: tuple[str, ...] = ()
+        async with self._changing:
+            try:
+                composed = await asyncio.to_thread(complete, self._host, version)
+            except Refused as refused:
+                followed, problems = refused.followed, refused.problems
+            else:
+                configuration = replace(
+                    self.configuration,
+                    plans=composed.plans,
+                    upstreams=composed.upstreams,
+                    routes=composed.routes,
+                    issuers=composed.issuers,
+                    certificates=composed.certificates,
+                    warnings=composed.warnings,
+                )
+                self._watch.follow(self._followed(certificate_files(configuration)))
+                problems = await self._hand_out(configuration, children, of=name)
+            if problems:
+                self.refused = RefusedVersion(version, problems, followed)
+                self._watch.follow(self._followed(followed))
+                self._tell_version()
+                self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
+                fields = {
+                    "version": version.number,
+                    "in_force": None if self.version is None else self.version.number,
+                    "problems": list(problems[:PROBLEMS_LOGGED_MAX]),
+                    "problem_count": len(problems),
+                }
+                log.error("routes_refused", extra={"fields": fields})
+                return
+            self._now_runs(version)
+            self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
+            self._metrics.values[self._metrics.gauge("config_generation")] = self.generation
+            self.tell_warnings()
+
+    def _now_runs(self, version: RouteVersion | None) -> None:
+        if version is not self.version and version is not None:
+            self.refused = None
+            log.info("routes_in_force", extra={"fields": {"version": version.number, "generation": self.generation}})
+        self.version = version
+        self._tell_version()
 
     def _followed(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
-        """The certificate files in force, and those of a configuration that may not come in force."""
-        return tuple(dict.fromkeys((*certificate_files(self.configuration), *candidates)))
+        """The certificate files in force, those of a configuration that may not come in force, and those that may mend a
+        version of the routes."""
+        mending = () if self.refused is None else self.refused.followed
+        return tuple(dict.fromkeys((*certificate_files(self.configuration), *candidates, *mending)))
 
-    async def _hand_out(self, configuration: Configuration, children: Children) -> tuple[str, ...]:
-        """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced."""
+    async def _hand_out(self, configuration: Configuration, children: Children, *, of: str) -> tuple[str, ...]:
+        """One worker first: what it refuses reaches no other. One of the rest that fails then is replaced. `of` says what is
+        handed out."""
         packed = pack_configuration(configuration)
         generation = self.generation + 1
         first = next((worker for worker in children.workers if worker.state is State.READY), None)
         if first is not None and (problem := await first.reload(generation, packed)) is not None:
-            return (f"{self.path}: {problem}",)
+            return (f"{of}: {problem}",)
         self.configuration, self.packed, self.generation = configuration, packed, generation
         rest = [slot for slot in children.slots if slot is not first]
         problems = await asyncio.gather(*(slot.reload(generation, packed) for slot in rest))
@@ -149,6 +231,13 @@ class InForce:
             log.info("reloaded", extra={"fields": {"generation": self.generation}})
             self.tell_warnings()
 
+    def _tell_version(self) -> None:
+        if self._host.published is None:
+            return
+        values = self._metrics.values
+        values[self._metrics.gauge("config_routes_version")] = 0 if self.version is None else self.version.number
+        values[self._metrics.gauge("config_routes_refused")] = float(self.refused is not None)
+
     def tell_warnings(self) -> None:
         if warnings := self.configuration.warnings[:PROBLEMS_KEPT_MAX]:
             log.warning("configuration_warnings", extra={"fields": {"warnings": list(warnings)}})
@@ -159,4 +248,14 @@ class InForce:
             "generation": self.generation,
             "warnings": list(self.configuration.warnings[:PROBLEMS_KEPT_MAX]),
             "last_reload": self._last_reload.status() if self._last_reload else None,
+        }
+
+    def status_of_routes(self) -> dict[str, object]:
+        refused = self.refused
+        return {
+            "version": None if self.version is None else self.version.number,
+            "published_at": None if self.version is None else self.version.published_at,
+            "refused": None
+            if refused is None
+            else {"version": refused.version.number, "problems": list(refused.problems[:PROBLEMS_KEPT_MAX])},
         }

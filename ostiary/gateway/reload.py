@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ostiary.core.config import ConfigurationError
+from ostiary.core.config import ConfigurationError, compose
 from ostiary.core.model import Configuration
+from ostiary.core.published import RouteVersion
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 
@@ -98,6 +99,15 @@ class Refused(Exception):
         self.followed = followed
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedVersion:
+    """A published version that can't be taken here, and why. A change of one of the files `followed` may mend it."""
+
+    version: RouteVersion
+    problems: tuple[str, ...]
+    followed: tuple[str, ...] = ()
+
+
 def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWatch) -> Configuration:
     """The configuration in a file that did not change while it was read. Raises Refused and nothing else: a defect of the
     loader must not do what a mistake in the file can't."""
@@ -115,6 +125,19 @@ def read_whole(path: Path, load: Callable[[Path], Configuration], watch: FileWat
     return configuration
 
 
+def complete(host: Configuration, version: RouteVersion | None) -> Configuration:
+    """A host's configuration with a published version of the routes. Raises Refused and nothing else."""
+    try:
+        return compose(host, version)
+    except ConfigurationError as error:
+        problems = tuple(str(problem) for problem in error.problems[:PROBLEMS_KEPT_MAX])
+        raise Refused(problems, error.followed) from error
+    except Exception as error:
+        log.exception("routes_not_read")
+        number = None if version is None else version.number
+        raise Refused((f"version {number} of the routes: can't be read: {type(error).__name__}",)) from error
+
+
 def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
     """Names of changed fields that a running gateway can't take: its sockets and the stores it is connected to."""
     pairs = (
@@ -128,6 +151,7 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.spool_max", old.stores.spool_bytes_max, new.stores.spool_bytes_max),
         ("stores.key_encryption_keys", _that_open(old), _that_open(new)),
         ("stores.state", old.stores.state, new.stores.state),
+        ("routes.from", old.published is None, new.published is None),
         ("usage.sink", old.usage.sink, new.usage.sink),
     )
     return tuple(name for name, before, after in pairs if before != after)

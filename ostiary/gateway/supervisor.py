@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ostiary import __version__
 from ostiary.core.model import Configuration
@@ -31,6 +31,9 @@ from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
 
+if TYPE_CHECKING:  # a gateway whose routes are its file's asks Postgres nothing from here
+    from ostiary.gateway.published import Beginning, Follower
+
 log = logging.getLogger("ostiary.gateway.supervisor")
 
 # A load balancer counts as watching when it asked this recently; it is given this long to read that we are leaving.
@@ -45,7 +48,8 @@ class CannotStart(Exception):
 class Supervisor:
     """`load` reads the file again on a reload and raises ConfigurationError. `service` names the callable, as
     `module:name`, that builds what a worker serves, and `shipper` the one that ships what the workers metered. `handover` is
-    what the program before left to this one, in a rolling restart."""
+    what the program before left to this one, in a rolling restart. `beginning` is where `configuration` has its routes from,
+    if they are published."""
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Supervisor:
         service: str = "ostiary.gateway.worker:build",
         shipper: str | None = "ostiary.gateway.shipping:build",
         handover: Handover | None = None,
+        beginning: Beginning | None = None,
     ) -> None:
         self._settings = configuration.gateway  # as it was started with: its addresses stay
         self._address = (configuration.gateway.listen.host, configuration.gateway.listen.port)
@@ -72,7 +77,12 @@ class Supervisor:
             load=load,
             metrics=self._metrics,
             changing=changing,
+            host=None if beginning is None else beginning.host,
+            version=None if beginning is None else beginning.version,
+            refused=None if beginning is None else beginning.refused,
         )
+        self._beginning = beginning
+        self._follower: Follower | None = None
         self._children = Children(
             workers=configuration.gateway.listen.workers,
             service=service,
@@ -131,8 +141,10 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see handover.become
         children.begin(self._life_ended)
         watching = asyncio.create_task(children.predecessors.watch())
+        self._follower = self._follow_routes()
         works = (
             in_force.follow(children),
+            *((self._follower.run(),) if self._follower is not None else ()),
             self._roll.follow(held),
             children.spare.keep(),
             children.take_over(self._settings.drain_seconds),
@@ -150,8 +162,11 @@ class Supervisor:
             await self._stop_wanted.wait()
             for task in others:
                 task.cancel()
+            forgetting = asyncio.create_task(self._follower.forget()) if self._follower is not None else None
             status = await self._unless_ended_at_once(self._drain())
             await children.gone()
+            if forgetting is not None:
+                await forgetting
         finally:
             watching.cancel()
             held.close()
@@ -160,6 +175,22 @@ class Supervisor:
             raise CannotStart(self._fatal)
         log.info("stopped", extra={"fields": {"exit_status": status}})
         return status
+
+    def _follow_routes(self) -> Follower | None:
+        """None where the routes are the file's."""
+        postgres = self._in_force.configuration.stores.postgres
+        if self._beginning is None or postgres is None:
+            return None
+        from ostiary.gateway.published import Follower
+
+        return Follower(
+            postgres_url=postgres,
+            node=self._node.name,
+            in_force=self._in_force,
+            children=self._children,
+            last_good=self._beginning.last_good,
+            metrics=self._metrics,
+        )
 
     def _take_sockets(self) -> HeldSockets:
         if self._handover is None:
@@ -260,9 +291,18 @@ class Supervisor:
             reasons.append("starting")
         elif not self._children.ready:
             reasons.append("no worker is ready")
+        if self._beginning is not None and self._in_force.version is None:
+            reasons.append("no routes have been published yet")
         if not self._children.predecessors.accepting:  # in a rolling restart that is stuck, those of before serve all
             reasons += [f"{slot.name} keeps dying" for slot in self._children.slots if slot.keeps_dying]
         return Readiness(tuple(reasons))
+
+    def _routes_status(self) -> dict[str, object]:
+        if self._beginning is None:
+            return {"from": "file"}
+        following = {} if self._follower is None else self._follower.status()
+        began = {"from": "control_plane", "began_with": self._beginning.origin}
+        return {**began, **self._in_force.status_of_routes(), **following}
 
     def status(self) -> dict[str, object]:
         return {
@@ -273,6 +313,7 @@ class Supervisor:
             "listen": authority(*self._address),
             "node": self._node.status(),
             **self._in_force.status(),
+            "routes": self._routes_status(),
             **self._children.status(),
             "roll_refused": self._roll.refused,
         }

@@ -40,7 +40,7 @@ async def serving_for(database: str, actor: Actor) -> AsyncIterator[Api]:
     directory = accounts.Accounts()
     for operation in (
         *accounts.operations(directory),
-        *keys.operations(keys.Keys(plans=(), envelope=Envelope(bytes(32)), key_prefix="")),
+        *keys.operations(keys.Keys(plans=keys.the_plans(()), envelope=Envelope(bytes(32)), key_prefix="")),
         *audit.operations(audit.Audit(accounts=directory)),
     ):
         app.router.add_route(operation.method, BASE + operation.path, dispatcher.handler(operation))

@@ -12,6 +12,8 @@ from urllib.parse import quote
 from tests.control_plane.support import Api
 
 CALLS = 1500
+# Of the request line, aiohttp takes 8190 bytes.
+TARGET_LENGTH_MAX = 8000
 TEXTS = [
     "", "x", "clients:read", "live", "test", "standard", "2030-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "10.0.0.0/8", "::/0",
     "https://example.com", "' OR 1=1; --", "\\", "%00", "\u202e", "\U0001f600", "é" * 300, "x" * 3000, "../..", "\n", "\x7f",
@@ -78,6 +80,8 @@ async def test_no_input_is_a_fault(api: Api) -> None:
             chosen = [name for name in [*names, "unknown"] if chance.random() < 0.3]
             address += "?" + "&".join(f"{name}={quote(chance.choice(TEXTS), safe='')}" for name in chosen)
         reply = await api.request(method.upper(), address, **options)
+        if len(address) > TARGET_LENGTH_MAX and reply.status == 400:  # before it is known which operation is meant
+            continue
         assert str(reply.status) in item["responses"] or reply.status in (404, 405), (method, address, reply.text)
         assert reply.status < 500, (method, address, options, reply.text)
         seen.add(reply.status)

@@ -20,7 +20,7 @@ from tests.control_plane.support import OPERATOR_TOKEN, Api
 DIRECTORY = accounts.Accounts()
 OPERATIONS: tuple[AnyOperation, ...] = (
     *accounts.operations(DIRECTORY),
-    *keys.operations(keys.Keys(plans=(), envelope=Envelope(bytes(32)), key_prefix="")),
+    *keys.operations(keys.Keys(plans=keys.the_plans(()), envelope=Envelope(bytes(32)), key_prefix="")),
     *usage.operations(usage.Usage(accounts=DIRECTORY)),
 )
 # Paths with every parameter filled in, and what a right call could send.

@@ -21,6 +21,8 @@ TABLES: Mapping[str, frozenset[str]] = {
     "schema_migrations": READ,
     # Rows come by audit_append alone.
     "audit_log": READ,
+    "route_versions": ADD,  # what was applied stays
+    "gateway_nodes": ROWS,
     "audit_pending": NOTHING,
     "organizations": ROWS,
     "apps": ROWS,

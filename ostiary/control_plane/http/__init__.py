@@ -38,14 +38,24 @@ from ostiary.control_plane.http.operations import (
     Call,
     UnboundCall,
     amend,
+    ask,
     change,
     change_unbound,
     read,
     remove,
     replace,
 )
-from ostiary.control_plane.http.paging import KeyCursor, KeyPaging, Page, Paging, Position, RequestCursor, cut
-from ostiary.control_plane.http.problems import Problem, ProblemCode, invalid
+from ostiary.control_plane.http.paging import (
+    KeyCursor,
+    KeyPaging,
+    NumberPaging,
+    Page,
+    Paging,
+    Position,
+    RequestCursor,
+    cut,
+)
+from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode, invalid
 from ostiary.control_plane.http.transactions import Transactions
 
 __all__ = [
@@ -56,6 +66,7 @@ __all__ = [
     "AuditedExport",
     "Call",
     "Count",
+    "FieldProblem",
     "FormatField",
     "Ids",
     "KeyCursor",
@@ -65,6 +76,7 @@ __all__ = [
     "NoBody",
     "NoParameters",
     "Note",
+    "NumberPaging",
     "Page",
     "Paging",
     "Parameters",
@@ -78,6 +90,7 @@ __all__ = [
     "UnboundCall",
     "Uuid",
     "amend",
+    "ask",
     "change",
     "change_unbound",
     "cut",

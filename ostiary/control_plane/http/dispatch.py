@@ -92,17 +92,17 @@ class Dispatcher:
             )
         body, claim = NoBody(), None
         if operation.body_model is not NoBody:
-            sent = await reading.read_body(request)
+            sent = await reading.read_body(request, bytes_max=operation.body_bytes_max)
             body = reading.check_body(operation.body_model, sent)
-            # The other methods do the same when they are repeated; who is bound to no transaction can't keep an answer in it.
-            if operation.method is Method.POST and not operation.unbound:
+            if operation.takes_idempotency_key:
                 claim = _claim(operation, request, caller, sent.value)
 
         if operation.unbound:
             note = partial(self._recording.note, operation, caller)
             return await self._serve_unbound(operation, UnboundCall(path, body, caller, request, note))
         call = partial(Call, path=path, query=query, body=body, caller=caller)
-        async with self._transaction(operation.method) as connection:
+        method = Method.GET if operation.only_reads else operation.method
+        async with self._transaction(method) as connection:
             await self._require_membership(operation, connection, caller, path, body)
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)

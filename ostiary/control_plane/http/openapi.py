@@ -43,7 +43,7 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     codes = {*COMMON, *operation.refusals}
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
-    if operation.method is Method.POST and not operation.unbound:
+    if operation.takes_idempotency_key:
         codes.update(WITH_IDEMPOTENCY_KEY)
     if operation.method is not Method.GET or preconditions.has_versions(operation):
         codes.add(ProblemCode.PRECONDITION_FAILED)
@@ -129,6 +129,8 @@ def _problem_schema() -> dict[str, Any]:
                             "format": "json-pointer-uri-fragment",
                             "description": "the place in the body (RFC 6901); not for parameters",
                         },
+                        "line": {"type": "integer", "description": "in a field that is a text of many lines"},
+                        "column": {"type": "integer"},
                     },
                 },
             },
@@ -147,7 +149,7 @@ def _operation(operation: AnyOperation, subject: AnyOperation | None, schemas: d
         "responses": responses,
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
-    if operation.method is Method.POST and not operation.unbound:
+    if operation.takes_idempotency_key:
         parameters.append(_IDEMPOTENCY_KEY)
     if subject is not None:
         parameters.append(_IF_MATCH)
@@ -259,7 +261,7 @@ def _problem_example(code: ProblemCode, operation: AnyOperation) -> dict[str, An
     errors = []
     if code is ProblemCode.INVALID_FIELDS:
         in_body = operation.body_model is not NoBody
-        errors = [FieldProblem("unknown", "is not a field of this request", "#/unknown" if in_body else None)]
+        errors = [FieldProblem("unknown", "is not a field of this request", pointer="#/unknown" if in_body else None)]
     return problem_document(Problem(code, errors=errors), "3f0d9a6c1e7b4d5f8a2c6b9e0d1f4a7c")
 
 

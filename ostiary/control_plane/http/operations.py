@@ -16,6 +16,7 @@ from ostiary.control_plane.http.access import Caller
 from ostiary.control_plane.http.auditing import Audited, AuditedByItself, AuditedExport, Note
 from ostiary.control_plane.http.fields import Answer, NoBody, NoParameters, Parameters, Request
 from ostiary.control_plane.http.problems import ProblemCode
+from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 
 BASE = "/api/v1"
 
@@ -83,6 +84,14 @@ class Operation(Generic[PathT, QueryT, BodyT]):
     csv: type[Answer] | None = None
     unbound: bool = False
     audited: Audited | AuditedExport | AuditedByItself | None = None
+    body_bytes_max: int = BODY_BYTES_MAX
+    only_reads: bool = False  # a POST that changes nothing
+
+    @property
+    def takes_idempotency_key(self) -> bool:
+        """The other methods do the same when they are repeated, and so does what changes nothing; who is bound to no
+        transaction can't keep an answer in it."""
+        return self.method is Method.POST and not self.only_reads and not self.unbound
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -135,6 +144,7 @@ def change(
     refusals: tuple[ProblemCode, ...] = (),
     shown_once: frozenset[str] = frozenset(),
     location: str | None = None,
+    body_bytes_max: int = BODY_BYTES_MAX,
 ) -> AnyOperation:
     """A POST with a JSON body, which may carry an Idempotency-Key."""
     return Operation(
@@ -153,6 +163,37 @@ def change(
         refusals=refusals,
         shown_once=shown_once,
         location=location,
+        body_bytes_max=body_bytes_max,
+    )
+
+
+def ask(
+    id: str,
+    path: str,
+    *,
+    tag: str,
+    summary: str,
+    handler: Callable[[Call[NoParameters, NoParameters, BodyT]], Awaitable[Answer]],
+    answer: type[Answer],
+    body_model: type[BodyT],
+    refusals: tuple[ProblemCode, ...] = (),
+    body_bytes_max: int = BODY_BYTES_MAX,
+) -> AnyOperation:
+    """A POST that changes nothing: what is asked is too much for a query."""
+    return Operation(
+        id=id,
+        method=Method.POST,
+        path=path,
+        tag=tag,
+        summary=summary,
+        handler=handler,
+        answer=answer,
+        path_model=NoParameters,
+        query_model=NoParameters,
+        body_model=body_model,
+        refusals=refusals,
+        body_bytes_max=body_bytes_max,
+        only_reads=True,
     )
 
 

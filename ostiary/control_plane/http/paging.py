@@ -118,6 +118,13 @@ class KeyPaging(Parameters):
     cursor: KeyCursor | None = None
 
 
+class NumberPaging(Parameters):
+    """A page of a list whose ids are numbers."""
+
+    limit: Limit = 50
+    cursor: NumberCursor | None = None
+
+
 class Page(Answer, Generic[ItemT]):
     """One page. `next_cursor` is null on the last one; `total` counts the whole list."""
 

@@ -48,7 +48,7 @@ class ProblemCode(Enum):
         "rotate the key with a new Idempotency-Key, and end the generation whose secret nobody has; or revoke what was made, "
         "and make another.",
     )
-    BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than 64 KiB.")
+    BODY_TOO_LARGE = Meaning(413, "Body too large", "The body is larger than this operation takes.")
     UNSUPPORTED_MEDIA_TYPE = Meaning(
         415, "Unsupported media type", "Send the body as application/json, in UTF-8 and not compressed."
     )
@@ -91,11 +91,19 @@ class ProblemCode(Enum):
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
     """`field` is the path of names and positions, joined by dots; empty for the whole body. `pointer` is the same place in
-    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value."""
+    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value. `line` and
+    `column` count from 1, within a field that is a text of many lines."""
 
     field: str
     problem: str
+    line: int | None = None
+    column: int | None = None
     pointer: str | None = None
+
+    def members(self) -> dict[str, object]:
+        where = {} if self.line is None else {"line": self.line, "column": self.column}
+        pointed = {} if self.pointer is None else {"pointer": self.pointer}
+        return {"field": self.field, "problem": self.problem, **where, **pointed}
 
 
 def pointer(path: Sequence[str | int]) -> str:
@@ -152,11 +160,7 @@ def document(problem: Problem, request_id: str) -> dict[str, object]:
         "request_id": request_id,
     }
     if problem.errors:
-        members["errors"] = [
-            {"field": error.field, "problem": error.problem}
-            | ({} if error.pointer is None else {"pointer": error.pointer})
-            for error in problem.errors
-        ]
+        members["errors"] = [error.members() for error in problem.errors]
     if problem.about is not None:
         members["about"] = problem.about
     return members

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ostiary.control_plane.http import strict_json
 from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode, pointer
 
-# The largest body of this API, a key with all its lists full, is under 40 KiB.
+# Of operations that say nothing else. A key with all its lists full is under 40 KiB.
 BODY_BYTES_MAX = 64 * 1024
 # A slow sender holds a connection, and no more than this long. 64 KiB take a second on a very poor line.
 BODY_SECONDS_MAX = 10.0
@@ -52,27 +52,33 @@ def query_parameters(model: type[ModelT], request: web.Request) -> ModelT:
         raise invalid_fields(error) from error
 
 
-async def read_body(request: web.Request, *, seconds: float = BODY_SECONDS_MAX) -> Body:
+async def read_body(
+    request: web.Request, *, bytes_max: int = BODY_BYTES_MAX, seconds: float = BODY_SECONDS_MAX
+) -> Body:
     """The JSON body, within its bounds of size and time. Raises Problem."""
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE)
     # Nothing here unpacks, so that a few bytes can't become gigabytes.
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE)
-    if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
-        raise Problem(ProblemCode.BODY_TOO_LARGE)
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise _too_large(bytes_max)
     if request.headers.get("Expect", "").lower() == "100-continue":
         # Only now that the caller is known and the body is wanted (RFC 9110 §10.1.1).
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
         async with asyncio.timeout(seconds):
-            text = await request.read()
+            text = await request.clone(client_max_size=bytes_max).read()
     except TimeoutError as error:
         raise Problem(ProblemCode.REQUEST_TIMEOUT, headers=[("Connection", "close")]) from error
     except web.HTTPRequestEntityTooLarge as error:
-        raise Problem(ProblemCode.BODY_TOO_LARGE) from error
+        raise _too_large(bytes_max) from error
     return Body(text, strict_json.parse(text))
+
+
+def _too_large(bytes_max: int) -> Problem:
+    return Problem(ProblemCode.BODY_TOO_LARGE, f"The body is larger than {bytes_max >> 10} KiB.")
 
 
 def check_body(model: type[ModelT], body: Body) -> ModelT:
@@ -91,7 +97,7 @@ def invalid_fields(error: ValidationError, body: Body | None = None) -> Problem:
         FieldProblem(
             ".".join(str(part) for part in detail["loc"])[:200],
             _sentence(detail["type"], detail["msg"]),
-            None if body is None else pointer(_in_body(detail["loc"], body.value)),
+            pointer=None if body is None else pointer(_in_body(detail["loc"], body.value)),
         )
         for detail in details[:PROBLEMS_MAX]
     ]

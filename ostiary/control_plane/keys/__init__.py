@@ -10,7 +10,7 @@ rewrap    wrapping data keys anew under another key-encryption key
 """
 
 from ostiary.control_plane.keys.api import operations
-from ostiary.control_plane.keys.service import Keys
+from ostiary.control_plane.keys.service import Keys, the_plans
 from ostiary.control_plane.keys.store import lock_key, organization_of_key
 
-__all__ = ["Keys", "lock_key", "operations", "organization_of_key"]
+__all__ = ["Keys", "lock_key", "operations", "organization_of_key", "the_plans"]

@@ -3,7 +3,7 @@ revocation is for ever."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -29,20 +29,32 @@ from ostiary.core.credentials import generate_key_id, generate_secret, secret_sh
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Environment
 
+PlanNames = Callable[[Connection], Awaitable[Collection[str]]]
+
+
+def the_plans(names: Collection[str]) -> PlanNames:
+    """Those of the configuration, which stay while this process runs."""
+    fixed = frozenset(names)
+
+    async def plans(_: Connection) -> Collection[str]:
+        return fixed
+
+    return plans
+
 
 class Keys:
-    """`plans` are the names that the configuration knows; `key_prefix` stands in front of every id and secret made.
+    """`plans` gives the names that there are; `key_prefix` stands in front of every id and secret made.
 
     Every method works on the caller's transaction and raises Problem for what it refuses."""
 
-    def __init__(self, *, plans: Collection[str], envelope: Envelope, key_prefix: str) -> None:
-        self._plans = frozenset(plans)
+    def __init__(self, *, plans: PlanNames, envelope: Envelope, key_prefix: str) -> None:
+        self._plans = plans
         self._sealing = Sealing(envelope)
         self._key_prefix = key_prefix
 
     async def create(self, connection: Connection, app_id: str, new: NewKey) -> CreatedKey:
         """The secret is in the value returned, and in nothing else."""
-        self._check_plan(new.plan)
+        await self._check_plan(connection, new.plan)
         environment = Environment(new.environment)
         if environment is Environment.LIVE and await store.environment_of_app(connection, app_id) == "test":
             raise invalid("environment", "the app is one for tests: it has test keys alone")
@@ -102,7 +114,7 @@ class Keys:
         return await self.key(connection, key_id)
 
     async def amend(self, connection: Connection, key_id: str, changes: KeyChanges) -> Key:
-        self._check_plan(changes.given().get("plan"))
+        await self._check_plan(connection, changes.given().get("plan"))
         await store.amend(connection, key_id, changes)
         key = await self.key(connection, key_id)
         if key.state is KeyState.REVOKED:
@@ -127,9 +139,9 @@ class Keys:
         await limits.put(connection, key_id, None, reason=reason, changed_by=changed_by)
         return await self.limits(connection, key_id)
 
-    def _check_plan(self, plan: str | None) -> None:
-        if plan is not None and plan not in self._plans:
-            raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(self._plans)) or 'none'}")
+    async def _check_plan(self, connection: Connection, plan: str | None) -> None:
+        if plan is not None and plan not in (plans := await self._plans(connection)):
+            raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(plans)) or 'none'}")
 
     async def _new_secret(self, key_id: str, environment: Environment) -> tuple[str, StoredSecret]:
         """The only place where a secret is made: in the open, and as it is kept."""

@@ -203,7 +203,8 @@ class Directory(Kind[str]):
             return text
         if not text.value or "\0" in text.value:
             return reading.problem(place, f"must be {self.words}")
-        return str(reading.path(text.value))
+        path = reading.path(place, text.value)
+        return path if isinstance(path, Refused) else str(path)
 
     def schema(self) -> Schema:
         return {"type": "string", "minLength": 1}

@@ -11,6 +11,11 @@ from ostiary.core.issuers import Issuer
 from ostiary.core.model import Certificate, CertificateName, CertificateUse, Key, Route, Scheme
 
 
+def asks_for_certificates(tls: tuple[Certificate, ...]) -> bool:
+    """Whether clients may show one: all certificates of a gateway ask the same."""
+    return bool(tls) and tls[0].clients is not None
+
+
 def check_callers(
     reading: Reading,
     routes: tuple[At[Route], ...],
@@ -18,7 +23,7 @@ def check_callers(
     *,
     issuers: Mapping[str, At[Issuer]],
     certificates: tuple[At[CertificateUse], ...],
-    tls: tuple[Certificate, ...],
+    asks_for_certificates: bool,
     keys_elsewhere: bool,
 ) -> None:
     """Each token has one issuer and each certificate one key, and a route can get what it asks for."""
@@ -26,9 +31,8 @@ def check_callers(
     _check_forms(reading, routes, keys)
     _check_certificates(reading, certificates, keys, keys_elsewhere=keys_elsewhere)
     taking = [route for route in routes if Scheme.MTLS in route.value.authentication.schemes]
-    asks = bool(tls) and tls[0].clients is not None
     for _, place in taking:
-        if not asks:
+        if not asks_for_certificates:
             reading.problem(
                 place,
                 "takes the scheme 'mtls', and the gateway asks no client for a certificate",

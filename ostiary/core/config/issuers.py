@@ -88,6 +88,8 @@ def _keys(values: Values) -> KeysAt | KeysInFile | Refused:
         for field in (_REFRESH, _COOLDOWN, _STALE_FOR, _CA, _INSECURE):
             if values.given(field):
                 return values.problem(field, "means nothing for a file, which is read when it changes", "remove it")
+        if file.elsewhere:
+            return KeysInFile(file.path, b"")
         try:
             if not parse_key_set(file.content).keys:
                 return values.problem(_FILE, "has no key that can verify a token")
@@ -99,7 +101,7 @@ def _keys(values: Values) -> KeysAt | KeysInFile | Refused:
         return values.problem(
             _URL, "is plain http: whoever is on the way could give out keys of their own", "write https://"
         )
-    if ca is not None and not certificates(ca):
+    if ca is not None and not ca.elsewhere and not certificates(ca):
         return values.problem(_CA, *NO_CERTIFICATE)
     refresh, cooldown, stale = values[_REFRESH], values[_COOLDOWN], values[_STALE_FOR]
     return KeysAt(
@@ -235,7 +237,10 @@ _DEFAULT_ALGORITHMS: Final = frozenset({Algorithm.RS256, Algorithm.PS256, Algori
 def _issuer(values: Values) -> Issuer | Refused:
     keys = values[_JWKS]
     algorithms = frozenset(values[_ALGORITHMS] or _DEFAULT_ALGORITHMS)
-    if isinstance(keys, KeysInFile) and not algorithms & algorithms_of(parse_key_set(keys.document)):
+    known = (
+        algorithms_of(parse_key_set(keys.document)) if isinstance(keys, KeysInFile) and keys.document else algorithms
+    )
+    if not algorithms & known:
         return values.problem(_JWKS, "has no key for any of the algorithms", "add the algorithm of its keys")
     if values[_PLAN] is None:
         values.reading.warn(values.place, "its callers have no plan: only the limits of routes hold", "add plan")

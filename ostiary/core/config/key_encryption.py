@@ -64,7 +64,8 @@ class RenewedSecret(Kind[str | SecretFile]):
             return text
         written = reading.text(place)
         if not isinstance(written, Refused) and written.value.startswith("file:"):
-            return SecretFile(str(reading.path(written.value.removeprefix("file:"))))
+            path = reading.path(place, written.value.removeprefix("file:"))
+            return path if isinstance(path, Refused) else SecretFile(str(path))
         return text
 
     def schema(self) -> Schema:

@@ -20,8 +20,11 @@ NO_CERTIFICATE: Final = ("has no certificate in PEM form", "it begins with -----
 
 
 class Pem(NamedTuple):
+    """A file and what stood in it; that can't be known of one `elsewhere`."""
+
     path: str
     content: bytes
+    elsewhere: bool = False
 
 
 class PemFile(Kind[Pem]):
@@ -38,8 +41,13 @@ class PemFile(Kind[Pem]):
         text = read_text(place, reading, self.words)
         if isinstance(text, Refused):
             return text
+        path = reading.path(place, text.value)
+        if isinstance(path, Refused):
+            return path
+        if reading.is_elsewhere(place):
+            return Pem(str(path), b"", elsewhere=True)
         content = reading.followed_file(place, text.value, bytes_max=self._bytes_max)
-        return content if isinstance(content, Refused) else Pem(str(reading.path(text.value)), content)
+        return content if isinstance(content, Refused) else Pem(str(path), content)
 
     def schema(self) -> Schema:
         return {"type": "string", "minLength": 1}

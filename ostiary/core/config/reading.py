@@ -10,6 +10,7 @@ from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -38,6 +39,11 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 
 
+@lru_cache(maxsize=1024)  # the same few names stand in every route: a quarter of what a large file takes
+def _written(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) and not looks_secret(name) else shown(name)
+
+
 class Refused(Enum):
     """In place of a value that could not be read; its problem has been noted."""
 
@@ -55,7 +61,7 @@ class Place(NamedTuple):
     name: str
 
     def field(self, name: str, node: Node) -> Place:
-        written = name if _PLAIN_NAME.fullmatch(name) and not looks_secret(name) else shown(name)
+        written = _written(name)
         return Place(node, f"{self.path}.{written}" if self.path else written, name)
 
     def item(self, position: int, node: Node) -> Place:
@@ -77,6 +83,19 @@ class Place(NamedTuple):
         return "a mapping" if isinstance(self.node, Mapping) else "a list"
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a text is from. `file` is its name in problems, `environment` what `${NAME}` may stand for in it, `directory`
+    what its files are relative to, None if it may name none. A `published` text names no file outside of its directory.
+    With `elsewhere`, it is checked for other hosts: what their environment and files will be, nobody here can know."""
+
+    file: str
+    environment: AbstractMapping[str, str]
+    directory: Path | None
+    published: bool = False
+    elsewhere: bool = False
+
+
 class Text(NamedTuple):
     """A scalar's text; `expanded` when a part of it comes from the environment."""
 
@@ -92,17 +111,19 @@ class _NameUse:
 
 
 class Reading:
-    def __init__(self, *, file: str, environment: AbstractMapping[str, str], directory: Path) -> None:
-        """`directory` is what relative paths in the file are relative to."""
-        self._file = file
-        self._environment = environment
-        self._directory = directory
+    def __init__(self, source: Source, *, published: tuple[Source, frozenset[str]] | None = None) -> None:
+        """`published` is where some sections of the file are from instead, and which."""
+        self._source = source
+        self._published, self._sections = published if published is not None else (source, frozenset[str]())
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
         self._names: dict[str, set[str]] = {}
         self._uses: list[_NameUse] = []
         self._followed: dict[str, None] = {}
         self._secrets: set[str] = set()
+
+    def _source_of(self, place: Place) -> Source:
+        return self._published if re.split(r"[.\[]", place.path, maxsplit=1)[0] in self._sections else self._source
 
     # --- problems and warnings
 
@@ -116,7 +137,12 @@ class Reading:
         self._warnings.append(self._note(place, message, mend))
 
     def _note(self, place: Place, message: str, mend: str | None) -> Problem:
-        return Problem(self._file, place.node.line, place.node.column, place.path, message, mend)
+        source = self._source_of(place)
+        if source.elsewhere and (unknown := _unknown_reference(place.node)) is not None:
+            mend = (
+                f"what {unknown} is on a gateway is not known here; give it a default of the right form, ${{NAME:-…}}"
+            )
+        return Problem(source.file, place.node.line, place.node.column, place.path, message, mend)
 
     def refuse_if_problems(self) -> None:
         """Raises ConfigurationError with every problem so far, in the order of the file."""
@@ -179,6 +205,7 @@ class Reading:
         source = place.node.text
         if "${" not in source:
             return Text(source, False)
+        origin = self._source_of(place)
         parts: list[str] = []
         end = 0
         expanded = sound = True
@@ -193,10 +220,19 @@ class Reading:
                     place, "'${' begins no variable", "write ${NAME} or ${NAME:-default}; for the text itself, $${"
                 )
                 sound = False
-            elif (value := self._environment.get(name) or default) is not None:
+            elif (value := origin.environment.get(name) or default) is not None:
                 parts.append(value)
-            elif name in self._environment:
+            elif name in origin.environment:
                 parts.append("")
+            elif origin.elsewhere:
+                parts.append(reference[0])
+            elif origin.published:
+                self.problem(
+                    place,
+                    f"this gateway has no variable {name} for what is published",
+                    "set it and name it under routes.environment of the gateway's own file, or give it a default",
+                )
+                sound = False
             else:
                 self.problem(
                     place,
@@ -213,13 +249,32 @@ class Reading:
 
     # --- files
 
-    def path(self, name: str) -> Path:
+    def is_elsewhere(self, place: Place) -> bool:
+        """Whether the files that are named there are on other hosts, so that none can be read."""
+        return self._source_of(place).elsewhere
+
+    def path(self, place: Place, name: str) -> Path | Refused:
         """A path as the file means it: relative to the folder of the file."""
-        return self._directory / name
+        source = self._source_of(place)
+        if source.elsewhere:
+            return Path(name)
+        if source.directory is None:
+            return self.problem(
+                place,
+                "this gateway has no files for what is published",
+                "put it into a folder, and name that under routes.files of the gateway's own file",
+            )
+        if source.published and (Path(name).is_absolute() or ".." in Path(name).parts):
+            return self.problem(
+                place, "is no path below the folder of published files", "name it relative to that folder"
+            )
+        return source.directory / name
 
     def followed_file(self, place: Place, name: str, *, bytes_max: int) -> bytes | Refused:
         """The content of a file whose change is a change of the configuration."""
-        path = self.path(name)
+        path = self.path(place, name)
+        if isinstance(path, Refused):
+            return path
         what = f"the file {place.shown_name}"
         try:
             self._followed[str(path)] = None
@@ -240,7 +295,9 @@ class Reading:
 
     def secret_file(self, place: Place, name: str) -> str | Refused:
         """The text of a secret's file without one closing newline."""
-        path = self.path(name)
+        path = self.path(place, name)
+        if isinstance(path, Refused):
+            return path
         what = f"the secret's file, {place.shown_name},"
         try:
             if not path.is_file():  # a pipe would wait for its writer for ever
@@ -258,3 +315,12 @@ class Reading:
             return self.problem(place, f"{what} can't be read: {error.strerror}")
         except ValueError:
             return self.problem(place, f"{what} has a name that no file can have")
+
+
+def _unknown_reference(node: Node) -> str | None:
+    """The first `${NAME}` without a default in a value."""
+    if isinstance(node, Scalar):
+        for reference in _REFERENCE.finditer(node.text):
+            if reference[1] is not None and reference[2] is None:
+                return reference[0]
+    return None

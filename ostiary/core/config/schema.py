@@ -55,6 +55,7 @@ def _records(kind: Kind[object], seen: set[str]) -> Iterator[Record[object]]:
     elif isinstance(kind, MapOf):
         yield from _records(kind.value, seen)
     elif isinstance(kind, NameOrRecord):
+        yield from _records(kind.short, seen)
         yield from _records(kind.long, seen)
     elif isinstance(kind, Placed):
         yield from _records(kind.kind, seen)

@@ -20,12 +20,12 @@ _KEY = optional("key", PemFile(), "That certificate's private key, PEM, without 
 
 def _tls(values: Values) -> TargetTls | Refused:
     ca, cert, key = values[_CA], values[_CERT], values[_KEY]
-    if ca is not None and not certificates(ca):
+    if ca is not None and not ca.elsewhere and not certificates(ca):
         return values.problem(_CA, *NO_CERTIFICATE)
     if values.given(_CERT) is not values.given(_KEY):
         lone, other = (_CERT, "key") if values.given(_CERT) else (_KEY, "cert")
         return values.problem(lone, f"means nothing without {other}", f"add {other}, or remove it")
-    if cert is not None and key is not None:
+    if cert is not None and key is not None and not cert.elsewhere:
         chain = certificates(cert)
         if not chain:
             return values.problem(_CERT, *NO_CERTIFICATE)

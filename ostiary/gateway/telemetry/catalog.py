@@ -285,6 +285,11 @@ _FAMILIES = (
     Family("config_generation", Kind.GAUGE, "Number of the configuration in force; 1 is the one at start."),
     Family("config_reloads_total", Kind.COUNTER, "Reloads that took effect."),
     Family("config_reload_failures_total", Kind.COUNTER, "Reloads refused; the configuration in force stayed."),
+    Family(
+        "config_routes_version", Kind.GAUGE, "Number of the published version of the routes in force; 0 for none yet."
+    ),
+    Family("config_routes_refused", Kind.GAUGE, "1 while a newer published version can't be taken; /status says why."),
+    Family("config_routes_silent_seconds", Kind.GAUGE, "How long ago Postgres was last heard of about routes."),
     Family("gateway_workers_ready", Kind.GAUGE, "Workers that serve."),
     Family("gateway_process_restarts_total", Kind.COUNTER, "Processes that ended unasked.", ("process",)),
 )
