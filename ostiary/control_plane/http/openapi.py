@@ -56,7 +56,8 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
 
 
 def document(operations: Sequence[AnyOperation], *, unknown: Collection[str] = ()) -> dict[str, Any]:
-    """The whole document; `unknown` are the ids of operations for callers who are not known yet. Two models of one name would be an error here, at start, not a wrong document."""
+    """The whole document; `unknown` are the ids of operations for callers who are not known yet. Two
+    models of one name would be an error here, at start, not a wrong document."""
     schemas = _schemas(operations)
     subjects = preconditions.subjects(operations)
     paths: dict[str, dict[str, Any]] = {}

@@ -91,8 +91,8 @@ class ProblemCode(Enum):
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
     """`field` is the path of names and positions, joined by dots; empty for the whole body. `pointer` is the same place in
-    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value. `line` and
-    `column` count from 1, within a field that is a text of many lines."""
+    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value. `line`
+    and `column` count from 1, within a field that is a text of many lines."""
 
     field: str
     problem: str
