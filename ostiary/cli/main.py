@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sign-in": ("ostiary.cli.users", "sign_in", "Print an access token, for a password."),
     "apps": ("ostiary.cli.accounts", "apps", "Apps, over the control-plane API."),
     "keys": ("ostiary.cli.keys", "keys", "Keys, over the control-plane API."),
+    "plans": ("ostiary.cli.plans", "plans", "Plans of the configuration, over the control-plane API."),
     "routes": ("ostiary.cli.routes", "routes", "Publish routes to all gateways, over the control-plane API."),
     "usage": ("ostiary.cli.usage", "usage", "Usage per day; reconcile what was metered."),
     "audit": ("ostiary.cli.audit", "audit", "Who changed what; verify that the log was not touched."),
@@ -56,4 +57,8 @@ def main() -> None:
     Example:
       ostiary demo
       ostiary config check gateway.yaml && ostiary gateway -c gateway.yaml
+
+    \b
+    Completion (bash; zsh and fish likewise):
+      eval "$(_OSTIARY_COMPLETE=bash_source ostiary)"
     """

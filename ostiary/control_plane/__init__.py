@@ -5,7 +5,9 @@
     http/      the transport kit; read `operations` first
     db/        pool and migrations
     accounts/  organizations and apps
+    apps/      what becomes of an app
     keys/      keys
+    plans/     plans of the configuration, to be read
     usage/     what was metered
 Each domain: api (operations), service (rules), store (all its SQL), model (what goes in and out).
 

@@ -14,7 +14,19 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from ostiary.control_plane import accounts, audit, keys, members, platform_tokens, routes, sign_in, usage, users
+from ostiary.control_plane import (
+    accounts,
+    apps,
+    audit,
+    keys,
+    members,
+    plans,
+    platform_tokens,
+    routes,
+    sign_in,
+    usage,
+    users,
+)
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import (
     MigrationError,
@@ -24,7 +36,7 @@ from ostiary.control_plane.db import (
     open_pool,
     rights_over_audit_log,
 )
-from ostiary.control_plane.http import Transactions, documentation, openapi, problem_pages
+from ostiary.control_plane.http import Transactions, documentation, interactive, openapi, preconditions, problem_pages
 from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.edge import (
@@ -37,6 +49,7 @@ from ostiary.control_plane.http.edge import (
 from ostiary.control_plane.http.listener import Listener
 from ostiary.control_plane.http.operations import BASE, AnyOperation
 from ostiary.control_plane.http.problems import Problem, ProblemCode
+from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration, KeyEncryption, Listen
@@ -89,7 +102,7 @@ async def build_app(
 
     transactions = Transactions(pool)
     prefix = configuration.control_plane.key_prefix
-    directory = accounts.Accounts()
+    directory = accounts.Accounts(approval=configuration.control_plane.app_approval)
     passwords = users.Passwords()
     signing_keys = sign_in.SigningKeys(transactions=transactions, envelope=envelope)
     access_tokens = sign_in.AccessTokens(url=_issuer_url(configuration), keys=signing_keys)
@@ -112,6 +125,7 @@ async def build_app(
         *members.operations(members.Members(transactions=transactions, passwords=passwords, key_prefix=prefix)),
         *platform_tokens.operations(tokens),
         *accounts.operations(directory),
+        *apps.operations(apps.Apps(accounts=directory), audited=accounts.audited_app(directory)),
         *keys.operations(
             keys.Keys(
                 plans=routes.plans_in_force if configuration.published else keys.the_plans(configuration.plans),
@@ -120,8 +134,12 @@ async def build_app(
             )
         ),
         *routes.operations(routes.Routes()),
+        *plans.operations(configuration.plans),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
+    )
+    rates = CallRates(
+        per_actor=configuration.control_plane.rate_per_actor, per_address=configuration.control_plane.rate_per_address
     )
     dispatcher = Dispatcher(
         pool=pool,
@@ -132,6 +150,12 @@ async def build_app(
             "key_id": keys.organization_of_key,
             "invitation_id": members.organization_of_invitation,
         },
+        locks={
+            "organization_id": accounts.lock_organization,
+            "app_id": accounts.lock_app,
+            "key_id": keys.lock_key,
+        },
+        subjects=preconditions.subjects(declared),
         audit=audit.AuditLog(),
     )
     edge = Edge(
@@ -139,6 +163,7 @@ async def build_app(
         authenticators=[tokens.authenticate, authentication.of_token],
         sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
         unknown=[(operation.method, BASE + operation.path) for operation in declared if MATRIX[operation.id].unknown],
+        rates=rates,
         turned_away=dispatcher.turned_away,
     )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
@@ -257,9 +282,16 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
 
 
 def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str]) -> None:
-    described = json.dumps(openapi.document(declared)).encode()
+    described = json.dumps(
+        openapi.document(declared, unknown=[each.id for each in declared if MATRIX[each.id].unknown])
+    ).encode()
     # By path: the description of this API, and of each error code of the gateway.
-    pages = {"/docs": documentation.page(declared), **problem_pages.pages(problem_pages.installed_text())}
+    pages = {
+        interactive.REFERENCE: documentation.page(declared),
+        **problem_pages.pages(problem_pages.installed_text()),
+    }
+    assets = interactive.assets()
+    tried = interactive.page()
     page_policy = {"Content-Security-Policy": documentation.content_security_policy()}
 
     async def openapi_document(_: web.Request) -> web.Response:
@@ -267,6 +299,16 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
 
     async def page(request: web.Request) -> web.Response:
         return web.Response(text=pages[request.path], content_type="text/html", headers=page_policy)
+
+    async def docs(_: web.Request) -> web.Response:
+        policy = {"Content-Security-Policy": interactive.CONTENT_SECURITY_POLICY}
+        return web.Response(text=tried, content_type="text/html", headers=policy)
+
+    async def asset(request: web.Request) -> web.Response:
+        found = assets[request.path]
+        # Changes with a release of Swagger UI at most; an hour spares a reader the 2 MB.
+        caching = {"Cache-Control": "public, max-age=3600"}
+        return web.Response(body=found.content, content_type=found.content_type, headers=caching)
 
     async def healthz(_: web.Request) -> web.Response:
         # That this process answers. Not Postgres: to restart the control plane would not bring it back.
@@ -282,6 +324,8 @@ def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Poo
 
     for path, handler in (
         (f"{BASE}/openapi.json", openapi_document),
+        ("/docs", docs),
+        *((path, asset) for path in assets),
         *((path, page) for path in pages),
         ("/healthz", healthz),
         ("/readyz", readyz),

@@ -57,6 +57,10 @@ MATRIX: Mapping[str, Access] = {
     "createApp": members(Role.DEVELOPER, "organization_id"),
     "listApps": THEIR_OWN,
     "getApp": members(Role.VIEWER, "app_id", platform=READERS),
+    "amendApp": members(Role.DEVELOPER, "app_id"),
+    "deleteApp": members(Role.ADMIN, "app_id"),
+    # An organization asks, the platform decides.
+    "decideApp": OPERATORS,
     # Keys
     "createKey": members(Role.DEVELOPER, "app_id"),
     "listKeys": members(Role.VIEWER, "app_id", platform=READERS),
@@ -69,6 +73,9 @@ MATRIX: Mapping[str, Access] = {
     "getKeyLimits": members(Role.VIEWER, "key_id", platform=READERS),
     "putKeyLimits": OPERATORS,
     "deleteKeyLimits": OPERATORS,
+    # Plans: nobody's secret
+    "listPlans": anyone(),
+    "getPlan": anyone(),
     # Published routes. Comparing is reading.
     "getRoutes": PLATFORM_READERS,
     "listRouteVersions": PLATFORM_READERS,

@@ -461,11 +461,21 @@ class GatewaySettings:
     failed_attempts: FailedAttempts | None = FailedAttempts()
 
 
+class AppApproval(StrEnum):
+    """Whether apps that members make wait for the platform's approval."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class ControlPlaneSettings:
     listen: Listen
     operator_token: str | None
     key_prefix: str
+    rate_per_actor: Rate | None = Rate(6000, 60, 1000)
+    rate_per_address: Rate | None = Rate(600, 60, 300)
+    app_approval: AppApproval = AppApproval.AUTOMATIC
     public_url: str | None = None
     issuer: SignInIssuer | None = None
 

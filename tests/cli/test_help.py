@@ -42,6 +42,8 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("config check", "config explain", "config diff", "config schema"),
         *("db migrate", "db status"),
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
+        *("apps show", "apps update", "apps approve", "apps reject", "apps suspend", "apps delete"),
+        *("plans list", "plans show"),
         *("keys show", "keys update", "keys rotate", "keys end", "keys rewrap"),
         *("keys limits set", "keys limits show", "keys limits remove"),
         *("routes diff", "routes apply", "routes rollback", "routes history", "routes show", "routes status"),

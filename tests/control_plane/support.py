@@ -21,6 +21,7 @@ from ostiary.core.model import (
     GatewaySettings,
     Listen,
     Plan,
+    Rate,
     Stores,
 )
 
@@ -36,11 +37,17 @@ def configuration_for(
     operator_token: str | None = OPERATOR_TOKEN,
     key_encryption_key: bytes | None = KEY_ENCRYPTION_KEY,
     key_prefix: str = "",
+    rate_per_actor: Rate | None = None,
+    rate_per_address: Rate | None = None,
 ) -> Configuration:
     return Configuration(
         gateway=GatewaySettings(listen=Listen("127.0.0.1", 0), admin=Listen("127.0.0.1", 0)),
         control_plane=ControlPlaneSettings(
-            listen=Listen("127.0.0.1", 0), operator_token=operator_token, key_prefix=key_prefix
+            listen=Listen("127.0.0.1", 0),
+            operator_token=operator_token,
+            key_prefix=key_prefix,
+            rate_per_actor=rate_per_actor,
+            rate_per_address=rate_per_address,
         ),
         stores=Stores(
             redis=None,

@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ostiary.control_plane.app import build_app
+from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.http.edge import OPEN
 from ostiary.control_plane.http.problems import ProblemCode
 from ostiary.core.model import Configuration
@@ -107,7 +108,7 @@ async def test_schemas_refuse_what_the_api_refuses(api: Api) -> None:
 
 async def test_the_docs_page_names_every_operation_and_problem_and_loads_nothing(api: Api) -> None:
     """The page would lag behind the API, or call a foreign host."""
-    page = await api.get("/docs", token=None)
+    page = await api.get("/docs/reference", token=None)
     document = (await api.get("/api/v1/openapi.json")).document
     for path in document["paths"]:
         assert path in page.text
@@ -115,3 +116,94 @@ async def test_the_docs_page_names_every_operation_and_problem_and_loads_nothing
         assert f'id="{code.code}"' in page.text
     assert not re.search(r"<script|<link|<img|https?://", page.text)
     assert "script-src" not in page.headers["Content-Security-Policy"]
+
+
+async def test_every_operation_has_examples_error_answers_and_security(api: Api) -> None:
+    """Whoever reads the document would have to guess what a call looks like, or how it fails."""
+    document = (await api.get("/api/v1/openapi.json")).document
+    components = document["components"]
+
+    def check(media: dict[str, Any]) -> None:
+        examples = [media["example"]] if "example" in media else [each["value"] for each in media["examples"].values()]
+        validator = Draft202012Validator(
+            {**media["schema"], "components": components}, format_checker=Draft202012Validator.FORMAT_CHECKER
+        )
+        for example in examples:
+            validator.validate(example)
+
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            where = f"{method} {path}"
+            if operation["security"] or not MATRIX[operation["operationId"]].unknown:
+                assert set(operation["security"][0]) <= set(components["securitySchemes"]), where
+            if "requestBody" in operation:
+                check(operation["requestBody"]["content"]["application/json"])
+            succeeded = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+            failed = [answer for status, answer in operation["responses"].items() if status.startswith(("4", "5"))]
+            assert succeeded, where
+            assert {"401", "422", "429", "500", "503"} <= operation["responses"].keys(), where
+            for answer in succeeded:
+                check(answer["content"]["application/json"])
+            for answer in failed:
+                check(answer["content"]["application/problem+json"])
+
+
+async def test_examples_of_requests_are_taken_by_the_api(api: Api) -> None:
+    """The document would show what is refused."""
+    document = (await api.get("/api/v1/openapi.json")).document
+
+    def example(path: str, method: str) -> dict[str, Any]:
+        content = document["paths"][f"/api/v1{path}"][method]["requestBody"]["content"]
+        taken: dict[str, Any] = content["application/json"]["example"]
+        return taken
+
+    organization = await api.post("/organizations", example("/organizations", "post"))
+    app = await api.post("/apps", {**example("/apps", "post"), "organization_id": organization.document["id"]})
+    key = await api.post(f"/apps/{app.document['id']}/keys", example("/apps/{app_id}/keys", "post"))
+    assert [reply.status for reply in (organization, app, key)] == [201, 201, 201]
+    path = f"/keys/{key.document['key_id']}"
+    for method, below in (("PATCH", ""), ("PUT", "/limits"), ("POST", "/rotate"), ("POST", "/revoke")):
+        sent = example(f"/keys/{{key_id}}{below}", method.lower())
+        assert (await api.request(method, path + below, json=sent)).status == 200, below
+
+
+async def test_the_interactive_page_loads_from_this_server_alone_and_keeps_the_links_of_problems(api: Api) -> None:
+    """A page from a foreign host could read the operator token; a problem's `type` would lead nowhere."""
+    page = await api.get("/docs", token=None)
+    policy = page.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"https?://|<script>|<style|style=|\son[a-z]+=", page.text)
+    loaded = re.findall(r'(?:src|href)="(/docs/assets/[^"]+)"', page.text)
+    assert len(loaded) == 4
+    for path in loaded:
+        asset = await api.get(path, token=None)
+        assert asset.status == 200
+        assert asset.headers["Content-Type"].startswith("text/css" if path.endswith(".css") else "text/javascript")
+    assert "SwaggerUIBundle" in (await api.get("/docs/assets/swagger-ui-bundle.js", token=None)).text
+    assert "/api/v1/openapi.json" in (await api.get("/docs/assets/start.js", token=None)).text
+    for code in ProblemCode:
+        assert f'id="{code.code}"' in page.text
+    assert 'href="/docs/reference"' in page.text
+
+
+async def test_problems_point_at_the_place_in_the_body(api: Api) -> None:
+    """A form could not show a problem beside its field."""
+    app_id = await api.app()
+    sent = {"name": "", "scopes": ["ok", "NOT"], "allowed_ips": [1], "a/b~c": 1, "plan": "none such"}
+    reply = await api.post(f"/apps/{app_id}/keys", sent)
+    pointers = {error["field"]: error["pointer"] for error in reply.document["errors"]}
+    assert pointers == {
+        "name": "#/name",
+        "scopes.1": "#/scopes/1",
+        "allowed_ips.0": "#/allowed_ips/0",
+        "a/b~c": "#/a~1b~0c",
+    }
+    missing = await api.post("/organizations", {})
+    assert missing.document["errors"] == [{"field": "name", "problem": "is required", "pointer": "#/name"}]
+    by_rule = await api.post(f"/apps/{app_id}/keys", {"name": "x", "plan": "none such"})
+    assert [error["pointer"] for error in by_rule.document["errors"]] == ["#/plan"]
+    whole = await api.request("PATCH", f"/keys/{(await api.key(app_id))['key_id']}", json={})
+    assert [error["pointer"] for error in whole.document["errors"]] == ["#"]
+    in_query = await api.get("/organizations?limit=x")
+    assert in_query.document["errors"] == [{"field": "limit", "problem": "must be a whole number"}]

@@ -34,12 +34,18 @@ from ostiary.control_plane.http import (
 )
 
 
-def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
-    async def read_organization(connection: Connection, ids: Ids) -> Organization:
-        return await accounts.organization(connection, ids["organization_id"])
+def audited_app(accounts: Accounts) -> Audited:
+    """What is told of an app that was made or changed."""
 
     async def read_app(connection: Connection, ids: Ids) -> App:
         return await accounts.app(connection, ids["app_id"])
+
+    return Audited(resource="app", id_from="app_id", made_id="id", read=read_app, record=RecordedApp, owner="app_id")
+
+
+def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
+    async def read_organization(connection: Connection, ids: Ids) -> Organization:
+        return await accounts.organization(connection, ids["organization_id"])
 
     an_organization = Audited(
         resource="organization",
@@ -49,7 +55,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
         record=RecordedOrganization,
         owner="organization_id",
     )
-    an_app = Audited(resource="app", id_from="app_id", made_id="id", read=read_app, record=RecordedApp, owner="app_id")
+    an_app = audited_app(accounts)
 
     async def create_organization(call: Call[NoParameters, NoParameters, NewOrganization]) -> Organization:
         return await accounts.create_organization(call.connection, call.body)
@@ -67,7 +73,7 @@ def operations(accounts: Accounts) -> tuple[AnyOperation, ...]:
         return await accounts.delete_organization(call.connection, call.path.organization_id)
 
     async def create_app(call: Call[NoParameters, NoParameters, NewApp]) -> App:
-        return await accounts.create_app(call.connection, call.body)
+        return await accounts.create_app(call.connection, call.body, by=call.caller.actor)
 
     async def get_app(call: Call[AppPath, NoParameters, NoBody]) -> App:
         return await accounts.app(call.connection, call.path.app_id)

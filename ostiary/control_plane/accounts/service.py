@@ -11,6 +11,7 @@ from ostiary.control_plane.accounts.model import (
     App,
     AppPage,
     AppQuery,
+    Approval,
     NewApp,
     NewOrganization,
     Organization,
@@ -19,10 +20,17 @@ from ostiary.control_plane.accounts.model import (
 )
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Paging, Problem, ProblemCode, cut, invalid
+from ostiary.control_plane.http.access import Actor
+from ostiary.core.model import AppApproval
 
 
 class Accounts:
-    """Every method works on the caller's transaction and raises Problem for what it refuses."""
+    """`approval` is whether apps that members make wait for the platform's approval.
+
+    Every method works on the caller's transaction and raises Problem for what it refuses."""
+
+    def __init__(self, *, approval: AppApproval = AppApproval.AUTOMATIC) -> None:
+        self._approval = approval
 
     async def create_organization(self, connection: Connection, new: NewOrganization) -> Organization:
         try:
@@ -63,9 +71,10 @@ class Accounts:
         data, next_cursor = cut(found, page.limit)
         return OrganizationPage(data=data, next_cursor=next_cursor, total=total)
 
-    async def create_app(self, connection: Connection, new: NewApp) -> App:
+    async def create_app(self, connection: Connection, new: NewApp, *, by: Actor) -> App:
+        waits = self._approval is AppApproval.MANUAL and by.platform_role is None
         try:
-            return await store.insert_app(connection, new)
+            return await store.insert_app(connection, new, Approval.PENDING if waits else Approval.APPROVED)
         except asyncpg.UniqueViolationError as error:
             raise Problem(ProblemCode.CONFLICT, "The organization has an app of this name already.") from error
         except asyncpg.ForeignKeyViolationError as error:
@@ -79,6 +88,14 @@ class Accounts:
 
     async def apps(self, connection: Connection, query: AppQuery, *, among: Sequence[str] | None) -> AppPage:
         """All, or those of the organizations `among` alone: those of another are as those of one that is not there."""
+        if query.approval is not None:
+            if among is not None or query.organization_id is not None:
+                raise invalid("approval", "is for the platform's people, and for all organizations together")
+            found, total = await store.apps_by_approval(
+                connection, query.approval, after=query.cursor, limit=query.limit + 1
+            )
+            data, next_cursor = cut(found, query.limit)
+            return AppPage(data=data, next_cursor=next_cursor, total=total)
         if query.organization_id is not None:
             among = [query.organization_id] if among is None or query.organization_id in among else []
         if among is None:

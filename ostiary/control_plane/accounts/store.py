@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from asyncpg import Record
 
-from ostiary.control_plane.accounts.model import App, NewApp, Organization
+from ostiary.control_plane.accounts.model import App, Approval, NewApp, Organization
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 
@@ -28,14 +28,14 @@ THEIR_ORGANIZATIONS_PAGE = """
 """
 APPS_PAGE = """
     -- Guarantees the next apps in order, none twice and none left out.
-    SELECT id, organization_id, name, description, created_at FROM apps
+    SELECT * FROM apps
     WHERE (created_at, id) <
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
 """
 APPS_OF_ORGANIZATION_PAGE = """
     -- Guarantees the organization's next apps in order, none twice and none left out.
-    SELECT id, organization_id, name, description, created_at FROM apps
+    SELECT * FROM apps
     WHERE organization_id = $4 AND (created_at, id) <
         (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY created_at DESC, id DESC LIMIT $3
@@ -48,6 +48,16 @@ APPS_OF_ORGANIZATIONS_PAGE = f"""
     ) AS app
     ORDER BY created_at DESC, id DESC LIMIT $3
 """  # noqa: S608  a constant of this file
+
+
+APPS_BY_APPROVAL_PAGE = """
+    -- Guarantees the next apps of this approval in order, none twice and none left out; read along the index of those that
+    -- are not approved, or of all.
+    SELECT * FROM apps
+    WHERE approval = $4 AND (created_at, id) <
+        (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY created_at DESC, id DESC LIMIT $3
+"""
 
 
 async def insert_organization(connection: Connection, name: str) -> Organization:
@@ -95,28 +105,31 @@ async def organizations(
     return [_organization(row) for row in rows], total
 
 
-async def insert_app(connection: Connection, app: NewApp) -> App:
+async def insert_app(connection: Connection, app: NewApp, approval: Approval) -> App:
     """Raises asyncpg.UniqueViolationError when the organization has an app of this name, and
     asyncpg.ForeignKeyViolationError when there is no such organization."""
     row = await connection.fetchrow(
         """
         -- Guarantees that the app's organization exists and has no other app of this name.
-        INSERT INTO apps (organization_id, name, description) VALUES ($1, $2, $3)
-        RETURNING id, organization_id, name, description, created_at
+        INSERT INTO apps (organization_id, name, description, website, redirect_uris, environment, approval)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        RETURNING *
         """,
         app.organization_id,
         app.name,
         app.description,
+        app.website,
+        list(app.redirect_uris),
+        app.environment,
+        approval,
     )
-    return _app(_present(row))
+    return app_of(_present(row))
 
 
 async def app(connection: Connection, app_id: str) -> App | None:
     # Guarantees the app, or nothing.
-    row = await connection.fetchrow(
-        "SELECT id, organization_id, name, description, created_at FROM apps WHERE id = $1", app_id
-    )
-    return None if row is None else _app(row)
+    row = await connection.fetchrow("SELECT * FROM apps WHERE id = $1", app_id)
+    return None if row is None else app_of(row)
 
 
 async def apps(connection: Connection, *, after: Position | None, limit: int) -> tuple[Sequence[App], int]:
@@ -124,7 +137,19 @@ async def apps(connection: Connection, *, after: Position | None, limit: int) ->
     rows = await connection.fetch(APPS_PAGE, after and after.created_at, after and after.id, limit)
     # Guarantees the number of the same moment: the transaction reads one snapshot.
     total = await connection.fetchval("SELECT count(*) FROM apps")
-    return [_app(row) for row in rows], total
+    return [app_of(row) for row in rows], total
+
+
+async def apps_by_approval(
+    connection: Connection, approval: Approval, *, after: Position | None, limit: int
+) -> tuple[Sequence[App], int]:
+    """As `apps`, those of which the platform has decided so."""
+    rows = await connection.fetch(
+        APPS_BY_APPROVAL_PAGE, after and after.created_at, after and after.id, limit, approval.value
+    )
+    # Guarantees the number of the same moment: the transaction reads one snapshot.
+    total = await connection.fetchval("SELECT count(*) FROM apps WHERE approval = $1", approval.value)
+    return [app_of(row) for row in rows], total
 
 
 async def apps_of(
@@ -140,7 +165,7 @@ async def apps_of(
     total = await connection.fetchval(
         "SELECT count(*) FROM apps WHERE organization_id = ANY($1::uuid[])", list(organizations)
     )
-    return [_app(row) for row in rows], total
+    return [app_of(row) for row in rows], total
 
 
 def _present(row: Record | None) -> Record:
@@ -152,12 +177,19 @@ def _organization(row: Record) -> Organization:
     return Organization(id=str(row["id"]), name=row["name"], created_at=row["created_at"])
 
 
-def _app(row: Record) -> App:
+def app_of(row: Record) -> App:
     return App(
         id=str(row["id"]),
         organization_id=str(row["organization_id"]),
         name=row["name"],
         description=row["description"],
+        website=row["website"],
+        redirect_uris=tuple(row["redirect_uris"]),
+        environment=row["environment"],
+        approval=Approval(row["approval"]),
+        approval_reason=row["approval_reason"],
+        approval_by=row["approval_by"],
+        approval_at=row["approval_at"],
         created_at=row["created_at"],
     )
 
@@ -172,3 +204,13 @@ async def organization_of_app(connection: Connection, app_id: str) -> str | None
     # Guarantees the organization that has the app, or nothing. An app never changes its organization.
     found = await connection.fetchval("SELECT organization_id FROM apps WHERE id = $1", app_id)
     return None if found is None else str(found)
+
+
+async def lock_organization(connection: Connection, organization_id: str) -> None:
+    # Guarantees that no other transaction changes the organization until this one ends; what refers to it may come and go.
+    await connection.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", organization_id)
+
+
+async def lock_app(connection: Connection, app_id: str) -> None:
+    # Guarantees that no other transaction changes the app until this one ends; what refers to it may come and go.
+    await connection.execute("SELECT FROM apps WHERE id = $1 FOR NO KEY UPDATE", app_id)

@@ -3,6 +3,8 @@
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
+    rates          rate limits on the API itself
+    preconditions  versions of resources: ETag, If-Match
     browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
     auditing       what is written into the audit log of a call
@@ -11,7 +13,7 @@
     transactions   on the pool, and what the database's refusals mean
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
-    openapi documentation  describe operations;  problem_pages  the gateway's errors
+    openapi documentation interactive examples  describe operations;  problem_pages  the gateway's errors
     listener       the listening side
 
 The names below are what domains are written with; the composition root takes the rest from its modules.

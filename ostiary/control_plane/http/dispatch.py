@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from ostiary.control_plane.db import Connection, Pool
-from ostiary.control_plane.http import export, idempotency, reading
+from ostiary.control_plane.http import export, idempotency, preconditions, reading
 from ostiary.control_plane.http.access import Access, Caller
 from ostiary.control_plane.http.auditing import AuditTrail
 from ostiary.control_plane.http.edge import caller as the_caller
@@ -23,21 +23,35 @@ from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Prob
 from ostiary.control_plane.http.recording import OwnerLookup, Recording
 from ostiary.control_plane.http.transactions import Transactions
 
+# Keeps others from changing the thing of this id until the transaction ends.
+Lock = Callable[[Connection, str], Awaitable[None]]
+
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
-    thing to the organization it belongs to, `audit` where changes and refusals are written down.
+    thing to the organization it belongs to, `audit` where changes and refusals are written down. `subjects` is what
+    `If-Match` of an operation is compared with (see `preconditions`), while the thing is locked by the one of `locks` that
+    its parameter names.
 
     Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
     something and does not say what is written down of it, or asks for a membership without a transaction to look it up in: at
     start, not in a call."""
 
     def __init__(
-        self, *, pool: Pool, matrix: Mapping[str, Access], owners: Mapping[str, OwnerLookup], audit: AuditTrail
+        self,
+        *,
+        pool: Pool,
+        matrix: Mapping[str, Access],
+        owners: Mapping[str, OwnerLookup],
+        audit: AuditTrail,
+        locks: Mapping[str, Lock] | None = None,
+        subjects: Mapping[str, AnyOperation] | None = None,
     ) -> None:
         self._transactions = Transactions(pool)
         self._matrix = matrix
         self._owners = owners
+        self._locks = locks or {}
+        self._subjects = subjects or {}
         self._recording = Recording(log=audit, owners=owners, transaction=self._transaction)
         self._operations: dict[Handler, AnyOperation] = {}
 
@@ -93,12 +107,47 @@ class Dispatcher:
             if claim is not None and (stored := await idempotency.take(connection, claim)) is not None:
                 return _repeated(operation, stored)
             begun = await self._recording.begin(connection, operation, path)
-            answer = await operation.handler(call(connection=connection))
+            # After it: who holds the thing for the log first, and then its row, never waits in a circle.
+            subject = await self._require_version(operation, connection, caller, path, request)
+            try:
+                answer = await operation.handler(call(connection=connection))
+            except Problem as problem:
+                reading.point_into_body(problem, operation.body_model)
+                raise
             if claim is not None:
                 await idempotency.keep(connection, claim, _storable(operation, answer))
             if begun is not None:
                 await self._recording.end(connection, operation, caller, begun, answer)
-        return _answer(operation, operation.status, answer.model_dump(mode="json"))
+        tag = preconditions.entity_tag(answer) if subject and answer.__class__ is subject.answer else None
+        if tag is not None and operation.method is Method.GET and preconditions.is_known(request.headers, tag):
+            return web.Response(status=304, headers={"ETag": tag})
+        response = _answer(operation, operation.status, answer.model_dump(mode="json"))
+        if tag is not None:
+            response.headers["ETag"] = tag
+        return response
+
+    async def _require_version(
+        self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, request: web.Request
+    ) -> AnyOperation | None:
+        """What reads the resource that is read or changed here, if it has versions. Raises Problem `precondition_failed`
+        when it is to be changed and is not as the client says; it stays as it is now until this transaction ends."""
+        if operation.method is Method.GET:
+            return operation if preconditions.has_versions(operation) else None
+        subject = self._subjects.get(operation.id)
+        named = [name for name in operation.path_model.model_fields if name in self._locks]
+        if not preconditions.are_given(request.headers):
+            return subject
+        if subject is None or not named:
+            raise Problem(
+                ProblemCode.PRECONDITION_FAILED, "There is no version to compare with here: leave If-Match out."
+            )
+        await self._locks[named[0]](connection, getattr(path, named[0]))
+        query = subject.query_model()
+        current = await subject.handler(
+            Call(path=path, query=query, body=NoBody(), caller=caller, connection=connection)
+        )
+        preconditions.require_match(request.headers, preconditions.entity_tag(current))
+        return subject
 
     async def _serve_unbound(self, operation: AnyOperation, call: UnboundCall[Any, Any]) -> web.Response:
         answer = await operation.handler(call)

@@ -1,4 +1,5 @@
-"""`/docs`: one static page with every operation and every problem, from the same declarations. No script, no foreign host."""
+"""`/docs/reference`: one static page with every operation and every problem, from the same declarations. No script,
+no foreign host."""
 
 from __future__ import annotations
 
@@ -36,7 +37,6 @@ def content_security_policy() -> str:
 def page(operations: Sequence[AnyOperation]) -> str:
     """The page, as HTML."""
     sections = "\n".join(_operation(operation) for operation in operations)
-    problems = "\n".join(_problem(code) for code in ProblemCode)
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ostiary control plane</title>
@@ -47,17 +47,25 @@ def page(operations: Sequence[AnyOperation]) -> str:
 Calls carry <code>Authorization: Bearer &lt;token&gt;</code>, but those that make somebody known. Bodies are
 JSON, times RFC 3339 in UTC. Lists
 take <code>limit</code> and <code>cursor</code>. A POST may carry an <code>Idempotency-Key</code>: repeated, it is done
-once. A created secret is in that one answer and nowhere else.</p>
+once. What is read has an <code>ETag</code>; a change that sends it as <code>If-Match</code> is refused if somebody was
+faster. Who calls too often gets 429 with <code>Retry-After</code>. A created secret is in that one
+answer and nowhere else.</p>
 <h2>Operations</h2>
 {sections}
-<h2>Problems</h2>
-<p>Errors are <code>application/problem+json</code> (RFC 9457). <code>code</code> is stable; <code>errors</code> lists each
-field that is not as it must be.</p>
-<table><tr><th>code</th><th>status</th><th>meaning</th></tr>
-{problems}
-</table>
+{problems()}
 </body></html>
 """
+
+
+def problems() -> str:
+    """The section with every problem, each under its code."""
+    rows = "\n".join(_problem(code) for code in ProblemCode)
+    return f"""<h2>Problems</h2>
+<p>Errors are <code>application/problem+json</code> (RFC 9457). <code>code</code> is stable; <code>errors</code> lists each
+field that is not as it must be, with a <code>pointer</code> to it in the body.</p>
+<table><tr><th>code</th><th>status</th><th>meaning</th></tr>
+{rows}
+</table>"""
 
 
 def _operation(operation: AnyOperation) -> str:

@@ -18,11 +18,12 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ostiary.control_plane.http import problem_pages
+from ostiary.control_plane.http import interactive, problem_pages
 from ostiary.control_plane.http.access import UNKNOWN, Actor, Caller, PlatformRole
 from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
+from ostiary.control_plane.http.rates import CallRates, Headers
 from ostiary.core.errors import ErrorCode
 
 log = logging.getLogger("ostiary.control_plane")
@@ -38,6 +39,7 @@ OPERATOR = Actor("operator", "operator token", PlatformRole.OPERATOR)
 
 # Of the call that this task serves, for answers that begin before their handler returns.
 _call_id: ContextVar[str | None] = ContextVar("call_id", default=None)
+_rate_headers: ContextVar[Headers] = ContextVar("rate_headers", default=())
 
 # 32 characters of a random generator's output are over 128 bits in any usual alphabet: out of reach of guessing.
 OPERATOR_TOKEN_LENGTH_MIN = 32
@@ -48,11 +50,16 @@ OPEN = frozenset(
         f"{BASE}/openapi.json",
         KEY_DOCUMENT_PATH,
         "/docs",
+        interactive.REFERENCE,
         "/healthz",
         "/readyz",
+        *interactive.PATHS,
         *(problem_pages.PREFIX + code.page for code in ErrorCode),
     }
 )
+
+# Asked by machines that can't wait, and cheap: never limited.
+PROBES = frozenset({"/healthz", "/readyz"})
 
 # Calls under way in one process. They share ten connections; what waits beyond this would time out anyway.
 CALLS_MAX = 256
@@ -91,11 +98,13 @@ class Edge:
         authenticators: Sequence[Authenticator] = (),
         sessions: BrowserSessions | None = None,
         unknown: Collection[tuple[str, str]] = (),
+        rates: CallRates | None = None,
         turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
         self._sessions = sessions
         self._unknown = frozenset(unknown)
+        self._rates = rates or CallRates(per_actor=None, per_address=None)
         self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
@@ -112,6 +121,7 @@ class Edge:
         started = time.monotonic()
         request_id = request_id_of(request.headers.get("X-Request-Id"))
         _call_id.set(request_id)
+        _rate_headers.set(())
         self._calls += 1
         try:
             response = await self._answer(request, handler, request_id)
@@ -141,7 +151,10 @@ class Edge:
                 raise Problem(ProblemCode.OVERLOADED, headers=[("Retry-After", "1")])
             if request.headers.get("Expect", "100-continue").lower() != "100-continue":
                 raise Problem(ProblemCode.EXPECTATION_FAILED)
-            if request.path not in OPEN:
+            if request.path in OPEN:
+                if request.path not in PROBES:
+                    _rate_headers.set(self._rates.unknown(request.remote))
+            else:
                 try:
                     for_everyone = (request.method, request.path) in self._unknown
                     actor = UNKNOWN if for_everyone else await self._authenticate(request)
@@ -149,6 +162,8 @@ class Edge:
                     if self._turned_away is not None:
                         await self._turned_away(request, problem, request_id)
                     raise
+                taken = self._rates.unknown(request.remote) if for_everyone else self._rates.known(actor.principal)
+                _rate_headers.set(taken)
                 _caller.set(Caller(actor, request.remote, request_id))
             return await handler(request)
         except Problem as problem:
@@ -168,10 +183,13 @@ class Edge:
         if not sent:
             if self._sessions is not None and (actor := await self._sessions.actor(request)) is not None:
                 return actor
+            _rate_headers.set(self._rates.unknown(request.remote))
             raise Problem(ProblemCode.CREDENTIALS_MISSING, headers=[("WWW-Authenticate", 'Bearer realm="ostiary"')])
         scheme, _, token = sent[0].partition(" ")
         if len(sent) == 1 and scheme.lower() == "bearer" and (actor := await self._actor(token)) is not None:
             return actor
+        # Only now: whoever has a token that holds gets in, whatever others try from behind the same address.
+        _rate_headers.set(self._rates.unknown(request.remote))
         log.warning("token_refused", extra={"fields": {"client": request.remote}})
         raise Problem(
             ProblemCode.CREDENTIALS_INVALID,
@@ -206,6 +224,8 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """The last touch on every answer: security headers, the request id, and no version of what serves it."""
     response.headers.setdefault("X-Request-Id", _call_id.get() or uuid4().hex)
     for name, value in SECURITY_HEADERS:
+        response.headers.setdefault(name, value)
+    for name, value in _rate_headers.get():
         response.headers.setdefault(name, value)
     response.headers["Server"] = SERVER
 

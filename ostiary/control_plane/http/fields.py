@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -26,9 +26,11 @@ class Parameters(BaseModel):
 
 
 class Answer(BaseModel):
-    """What the API answers with."""
+    """What the API answers with. `passing` is what changes without anybody's changing the resource, as pydantic's `exclude`
+    takes it: `If-Match` does not look at it."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
+    passing: ClassVar[Any] = None
 
 
 class NoParameters(Parameters):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from ostiary import __version__
+from ostiary.control_plane.http import examples, preconditions
 from ostiary.control_plane.http.fields import NoBody, NoParameters, Parameters
-from ostiary.control_plane.http.operations import BASE, AnyOperation
-from ostiary.control_plane.http.problems import MEDIA_TYPE, ProblemCode
+from ostiary.control_plane.http.operations import BASE, AnyOperation, Method
+from ostiary.control_plane.http.problems import MEDIA_TYPE, FieldProblem, Problem, ProblemCode
+from ostiary.control_plane.http.problems import document as problem_document
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -22,6 +24,7 @@ COMMON = (
     ProblemCode.CREDENTIALS_INVALID,
     ProblemCode.EXPECTATION_FAILED,
     ProblemCode.INVALID_FIELDS,  # a query parameter that the operation does not know
+    ProblemCode.RATE_LIMITED,
     ProblemCode.INTERNAL_ERROR,
     ProblemCode.OVERLOADED,
     ProblemCode.DATABASE_UNAVAILABLE,
@@ -42,6 +45,9 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
         codes.update(WITH_BODY)
     if operation.takes_idempotency_key:
         codes.update(WITH_IDEMPOTENCY_KEY)
+    if operation.method is not Method.GET or preconditions.has_versions(operation):
+        codes.add(ProblemCode.PRECONDITION_FAILED)
+        codes.add(ProblemCode.MALFORMED_REQUEST)
     if operation.path_model is not NoParameters:
         codes.add(ProblemCode.NOT_FOUND)
     if operation.shown_once:
@@ -49,12 +55,17 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     return tuple(sorted(codes, key=lambda code: (code.value.status, code.code)))
 
 
-def document(operations: Sequence[AnyOperation]) -> dict[str, Any]:
-    """The whole document. Two models of one name would be an error here, at start, not a wrong document."""
+def document(operations: Sequence[AnyOperation], *, unknown: Collection[str] = ()) -> dict[str, Any]:
+    """The whole document; `unknown` are the ids of operations for callers who are not known yet. Two
+    models of one name would be an error here, at start, not a wrong document."""
     schemas = _schemas(operations)
+    subjects = preconditions.subjects(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = _operation(operation)
+        described = _operation(operation, subjects.get(operation.id), schemas)
+        if operation.id in unknown:
+            described["security"] = []
+        paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -114,6 +125,11 @@ def _problem_schema() -> dict[str, Any]:
                     "properties": {
                         "field": text,
                         "problem": text,
+                        "pointer": {
+                            "type": "string",
+                            "format": "json-pointer-uri-fragment",
+                            "description": "the place in the body (RFC 6901); not for parameters",
+                        },
                         "line": {"type": "integer", "description": "in a field that is a text of many lines"},
                         "column": {"type": "integer"},
                     },
@@ -124,21 +140,25 @@ def _problem_schema() -> dict[str, Any]:
     }
 
 
-def _operation(operation: AnyOperation) -> dict[str, Any]:
+def _operation(operation: AnyOperation, subject: AnyOperation | None, schemas: dict[str, Any]) -> dict[str, Any]:
+    responses = {str(operation.status): _success(operation, subject, schemas), **_failures(operation)}
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "responses": {str(operation.status): _success(operation), **_failures(operation)},
+        "security": [{"operatorToken": []}],
+        "responses": responses,
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)
     if operation.takes_idempotency_key:
         parameters.append(_IDEMPOTENCY_KEY)
+    if subject is not None:
+        parameters.append(_IF_MATCH)
+    if preconditions.has_versions(operation):
+        parameters.append(_IF_NONE_MATCH)
+        responses["304"] = {"description": "The client has it already.", "headers": {**_HEADERS, **_ETAG}}
     if operation.body_model is not NoBody:
-        described["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _reference(operation.body_model)}},
-        }
+        described["requestBody"] = {"required": True, "content": _json(operation.body_model, schemas)}
     if parameters:
         described["parameters"] = parameters
     return described
@@ -152,7 +172,33 @@ _IDEMPOTENCY_KEY = {
     "gets the same answer, with Idempotency-Replayed: true; or `secret_already_shown` where the answer held a secret.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
-_REQUEST_ID_HEADER = {"X-Request-Id": {"description": "in the log too", "schema": {"type": "string"}}}
+_TAGS = {"type": "string", "pattern": preconditions.PATTERN, "maxLength": preconditions.LENGTH_MAX}
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag with which the resource was read: `precondition_failed` if somebody has changed it since. "
+    "Without it, the last change wins.",
+    "schema": _TAGS,
+}
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of what the client has: 304 if it is still so.",
+    "schema": _TAGS,
+}
+_ETAG = {"ETag": {"description": "the version of the resource", "schema": {"type": "string"}}}
+_HEADERS = {
+    "X-Request-Id": {"description": "in the log too", "schema": {"type": "string"}},
+    "RateLimit-Policy": {"description": "how often the API may be called", "schema": {"type": "string"}},
+    "RateLimit": {"description": "how many calls are left, and seconds until more are", "schema": {"type": "string"}},
+}
+
+
+def _json(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    reference = _reference(model)
+    return {"application/json": {"schema": reference, "example": examples.example(reference, schemas)}}
 
 
 def _parameters(place: str, model: type[Parameters]) -> list[dict[str, Any]]:
@@ -174,14 +220,16 @@ def _annotated(field: Any) -> Any:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def _success(operation: AnyOperation) -> dict[str, Any]:
-    headers: dict[str, Any] = dict(_REQUEST_ID_HEADER)
+def _success(operation: AnyOperation, subject: AnyOperation | None, schemas: dict[str, Any]) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(_HEADERS)
+    if preconditions.has_versions(operation) or (subject is not None and subject.answer is operation.answer):
+        headers.update(_ETAG)
     if operation.location is not None:
         headers["Location"] = {
             "description": "the resource made or changed",
             "schema": {"type": "string", "format": "uri-reference"},
         }
-    content: dict[str, Any] = {"application/json": {"schema": _reference(operation.answer)}}
+    content = _json(operation.answer, schemas)
     if operation.csv is not None:
         content["text/csv"] = {"schema": {"type": "string", "description": "with `format=csv`"}}
     return {
@@ -198,11 +246,24 @@ def _failures(operation: AnyOperation) -> dict[str, Any]:
     return {
         str(status): {
             "description": "; ".join(f"`{code.code}`: {code.value.title}" for code in codes),
-            "headers": _REQUEST_ID_HEADER,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "headers": _HEADERS,
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {code.code: {"value": _problem_example(code, operation)} for code in codes},
+                }
+            },
         }
         for status, codes in by_status.items()
     }
+
+
+def _problem_example(code: ProblemCode, operation: AnyOperation) -> dict[str, Any]:
+    errors = []
+    if code is ProblemCode.INVALID_FIELDS:
+        in_body = operation.body_model is not NoBody
+        errors = [FieldProblem("unknown", "is not a field of this request", pointer="#/unknown" if in_body else None)]
+    return problem_document(Problem(code, errors=errors), "3f0d9a6c1e7b4d5f8a2c6b9e0d1f4a7c")
 
 
 def _reference(model: type[BaseModel]) -> Mapping[str, str]:

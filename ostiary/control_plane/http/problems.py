@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -51,6 +52,11 @@ class ProblemCode(Enum):
     UNSUPPORTED_MEDIA_TYPE = Meaning(
         415, "Unsupported media type", "Send the body as application/json, in UTF-8 and not compressed."
     )
+    PRECONDITION_FAILED = Meaning(
+        412,
+        "Precondition failed",
+        "The resource is no longer as If-Match says: somebody has changed it. Read it again, and decide anew.",
+    )
     EXPECTATION_FAILED = Meaning(417, "Expectation failed", "The only expectation understood is 100-continue.")
     INVALID_FIELDS = Meaning(422, "Invalid fields", "Some fields are not as they must be; see errors.")
     IDEMPOTENCY_KEY_REUSED = Meaning(
@@ -58,6 +64,7 @@ class ProblemCode(Enum):
         "Idempotency key reused",
         "This Idempotency-Key belongs to an earlier call that was not the same. Use a new one for every new call.",
     )
+    RATE_LIMITED = Meaning(429, "Rate limited", "Too many calls. Wait as many seconds as Retry-After says.")
     TOO_MANY_ATTEMPTS = Meaning(
         429, "Too many attempts", "Too many attempts to sign in have failed. Wait as long as Retry-After says."
     )
@@ -83,17 +90,26 @@ class ProblemCode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """`field` is the path of names and positions, joined by dots; empty for the whole body. Never quotes the value. `line`
+    """`field` is the path of names and positions, joined by dots; empty for the whole body. `pointer` is the same place in
+    the body as a JSON Pointer in a fragment (RFC 6901 §6), None for what stands in the query. Never quotes the value. `line`
     and `column` count from 1, within a field that is a text of many lines."""
 
     field: str
     problem: str
     line: int | None = None
     column: int | None = None
+    pointer: str | None = None
 
     def members(self) -> dict[str, object]:
         where = {} if self.line is None else {"line": self.line, "column": self.column}
-        return {"field": self.field, "problem": self.problem, **where}
+        pointed = {} if self.pointer is None else {"pointer": self.pointer}
+        return {"field": self.field, "problem": self.problem, **where, **pointed}
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """`#/a/0`, as in RFC 9457 §3."""
+    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return "#" + "".join("/" + quote(part, safe="~!$&'()*+,;=:@") for part in escaped)
 
 
 class Problem(Exception):

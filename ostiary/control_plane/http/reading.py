@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from ostiary.control_plane.http import strict_json
-from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode
+from ostiary.control_plane.http.problems import FieldProblem, Problem, ProblemCode, pointer
 
 # Of operations that say nothing else. A key with all its lists full is under 40 KiB.
 BODY_BYTES_MAX = 64 * 1024
@@ -86,17 +86,46 @@ def check_body(model: type[ModelT], body: Body) -> ModelT:
     try:
         return model.model_validate_json(body.text)
     except ValidationError as error:
-        raise invalid_fields(error) from error
+        raise invalid_fields(error, body) from error
 
 
-def invalid_fields(error: ValidationError) -> Problem:
-    """What the model refused, without the values: one of them may be a secret in the wrong place."""
+def invalid_fields(error: ValidationError, body: Body | None = None) -> Problem:
+    """What the model refused, without the values: one of them may be a secret in the wrong place. With `body`, each problem
+    also points at its place there."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     problems: Sequence[FieldProblem] = [
-        FieldProblem(".".join(str(part) for part in detail["loc"])[:200], _sentence(detail["type"], detail["msg"]))
+        FieldProblem(
+            ".".join(str(part) for part in detail["loc"])[:200],
+            _sentence(detail["type"], detail["msg"]),
+            pointer=None if body is None else pointer(_in_body(detail["loc"], body.value)),
+        )
         for detail in details[:PROBLEMS_MAX]
     ]
     return Problem(ProblemCode.INVALID_FIELDS, errors=problems)
+
+
+def point_into_body(problem: Problem, model: type[BaseModel]) -> None:
+    """Gives what a handler said of fields of the body their pointers."""
+    problem.errors = tuple(
+        replace(error, pointer=pointer(error.field.split(".")))
+        if error.pointer is None and error.field.partition(".")[0] in model.model_fields
+        else error
+        for error in problem.errors
+    )
+
+
+def _in_body(place: Sequence[str | int], value: object) -> Sequence[str | int]:
+    """`place` without what is only the validator's: the name of the one of several choices that it speaks of. A name that
+    is missing from an object is the last of a place."""
+    path: list[str | int] = []
+    for number, part in enumerate(place, start=1):
+        if isinstance(value, dict) and isinstance(part, str) and (part in value or number == len(place)):
+            path.append(part[:200])  # a name may be the client's own, unknown here
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path.append(part)
+            value = value[part]
+    return path
 
 
 def _sentence(kind: str, message: str) -> str:

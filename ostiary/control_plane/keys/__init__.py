@@ -11,6 +11,6 @@ rewrap    wrapping data keys anew under another key-encryption key
 
 from ostiary.control_plane.keys.api import operations
 from ostiary.control_plane.keys.service import Keys, the_plans
-from ostiary.control_plane.keys.store import organization_of_key
+from ostiary.control_plane.keys.store import lock_key, organization_of_key
 
-__all__ = ["Keys", "operations", "organization_of_key", "the_plans"]
+__all__ = ["Keys", "lock_key", "operations", "organization_of_key", "the_plans"]

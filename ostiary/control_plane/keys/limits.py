@@ -59,7 +59,9 @@ class KeyLimits(Request):
 
     rate: KeyRate | None = None
     limits: Annotated[tuple[KeyWindow, ...], Field(max_length=8)] | None = None
-    quotas: Annotated[tuple[KeyQuota, ...], Field(max_length=6)] | None = None
+    quotas: (
+        Annotated[tuple[KeyQuota, ...], Field(max_length=6, examples=[[{"requests": 100_000, "per": "day"}]])] | None
+    ) = None
     concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None
     concurrency_mode: Literal["enforce", "shadow"] | None = None
     overage: Literal["block", "warn", "charge"] | None = None

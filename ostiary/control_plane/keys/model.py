@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -109,6 +109,12 @@ class Generation(Answer):
 class Key(Answer):
     """A key without its secret. `secret_hint` is the last four characters of its present secret, to tell keys apart.
     `generations` are that secret and the one before, if there was one, also when it has ended."""
+
+    passing: ClassVar[Any] = {
+        "state": True,  # what time alone makes of it; a revocation has its own fields
+        "last_used_at": True,
+        "generations": {"__all__": {"last_used_at", "last_used_ip", "last_used_user_agent"}},
+    }
 
     key_id: KeyId
     app_id: str

@@ -56,6 +56,8 @@ class Keys:
         """The secret is in the value returned, and in nothing else."""
         await self._check_plan(connection, new.plan)
         environment = Environment(new.environment)
+        if environment is Environment.LIVE and await store.environment_of_app(connection, app_id) == "test":
+            raise invalid("environment", "the app is one for tests: it has test keys alone")
         key_id = generate_key_id(environment, self._key_prefix)
         secret, stored = await self._new_secret(key_id, environment)
         try:

@@ -89,6 +89,12 @@ async def key(connection: Connection, key_id: str) -> Key | None:
     return None if row is None else _key(row)
 
 
+async def environment_of_app(connection: Connection, app_id: str) -> str | None:
+    # Guarantees what the app was made for, which never changes; nothing if there is no such app.
+    found: str | None = await connection.fetchval("SELECT environment FROM apps WHERE id = $1", app_id)
+    return found
+
+
 async def app_exists(connection: Connection, app_id: str) -> bool:
     # Guarantees to tell an app without keys from no app.
     return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM apps WHERE id = $1)", app_id))
@@ -248,3 +254,8 @@ async def organization_of_key(connection: Connection, key_id: str) -> str | None
         key_id,
     )
     return None if found is None else str(found)
+
+
+async def lock_key(connection: Connection, key_id: str) -> None:
+    # Guarantees that no other transaction changes the key, its limits included, until this one ends.
+    await connection.execute("SELECT FROM api_keys WHERE id = $1 FOR NO KEY UPDATE", key_id)

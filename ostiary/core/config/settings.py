@@ -23,17 +23,21 @@ from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.issuers import SIGN_IN_ISSUER
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
-from ostiary.core.config.kinds import Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.plans import COUNT_MAX, Span
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.redis import REDIS
 from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
+from ostiary.core.limiting import LimitOutOfRange, TokenBucket
 from ostiary.core.model import (
+    AppApproval,
     ClientLimits,
     ControlPlaneSettings,
     FailedAttempts,
     GatewaySettings,
     Listen,
+    Rate,
     Stores,
 )
 
@@ -250,6 +254,50 @@ _KEY_PREFIX = defaulted(
     "What made key ids and secrets begin with, as in `bi_sk_live_…`; empty for nothing.",
     "ost",
 )
+
+
+def _api_rate(title: str, whose: str, requests: int, burst: int) -> Record[Rate]:
+    requests_field = defaulted("requests", Integer(1, COUNT_MAX), "How many calls.", requests)
+    per_field = defaulted("per", Choice(Span), "The span.", "minute")
+    burst_field = defaulted("burst", Integer(1, COUNT_MAX), "How many calls at once.", burst)
+
+    def rate(values: Values) -> Rate | Refused:
+        found = Rate(values[requests_field], values[per_field].seconds, values[burst_field])
+        try:
+            TokenBucket.of(found)
+        except LimitOutOfRange as error:
+            return values.problem(burst_field, str(error))
+        return found
+
+    return Record(
+        title,
+        f"How often {whose} may call the API: `burst` calls at once, refilled with `requests` in every span. Each process "
+        "of the control plane counts by itself.",
+        (requests_field, per_field, burst_field),
+        rate,
+    )
+
+
+_RATE_PER_ACTOR = defaulted(
+    "rate_per_actor",
+    NameOrRecord(Off(), _api_rate("API rate of an actor", "one user or token", 6000, 1000)),
+    "How often one user or token may call the API; beyond it 429.",
+    {},
+)
+_RATE_PER_ADDRESS = defaulted(
+    "rate_per_address",
+    NameOrRecord(Off(), _api_rate("API rate of an address", "an address", 600, 300)),
+    "How often an address (for IPv6, a /64) may call without credentials that hold; beyond it 429. Behind a proxy, all "
+    "clients have the proxy's address.",
+    {},
+)
+_APP_APPROVAL = defaulted(
+    "app_approval",
+    Choice(AppApproval),
+    "Whether apps that members make have live keys at once (`automatic`), or when an operator has approved of them "
+    "(`manual`). Apps that operators make are approved.",
+    "automatic",
+)
 _PUBLIC_URL = optional(
     "public_url",
     TextKind(r"https?://[A-Za-z0-9.:\[\]-]{1,255}", "scheme and host, as in `https://console.example.com`"),
@@ -259,11 +307,23 @@ _SIGN_IN_ISSUER = optional("issuer", SIGN_IN_ISSUER, "Whose tokens let users in,
 CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
     "Control plane",
     "The API that manages organizations, apps, keys and plans.",
-    (_CONTROL_LISTEN, _PUBLIC_URL, _OPERATOR_TOKEN, _SIGN_IN_ISSUER, _KEY_PREFIX),
+    (
+        _CONTROL_LISTEN,
+        _PUBLIC_URL,
+        _OPERATOR_TOKEN,
+        _SIGN_IN_ISSUER,
+        _KEY_PREFIX,
+        _RATE_PER_ACTOR,
+        _RATE_PER_ADDRESS,
+        _APP_APPROVAL,
+    ),
     lambda values: ControlPlaneSettings(
         listen=values[_CONTROL_LISTEN],
         operator_token=values[_OPERATOR_TOKEN],
         key_prefix=values[_KEY_PREFIX],
+        rate_per_actor=values[_RATE_PER_ACTOR],
+        rate_per_address=values[_RATE_PER_ADDRESS],
+        app_approval=values[_APP_APPROVAL],
         public_url=values[_PUBLIC_URL],
         issuer=values[_SIGN_IN_ISSUER],
     ),

@@ -25,7 +25,8 @@ _SHARED_SCOPES_MAX = 4_096
 _log = logging.getLogger(__name__)
 
 _LOAD = """
--- Guarantees: every key in force (not revoked) that has one of these ids or secrets, once, with both of its generations and
+-- Guarantees: every key in force (not revoked, of an app that the platform approves of, test keys also of one that waits or
+-- was rejected) that has one of these ids or secrets, once, with both of its generations and
 -- the organization of its app, all as of one moment. Every arm is an index look-up. Whether a generation has ended is for the
 -- gateway's clock to say, as for what it knows already.
 SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped, k.plan, k.scopes,
@@ -34,7 +35,8 @@ SELECT k.id, k.environment, k.secret_sha256, k.secret_sealed, k.data_key_wrapped
        k.previous_secret_sha256, k.previous_secret_sealed, k.previous_data_key_wrapped,
        extract(epoch FROM k.previous_ends_at)::float8 AS previous_ends_at
 FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.revoked_at IS NULL AND (
+WHERE k.revoked_at IS NULL AND (a.approval = 'approved' OR (a.approval IN ('pending', 'rejected') AND k.environment = 'test'))
+  AND (
     k.id = ANY ($1::text[]) OR k.secret_sha256 = ANY ($2::bytea[]) OR k.previous_secret_sha256 = ANY ($2::bytea[])
 )
 """

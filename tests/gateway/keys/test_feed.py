@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import asyncpg
 import pytest
@@ -329,3 +330,28 @@ async def test_key_has_its_own_limits_within_a_second_and_those_that_can_t_be_re
         while await limits_of_key() is not None:  # noqa: ASYNC110  the point of it
             await asyncio.sleep(0.01)
     assert "key_limits_unreadable" in caplog.text
+
+
+async def test_keys_of_an_app_work_as_far_as_the_platform_approves_of_it(
+    database: KeyDatabase, ring_of: RingMaker
+) -> None:
+    """An app that is suspended would go on calling; one that waits would call what is live."""
+    ring = ring_of(database.url, database.envelope)
+    await follow(ring)
+    live, test = await database.add(environment="live"), await database.add(environment="test")
+    for approval, live_works, test_works in (
+        ("suspended", False, False),
+        ("pending", False, True),
+        ("approved", True, True),
+        ("rejected", False, True),
+        ("suspended", False, False),
+        ("approved", True, True),
+    ):
+        await database.connection.execute("UPDATE apps SET approval = $1", approval)
+        for made, works in ((live, live_works), (test, test_works)):
+            for find in (partial(ring.find, made.id), partial(ring.find_by_secret, made.secret)):
+                await asking(find, partial(_stands, works), within_seconds=MACHINE_SECONDS)
+
+
+def _stands(works: bool, known: KnownKey | None) -> bool:
+    return (known is not None) is works

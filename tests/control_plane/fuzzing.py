@@ -1,0 +1,100 @@
+"""Thousands of made-up calls to a control plane, by schemathesis: everything that its OpenAPI document admits and refuses.
+
+A process of its own serves, over real sockets, and the program that is known as `schemathesis run` calls, with all its
+checks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cli.conftest import START_SECONDS, Process, start, write_configuration
+
+# A call that the document admits may be refused all the same: what it names is not there, or not as it was, or two of its
+# fields can't both hold, which no schema says; then 4xx of these. But never 400, 405, 413, 415, 417.
+ADMITTED = '["2xx", "304", "401", "403", "404", "409", "412", "422"]'
+
+# What no schema can say, so that calls are refused which the document seems to admit: of `since`, `until` and `days` some
+# exclude each other, and old times are not kept; the plan of a key, and the organization of an app, must exist.
+_UNSAID = """
+[[operations]]
+include-path-regex = "/usage"
+[operations.checks]
+positive_data_acceptance.enabled = false
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzed:
+    """`cases` were sent; `said` is the program's report, whole, if something was `found`."""
+
+    cases: int
+    found: bool
+    said: str
+
+
+def configuration(token: str) -> str:
+    return f"""
+[checks]
+positive_data_acceptance.expected-statuses = {ADMITTED}
+
+[auth.openapi.operatorToken]
+bearer = "{token}"
+{_UNSAID}
+"""
+
+
+@contextmanager
+def serving_for_fuzz(directory: Path, postgres: str) -> Iterator[Process]:
+    """A control plane of its own process, without rate limits."""
+    file = write_configuration(directory / "gateway.yaml", postgres)
+    text = file.read_text(encoding="utf-8")
+    unlimited = "control_plane:\n  rate_per_actor: off\n  rate_per_address: off\n"
+    file.write_text(text.replace("control_plane:\n", unlimited), encoding="utf-8")
+    process = start(file)
+    assert process.popen.stdout is not None
+    log = process.popen.stdout
+    # Nobody reads what it says, and it must not wait for that.
+    reader = threading.Thread(target=lambda: [None for _ in log], daemon=True)
+    reader.start()
+    try:
+        yield process
+    finally:
+        process.popen.terminate()
+        process.popen.wait(START_SECONDS)
+        reader.join()
+        log.close()
+
+
+def fuzz(
+    directory: Path, url: str, *, token: str, seed: int, examples: int, workers: int = 2, options: Sequence[str] = ()
+) -> Fuzzed:
+    """Up to `examples` calls of each operation in each phase. The same seed makes the same calls."""
+    settings = directory / "schemathesis.toml"
+    settings.touch(mode=0o600)
+    settings.write_text(configuration(token), encoding="utf-8")
+    report = directory / "report.ndjson"
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+            *("--config-file", str(settings), "run", f"{url}/api/v1/openapi.json"),
+            *("--max-examples", str(examples), "--seed", str(seed), "--workers", str(workers)),
+            *("--continue-on-failure", "--generation-database", "none", "--no-color"),
+            *("--suppress-health-check", "all", "--request-timeout", "60", "--no-shrink", "--warnings", "off"),
+            *("--report", "ndjson", "--report-ndjson-path", str(report)),
+            *options,
+        ],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = ran.stdout + ran.stderr
+    generated = re.search(r"(\d[\d,]*) generated", said)
+    return Fuzzed(int(generated[1].replace(",", "")) if generated else 0, ran.returncode != 0, said)
