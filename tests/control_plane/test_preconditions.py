@@ -87,6 +87,8 @@ async def test_a_condition_that_can_not_be_checked_is_refused(api: Api) -> None:
     for wrong in ("unquoted", '"open', "", '"a" "b"', ",".join(['"x"'] * 2000)):
         refused = await api.request("PATCH", path, json={"name": "x"}, headers={"If-Match": wrong})
         assert (refused.status, refused.code) == (400, "malformed_request"), wrong
+        refused = await api.request("POST", "/organizations", json={"name": "New"}, headers={"If-Match": wrong})
+        assert (refused.status, refused.code) == (400, "malformed_request"), f"{wrong}, where there is no version"
     weak = await api.request("PATCH", path, json={"name": "x"}, headers={"If-Match": f"W/{tag}"})
     assert weak.status == 412, "the comparison is the strong one"
     unless = await api.request("PATCH", path, json={"name": "x"}, headers={"If-None-Match": tag})

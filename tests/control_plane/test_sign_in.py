@@ -49,6 +49,18 @@ async def test_a_browser_is_signed_in_by_a_cookie_that_no_script_reads(api: Api)
     assert (await browser(api, "GET", "/me", cookie_of(signed_in))).status == 401
 
 
+@pytest.mark.parametrize("path", ["/sign-in", "/access-tokens", "/access-tokens/refresh", "/invitations/accept"])
+async def test_a_wrong_method_of_what_is_open_is_told_so_and_asked_for_no_credentials(
+    refusing_api: Api, path: str
+) -> None:
+    """401 would send the client to look for a token that can't help. What is closed says 401 first, to whatever method."""
+    for method in ("TRACE", "GET"):
+        refused = await refusing_api.request(method, path, token=None)
+        assert (refused.status, refused.code) == (405, "method_not_allowed"), method
+        assert "POST" in refused.headers["Allow"].split(", ")
+        assert (await refusing_api.request(method, "/sign-out", token=None)).status == 401
+
+
 async def test_over_tls_the_cookie_has_the_name_that_no_other_host_can_set(configuration: Configuration) -> None:
     """Row 130."""
     control_plane = replace(configuration.control_plane, public_url="https://console.example.com")

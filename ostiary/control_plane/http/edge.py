@@ -104,6 +104,7 @@ class Edge:
         self._authenticators = tuple(authenticators)
         self._sessions = sessions
         self._unknown = frozenset(unknown)
+        self._paths_for_everyone = frozenset(path for _, path in unknown)
         self._rates = rates or CallRates(per_actor=None, per_address=None)
         self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
@@ -156,7 +157,7 @@ class Edge:
                     _rate_headers.set(self._rates.unknown(request.remote))
             else:
                 try:
-                    for_everyone = (request.method, request.path) in self._unknown
+                    for_everyone = self._is_for_everyone(request)
                     actor = UNKNOWN if for_everyone else await self._authenticate(request)
                 except Problem as problem:
                     if self._turned_away is not None:
@@ -176,6 +177,14 @@ class Edge:
             fields = {"request_id": request_id, "error": type(error).__qualname__, "traceback": frames}
             log.error("internal_error", extra={"fields": fields})
             return answer(Problem(ProblemCode.INTERNAL_ERROR), request_id)
+
+    def _is_for_everyone(self, request: web.Request) -> bool:
+        """Also a method that nothing answers to, where another is for everyone: no credentials would make it work, and 405
+        says nothing that the document does not."""
+        if (request.method, request.path) in self._unknown:
+            return True
+        nothing_answers = isinstance(request.match_info.http_exception, web.HTTPMethodNotAllowed)
+        return nothing_answers and request.path in self._paths_for_everyone
 
     async def _authenticate(self, request: web.Request) -> Actor:
         """By the path as routed: whatever is not open by name is closed, addresses where nothing is included."""

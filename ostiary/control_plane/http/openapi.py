@@ -73,7 +73,7 @@ def document(operations: Sequence[AnyOperation], *, unknown: Collection[str] = (
             "version": __version__,
             "summary": "Organizations, apps, keys and usage.",
             "description": "Times are RFC 3339 in UTC. Errors are RFC 9457 problem documents; `code` is stable. A created "
-            "secret is in that one answer and nowhere else.",
+            "secret is in that one answer and nowhere else. No text that is sent holds a NUL (U+0000).",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -172,7 +172,7 @@ _IDEMPOTENCY_KEY = {
     "gets the same answer, with Idempotency-Replayed: true; or `secret_already_shown` where the answer held a secret.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
-_TAGS = {"type": "string", "pattern": preconditions.PATTERN, "maxLength": preconditions.LENGTH_MAX}
+_TAGS = {"type": "string", "anyOf": [{"const": preconditions.ANY}, {"pattern": preconditions.PATTERN}]}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",

@@ -22,8 +22,9 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode
 
 # RFC 9110 §8.8.3 without its obsolete characters beyond ASCII, which no tag of ours has.
 _TAG = r'(W/)?"[!#-~]*"'
-# What `If-Match` and `If-None-Match` must be, for the OpenAPI document too.
-PATTERN = rf"^(\*|{_TAG}([ \t]*,[ \t]*{_TAG})*)$"
+# What `If-Match` and `If-None-Match` must be, for the OpenAPI document too: any version there is, or one of a list of tags.
+ANY = "*"
+PATTERN = rf"^{_TAG}([ \t]*,[ \t]*{_TAG})*$"
 # Longer lists are no client's cache of one resource.
 LENGTH_MAX = 4096
 
@@ -55,33 +56,37 @@ def require_match(headers: CIMultiDictProxy[str], tag: str) -> None:
     """Raises Problem `precondition_failed` unless the resource whose tag this is is as the client says. Without conditions,
     nothing is asked. `malformed_request` for what is no list of tags."""
     given = _tags(headers, "If-Match")
-    if given is not None and "*" not in given and not any(_state(tag) == _state(each) for each in given):
+    if given is not None and ANY not in given and not any(_state(tag) == _state(each) for each in given):
         raise Problem(ProblemCode.PRECONDITION_FAILED)
     unwanted = _tags(headers, "If-None-Match")
-    if unwanted is not None and ("*" in unwanted or _weakly_among(tag, unwanted)):
+    if unwanted is not None and (ANY in unwanted or _weakly_among(tag, unwanted)):
         raise Problem(ProblemCode.PRECONDITION_FAILED, "The resource is as If-None-Match says it must not be.")
 
 
 def is_known(headers: CIMultiDictProxy[str], tag: str) -> bool:
     """Whether a reader has this representation already: 304 then. Raises as `require_match` does."""
     given = _tags(headers, "If-Match")
-    if given is not None and "*" not in given and tag not in given:
+    if given is not None and ANY not in given and tag not in given:
         raise Problem(ProblemCode.PRECONDITION_FAILED)
     known = _tags(headers, "If-None-Match")
-    return known is not None and ("*" in known or _weakly_among(tag, known))
+    return known is not None and (ANY in known or _weakly_among(tag, known))
 
 
 def are_given(headers: CIMultiDictProxy[str]) -> bool:
-    return "If-Match" in headers or "If-None-Match" in headers
+    """Raises Problem `malformed_request` for what is no list of tags, also where there is no version to compare with: the
+    client is told of the mistake that it can mend first."""
+    return any([_tags(headers, name) is not None for name in ("If-Match", "If-None-Match")])
 
 
 def _tags(headers: CIMultiDictProxy[str], name: str) -> Sequence[str] | None:
     if name not in headers:
         return None
     text = ",".join(headers.getall(name)).strip(" \t")
+    if text == ANY:
+        return (ANY,)
     if len(text) > LENGTH_MAX or re.fullmatch(PATTERN, text) is None:
         raise Problem(ProblemCode.MALFORMED_REQUEST, f"{name} must be `*`, or entity tags in quotes as ETag has them.")
-    return ("*",) if text == "*" else [found[0] for found in re.finditer(_TAG, text)]
+    return [found[0] for found in re.finditer(_TAG, text)]
 
 
 def _state(tag: str) -> str:
