@@ -73,7 +73,7 @@ def serving_for_fuzz(directory: Path, postgres: str) -> Iterator[Process]:
 
 
 def fuzz(
-    directory: Path, url: str, *, token: str, seed: int, examples: int, workers: int = 2, options: Sequence[str] = ()
+    directory: Path, url: str, *, token: str, seed: int, examples: int, workers: int = 1, options: Sequence[str] = ()
 ) -> Fuzzed:
     """Up to `examples` calls of each operation in each phase. The same seed makes the same calls."""
     settings = directory / "schemathesis.toml"

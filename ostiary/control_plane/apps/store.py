@@ -62,8 +62,6 @@ async def has_keys_in_force(connection: Connection, app_id: str) -> bool:
 async def delete(connection: Connection, app_id: str) -> None:
     """Raises asyncpg.ForeignKeyViolationError when a key was made meanwhile."""
     # Guarantees that a key in force keeps its app: it is not among these, and so the second statement is refused.
-    await connection.execute(
-        "DELETE FROM api_keys WHERE app_id = $1 AND (revoked_at IS NOT NULL OR expires_at <= now())", app_id
-    )
+    await connection.execute("SELECT apps_delete_ended_keys($1)", app_id)
     # Guarantees that nothing is left of the app but what was metered, and what was changed of its keys' limits.
     await connection.execute("DELETE FROM apps WHERE id = $1", app_id)

@@ -51,7 +51,7 @@ TABLES: Mapping[str, frozenset[str]] = {
     # `ostiary usage retention` drops partitions, and so runs as the owner.
     "usage_retention": READ,
 }
-FUNCTIONS = ("audit_append",)
+FUNCTIONS = ("audit_append", "apps_delete_ended_keys")
 
 
 async def grant(url: str, role: str) -> list[str]:

@@ -172,7 +172,7 @@ _IDEMPOTENCY_KEY = {
     "gets the same answer, with Idempotency-Replayed: true; or `secret_already_shown` where the answer held a secret.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
-_TAGS = {"type": "string", "pattern": preconditions.PATTERN, "maxLength": preconditions.LENGTH_MAX}
+_TAGS = {"type": "string", "pattern": preconditions.PATTERN}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",

@@ -24,3 +24,13 @@ END $$;
 
 CREATE TRIGGER apps_announce_approval AFTER UPDATE OF approval ON apps
     FOR EACH ROW WHEN (OLD.approval IS DISTINCT FROM NEW.approval) EXECUTE FUNCTION announce_app_approval();
+
+-- Guarantees that only what is revoked or expired goes, whoever asks: the service's role may delete no key otherwise.
+CREATE FUNCTION apps_delete_ended_keys(of_app uuid) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
+    DELETE FROM api_keys WHERE app_id = of_app AND (revoked_at IS NOT NULL OR expires_at <= now())
+$$;
+REVOKE EXECUTE ON FUNCTION apps_delete_ended_keys FROM PUBLIC;
+-- It finds nothing that its caller put in the way.
+DO $$ BEGIN
+    EXECUTE format('ALTER FUNCTION apps_delete_ended_keys SET search_path = %I, pg_temp', current_schema());
+END $$;
