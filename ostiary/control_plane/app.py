@@ -114,6 +114,7 @@ async def build_app(
         access_tokens=access_tokens,
         outside=None if issuer is None else sign_in.OutsideIssuer(issuer),
     )
+    published = routes.Routes()
     declared = (
         *sign_in.operations(
             sign_in.SignIn(
@@ -133,8 +134,8 @@ async def build_app(
                 key_prefix=prefix,
             )
         ),
-        *routes.operations(routes.Routes()),
-        *plans.operations(configuration.plans),
+        *routes.operations(published),
+        *plans.operations(published.plans if configuration.published else plans.of_the_file(configuration.plans)),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
     )
