@@ -114,6 +114,7 @@ async def build_app(
         access_tokens=access_tokens,
         outside=None if issuer is None else sign_in.OutsideIssuer(issuer),
     )
+    published = routes.Routes()
     declared = (
         *sign_in.operations(
             sign_in.SignIn(
@@ -133,8 +134,8 @@ async def build_app(
                 key_prefix=prefix,
             )
         ),
-        *routes.operations(routes.Routes()),
-        *plans.operations(configuration.plans),
+        *routes.operations(published),
+        *plans.operations(published.plans if configuration.published else plans.of_the_file(configuration.plans)),
         *usage.operations(usage.Usage(accounts=directory)),
         *audit.operations(audit.Audit(accounts=directory)),
     )
@@ -168,7 +169,7 @@ async def build_app(
     )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, [served(operation) for operation in declared], dispatcher)
-    _add_pages(app, declared, pool, warnings)
+    _add_pages(app, declared, pool, warnings, cookie.name)
     _add_key_document(app, signing_keys)
     app.on_response_prepare.append(dress)
 
@@ -281,10 +282,11 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
         )
 
 
-def _add_pages(app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str]) -> None:
-    described = json.dumps(
-        openapi.document(declared, unknown=[each.id for each in declared if MATRIX[each.id].unknown])
-    ).encode()
+def _add_pages(
+    app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str], cookie: str
+) -> None:
+    unknown = [each.id for each in declared if MATRIX[each.id].unknown]
+    described = json.dumps(openapi.document(declared, unknown=unknown, cookie=cookie)).encode()
     # By path: the description of this API, and of each error code of the gateway.
     pages = {
         interactive.REFERENCE: documentation.page(declared),

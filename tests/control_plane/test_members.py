@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -123,6 +124,30 @@ async def test_an_organization_keeps_an_owner(api: Api) -> None:
     await set_role(api, organization_id, admin, "owner")
     replies = await asyncio.gather(*(api.request("POST", leave, token=each.token) for each in (owner, admin)))
     assert sorted(reply.status for reply in replies) == [200, 409]
+
+
+@pytest.mark.parametrize("way", ["leaves", "is removed", "becomes an admin"])
+async def test_an_owner_who_goes_waits_for_another_who_is_going(api: Api, connection: Connection, way: str) -> None:
+    """The organization's row is held by a transaction in which the other owner goes: whoever did not wait for it would still
+    see two owners, and leave nobody."""
+    organization_id, people = await staffed(api)
+    owner, other = people["owner"], people["admin"]
+    await set_role(api, organization_id, other, "owner")
+    async with connection.transaction():
+        await connection.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", organization_id)
+        await connection.execute("DELETE FROM memberships WHERE user_id = $1", other.id)
+        calls = {
+            "leaves": partial(api.request, "POST", f"/me/organizations/{organization_id}/leave", token=owner.token),
+            "is removed": partial(remove, api, organization_id, owner),
+            "becomes an admin": partial(set_role, api, organization_id, owner, "admin"),
+        }
+        going = asyncio.create_task(calls[way]())
+        async with asyncio.timeout(60):
+            while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not going.done(), "it did not wait"
+                await asyncio.sleep(0.01)
+    reply = await going
+    assert (reply.status, reply.code) == (409, "conflict")
 
 
 async def test_an_invitation_changes_nothing_for_who_is_a_member(api: Api) -> None:

@@ -13,7 +13,8 @@ from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.http.edge import OPEN
 from ostiary.control_plane.http.problems import ProblemCode
 from ostiary.core.model import Configuration
-from tests.control_plane.support import Api, Reply
+from tests.control_plane.people import by_password, person
+from tests.control_plane.support import OPERATOR_TOKEN, Api, Reply
 
 
 async def test_the_document_is_valid_openapi_3_1(api: Api) -> None:
@@ -134,8 +135,8 @@ async def test_every_operation_has_examples_error_answers_and_security(api: Api)
     for path, item in document["paths"].items():
         for method, operation in item.items():
             where = f"{method} {path}"
-            if operation["security"] or not MATRIX[operation["operationId"]].unknown:
-                assert set(operation["security"][0]) <= set(components["securitySchemes"]), where
+            for alternative in operation["security"]:
+                assert set(alternative) <= set(components["securitySchemes"]), where
             if "requestBody" in operation:
                 check(operation["requestBody"]["content"]["application/json"])
             succeeded = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
@@ -146,6 +147,55 @@ async def test_every_operation_has_examples_error_answers_and_security(api: Api)
                 check(answer["content"]["application/json"])
             for answer in failed:
                 check(answer["content"]["application/problem+json"])
+
+
+async def test_the_security_of_every_operation_is_what_the_matrix_and_the_method_say(api: Api) -> None:
+    """A generated client would send a token to what makes somebody known, or a browser's call without what is asked of it."""
+    document = (await api.get("/api/v1/openapi.json")).document
+    bearers: list[dict[str, Any]] = [{"operatorToken": []}, {"platformToken": []}, {"accessToken": []}]
+    described = {}
+    for item in document["paths"].values():
+        for method, operation in item.items():
+            described[operation["operationId"]] = operation["security"]
+            if MATRIX[operation["operationId"]].unknown:
+                wanted = []
+            elif method == "get":
+                wanted = [*bearers, {"session": []}]
+            else:
+                wanted = [*bearers, {"session": [], "ownPage": []}]
+            assert operation["security"] == wanted, operation["operationId"]
+    assert described.keys() == MATRIX.keys()
+    # What is said once, for operations that say nothing, opens nothing.
+    assert [] not in (document["security"], described["getMe"])
+    for subject in ("Organizations", "users", "apps", "keys", "plans", "routes", "usage", "audit"):
+        assert subject in document["info"]["summary"]
+
+
+async def test_every_security_scheme_lets_in_as_it_is_described(api: Api) -> None:
+    """The document would ask for what is refused, or keep quiet about what is taken."""
+    schemes = (await api.get("/api/v1/openapi.json")).document["components"]["securitySchemes"]
+    program = await api.post("/platform-tokens", {"name": "ci", "platform_role": "auditor"})
+    assert program.status == 201, program.text
+    rosa = await person(api, "rosa@example.com", organization_id=await api.organization(), role="owner")
+    signed_in = await by_password(api, "/sign-in", rosa.email)
+    cookie = signed_in.headers["Set-Cookie"].partition(";")[0]
+    assert cookie.partition("=")[0] == schemes["session"]["name"]
+    tokens = {
+        "operatorToken": OPERATOR_TOKEN,
+        "platformToken": program.document["token"],
+        "accessToken": rosa.token,
+    }
+    assert tokens.keys() | {"session", "ownPage"} == schemes.keys()
+    for name, token in tokens.items():
+        assert (schemes[name]["type"], schemes[name]["scheme"]) == ("http", "bearer")
+        assert (await api.get("/organizations", token=token)).status == 200, name
+    assert (schemes["session"]["type"], schemes["session"]["in"]) == ("apiKey", "cookie")
+    session = {"Cookie": cookie, "Sec-Fetch-Site": "same-origin"}
+    assert (await api.get("/me", token=None, headers=session)).status == 200
+    assert (await api.request("POST", "/sign-out", token=None, headers=session)).code == "foreign_page"
+    assert (schemes["ownPage"]["type"], schemes["ownPage"]["in"]) == ("apiKey", "header")
+    with_header = {**session, schemes["ownPage"]["name"]: "1"}
+    assert (await api.request("POST", "/sign-out", token=None, headers=with_header)).status == 200
 
 
 async def test_examples_of_requests_are_taken_by_the_api(api: Api) -> None:

@@ -23,6 +23,10 @@ FORBIDDEN = (
     "CREATE OR REPLACE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     "DELETE FROM key_limit_changes",
     "UPDATE key_limit_changes SET reason = 'x'",
+    "UPDATE route_versions SET document = 'x'",
+    "DELETE FROM route_versions",
+    "TRUNCATE route_versions",
+    "ALTER TABLE route_versions DISABLE TRIGGER ALL",
     "DELETE FROM api_keys",
     "INSERT INTO schema_migrations VALUES ('0001', 'x')",
     "CREATE TABLE mine (n integer)",
@@ -44,6 +48,23 @@ async def test_the_service_s_role_can_neither_change_the_log_nor_the_schema(
     await api.organization()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await service.execute(statement)
+
+
+async def test_the_service_s_role_may_read_and_add_versions_of_routes_and_no_more(
+    api: Api, service: Connection, connection: Connection
+) -> None:
+    """What was applied stays as it was, for whoever rolls back and for whoever asks who had changed what."""
+    rows = await connection.fetch(
+        "SELECT privilege_type::text AS name FROM information_schema.role_table_grants "
+        "WHERE table_name = 'route_versions' AND grantee = $1",
+        SERVICE_ROLE,
+    )
+    assert {row["name"] for row in rows} == {"SELECT", "INSERT"}
+    applied = await api.post("/routes/versions", {"document": "version: 1\nroutes: []\n", "base": 0})
+    assert applied.status == 201, applied.text
+    assert await service.fetchval("SELECT max(number) FROM route_versions") == 1
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await service.execute("SELECT FROM route_versions FOR UPDATE")
 
 
 async def test_a_table_of_the_role_s_own_does_not_come_before_the_log(api: Api, service: Connection) -> None:

@@ -18,7 +18,7 @@ from ostiary.control_plane.http.access import Actor
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 
 HEADER = "X-Ostiary-Request"
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class BrowserSessions:
         value = request.cookies.get(self.cookie)
         if value is None:
             return None
-        if request.method not in _SAFE_METHODS:
+        if request.method not in SAFE_METHODS:
             self._require_own_page(request)
         return await self.authenticate(value)
 

@@ -10,11 +10,14 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from ostiary import __version__
-from ostiary.control_plane.http import examples, preconditions
+from ostiary.control_plane.http import browser, examples, preconditions
 from ostiary.control_plane.http.fields import NoBody, NoParameters, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Method
 from ostiary.control_plane.http.problems import MEDIA_TYPE, FieldProblem, Problem, ProblemCode
 from ostiary.control_plane.http.problems import document as problem_document
+
+# Any of these, and all that it names.
+Security = Sequence[Mapping[str, Sequence[str]]]
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -55,42 +58,82 @@ def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
     return tuple(sorted(codes, key=lambda code: (code.value.status, code.code)))
 
 
-def document(operations: Sequence[AnyOperation], *, unknown: Collection[str] = ()) -> dict[str, Any]:
-    """The whole document; `unknown` are the ids of operations for callers who are not known yet. Two
-    models of one name would be an error here, at start, not a wrong document."""
+def document(operations: Sequence[AnyOperation], *, unknown: Collection[str], cookie: str) -> dict[str, Any]:
+    """The whole document; `unknown` are the ids of operations for callers who are not known yet, `cookie` is the name of the
+    one that browsers have their session in. Two models of one name would be an error here, at start, not a wrong document."""
     schemas = _schemas(operations)
     subjects = preconditions.subjects(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        described = _operation(operation, subjects.get(operation.id), schemas)
-        if operation.id in unknown:
-            described["security"] = []
+        security = [] if operation.id in unknown else _security(operation)
+        described = _operation(operation, subjects.get(operation.id), schemas, security)
         paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Ostiary control plane",
             "version": __version__,
-            "summary": "Organizations, apps, keys and usage.",
+            "summary": "Organizations, members, users, apps, keys, plans, published routes, usage and the audit log.",
             "description": "Times are RFC 3339 in UTC. Errors are RFC 9457 problem documents; `code` is stable. A created "
             "secret is in that one answer and nowhere else. No text that is sent holds a NUL (U+0000).",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"operatorToken": []}],
+        "security": _SECURITY_OF_READS,
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
         "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "operatorToken": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "The operator token of the configuration (control_plane.operator_token).",
-                }
+                **_BEARERS,
+                _SESSION: {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": cookie,
+                    "description": "The session of a browser that has signed in (`signIn`). Looked at only where there is no "
+                    "Authorization header.",
+                },
+                _OWN_PAGE: _OWN_PAGE_HEADER,
             },
         },
     }
+
+
+_BEARERS = {
+    "operatorToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The operator token of the configuration (`control_plane.operator_token`): the role operator, always.",
+    },
+    "platformToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A program's token (`createPlatformToken`), with its role over the platform, until it expires or is "
+        "revoked.",
+    },
+    "accessToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A user's, for 15 minutes (`createAccessToken`, `refreshAccessToken`); or one of the identity "
+        "provider that the configuration names (`control_plane.issuer`).",
+    },
+}
+_SESSION = "session"
+_OWN_PAGE = "ownPage"
+_OWN_PAGE_HEADER = {
+    "type": "apiKey",
+    "in": "header",
+    "name": browser.HEADER,
+    "description": "Any value. Asked for beside the session cookie wherever something may be changed, against foreign pages "
+    "(CSRF), and with it `Sec-Fetch-Site: same-origin` or, from browsers that do not send that, our own `Origin`.",
+}
+_SECURITY_OF_READS: Security = [*({name: ()} for name in _BEARERS), {_SESSION: ()}]
+_SECURITY_OF_CHANGES: Security = [*({name: ()} for name in _BEARERS), {_SESSION: (), _OWN_PAGE: ()}]
+
+
+def _security(operation: AnyOperation) -> Security:
+    return _SECURITY_OF_READS if operation.method in browser.SAFE_METHODS else _SECURITY_OF_CHANGES
 
 
 def _schemas(operations: Sequence[AnyOperation]) -> dict[str, Any]:
@@ -140,13 +183,18 @@ def _problem_schema() -> dict[str, Any]:
     }
 
 
-def _operation(operation: AnyOperation, subject: AnyOperation | None, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    operation: AnyOperation,
+    subject: AnyOperation | None,
+    schemas: dict[str, Any],
+    security: Security,
+) -> dict[str, Any]:
     responses = {str(operation.status): _success(operation, subject, schemas), **_failures(operation)}
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "security": [{"operatorToken": []}],
+        "security": security,
         "responses": responses,
     }
     parameters = _parameters("path", operation.path_model) + _parameters("query", operation.query_model)

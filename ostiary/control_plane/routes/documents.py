@@ -30,6 +30,10 @@ class Documents:
         except ConfigurationError as error:
             raise Problem(ProblemCode.INVALID_FIELDS, errors=[_field(each) for each in error.problems]) from error
 
+    def known(self, sha256: str) -> CheckedDocument | None:
+        """The document of this checksum, if it is the one that was in force when that was asked last."""
+        return self._last[1] if self._last is not None and self._last[0] == sha256 else None
+
     async def in_force(self, version: RouteVersion | None) -> CheckedDocument | None:
         """What the version in force says; without one, that nothing is routed. None if this release does not take it any
         more."""

@@ -3,6 +3,7 @@ it alone, and what was once applied stays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ostiary.control_plane.db import Connection
@@ -28,6 +29,7 @@ from ostiary.control_plane.routes.model import (
 )
 from ostiary.control_plane.routes.store import Node
 from ostiary.core.config.composition import CheckedDocument
+from ostiary.core.model import Plan
 from ostiary.core.published import document_sha256
 
 
@@ -99,6 +101,22 @@ class Routes:
         current = await store.current(connection)
         nodes = tuple(_node(node, current) for node in await store.nodes(connection))
         return RouteStatus(current=current, nodes=nodes)
+
+    async def plans(self, connection: Connection) -> Mapping[str, Plan]:
+        """The plans of the version in force, by name, as gateways read them; none before the first. Raises Problem `conflict`
+        if this release does not take that version any more."""
+        current = await store.current(connection)
+        known = None if current is None else self._documents.known(current.sha256)
+        if known is None:
+            # The text is asked for once a version: it may be of 2 MiB.
+            known = await self._documents.in_force(await store.version(connection, None))
+        if known is None:
+            raise Problem(
+                ProblemCode.CONFLICT,
+                "The version of the routes in force is not valid for this release: apply one that is.",
+                about="/api/v1/routes",
+            )
+        return known.configuration.plans
 
     async def _make(
         self,
