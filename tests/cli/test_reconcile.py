@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from ostiary.cli.reconcile import reconcile
+from ostiary.cli.main import main
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
 from tests.gateway.usage.calls import SCHEMA
 
@@ -41,7 +41,7 @@ def _meter(directory: Path, calls: int) -> None:
 def test_books_that_balance_exit_0_with_a_table(configuration: Path, tmp_path: Path) -> None:
     """Without it: a cron job that can't tell."""
     _meter(tmp_path / "spool", 7)
-    result = CliRunner().invoke(reconcile, ["-c", str(configuration)])
+    result = CliRunner().invoke(main, ["usage", "reconcile", "-c", str(configuration)])
     assert result.exit_code == 0, result.output
     assert "Everything is accounted for." in result.output
     all_line = next(line for line in result.output.splitlines() if line.startswith("all "))
@@ -52,7 +52,7 @@ def test_a_missing_call_exits_1_and_json_says_where(configuration: Path, tmp_pat
     """Without it: lost usage, and a green check."""
     _meter(tmp_path / "spool", 7)
     next((tmp_path / "spool").glob("*.sealed")).unlink()
-    result = CliRunner().invoke(reconcile, ["-c", str(configuration), "--json"])
+    result = CliRunner().invoke(main, ["usage", "reconcile", "-c", str(configuration), "--json"])
     assert result.exit_code == 1
     document = json.loads(result.output)
     assert document["holds"] is False
@@ -61,7 +61,7 @@ def test_a_missing_call_exits_1_and_json_says_where(configuration: Path, tmp_pat
 
 def test_a_spool_that_is_not_here_is_named(configuration: Path) -> None:
     """Without it: run on the wrong machine, and everything seems to balance."""
-    result = CliRunner().invoke(reconcile, ["-c", str(configuration)])
+    result = CliRunner().invoke(main, ["usage", "reconcile", "-c", str(configuration)])
     assert result.exit_code == 1
     assert "there is no spool at" in result.output
 
@@ -70,4 +70,4 @@ def test_a_bad_configuration_exits_2(tmp_path: Path) -> None:
     """The contract: 2 is wrong usage or bad configuration."""
     path = tmp_path / "bad.yaml"
     path.write_text("version: 99\n")
-    assert CliRunner().invoke(reconcile, ["-c", str(path)]).exit_code == 2
+    assert CliRunner().invoke(main, ["usage", "reconcile", "-c", str(path)]).exit_code == 2

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from ostiary.cli.retention import retention as retention_command
+from ostiary.cli.main import main
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.usage.retention import AHEAD_DAYS, RetentionBusy, connected, keep_up
 from ostiary.control_plane.usage.upkeep import run_upkeep
@@ -193,7 +193,7 @@ def test_the_command_says_what_it_would_do_and_does_it(database: str, tmp_path: 
     config.write_text(
         f"version: 1\nroutes: []\nstores: {{postgres: '{database}'}}\nusage: {{retention: {{events: 30d}}}}\n"
     )
-    would = CliRunner().invoke(retention_command, ["-c", str(config), "--dry-run"])
+    would = CliRunner().invoke(main, ["usage", "retention", "-c", str(config), "--dry-run"])
     assert would.output.splitlines() == [
         "would drop usage_events_20200101",
         "would drop usage_rollups_minute_20200101",
@@ -201,9 +201,9 @@ def test_the_command_says_what_it_would_do_and_does_it(database: str, tmp_path: 
         "would drop usage_rollups_hour_202001",
         "would drop usage_rollups_all_hour_202001",
     ]
-    done = CliRunner().invoke(retention_command, ["-c", str(config), "--json"])
+    done = CliRunner().invoke(main, ["usage", "retention", "-c", str(config), "--json"])
     assert json.loads(done.output)["dropped"] == [line.split()[-1] for line in would.output.splitlines()]
-    again = CliRunner().invoke(retention_command, ["-c", str(config)])
+    again = CliRunner().invoke(main, ["usage", "retention", "-c", str(config)])
     assert (again.exit_code, again.output) == (0, "nothing to do: all that is there is kept\n")
 
 
