@@ -12,7 +12,7 @@ from tests.control_plane.fuzzing import fuzz, serving_for_fuzz
 
 CASES = 5_000
 # Of each operation in each phase: enough for that many cases.
-EXAMPLES = 40
+EXAMPLES = 12
 
 
 @pytest.mark.long
