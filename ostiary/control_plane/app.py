@@ -47,7 +47,7 @@ from ostiary.control_plane.http.edge import (
     expect_later,
 )
 from ostiary.control_plane.http.listener import Listener
-from ostiary.control_plane.http.operations import BASE, AnyOperation
+from ostiary.control_plane.http.operations import BASE, AnyOperation, address
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
@@ -276,10 +276,10 @@ async def _warnings(pool: Pool) -> Sequence[str]:
 
 
 def _add_operations(app: web.Application, declared: Sequence[AnyOperation], dispatcher: Dispatcher) -> None:
+    paths = {operation.path for operation in declared}
     for operation in declared:
-        app.router.add_route(
-            operation.method, BASE + operation.path, dispatcher.handler(operation), expect_handler=expect_later
-        )
+        path = address(operation.path, paths)
+        app.router.add_route(operation.method, path, dispatcher.handler(operation), expect_handler=expect_later)
 
 
 def _add_pages(

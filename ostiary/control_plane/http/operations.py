@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -95,6 +96,22 @@ class Operation(Generic[PathT, QueryT, BodyT]):
 
 
 AnyOperation = Operation[Any, Any, Any]
+
+
+def address(path: str, paths: Collection[str]) -> str:
+    """`path` as the router takes it. A parameter stands for nothing that one of `paths` has word for word in its place:
+    concrete paths are matched first (OpenAPI 3.1, "Path Templating Matching"), and have their own methods alone."""
+    parts = path.split("/")
+    named: dict[int, list[str]] = {}
+    for other in paths:
+        others = other.split("/")
+        if len(others) == len(parts) and other != path:
+            differing = [number for number, part in enumerate(parts) if part != others[number]]
+            if len(differing) == 1 and parts[differing[0]].startswith("{") and not others[differing[0]].startswith("{"):
+                named.setdefault(differing[0], []).append(re.escape(others[differing[0]]))
+    for number, words in named.items():
+        parts[number] = f"{parts[number][:-1]}:(?!(?:{'|'.join(sorted(words))})(?:/|$))[^{{}}/]+}}"
+    return BASE + "/".join(parts)
 
 
 def read(

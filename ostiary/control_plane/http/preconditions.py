@@ -75,7 +75,8 @@ def is_known(headers: CIMultiDictProxy[str], tag: str) -> bool:
 def are_given(headers: CIMultiDictProxy[str]) -> bool:
     """Raises Problem `malformed_request` for what is no list of tags, also where there is no version to compare with: the
     client is told of the mistake that it can mend first."""
-    return any([_tags(headers, name) is not None for name in ("If-Match", "If-None-Match")])
+    given, unwanted = _tags(headers, "If-Match"), _tags(headers, "If-None-Match")
+    return given is not None or unwanted is not None
 
 
 def _tags(headers: CIMultiDictProxy[str], name: str) -> Sequence[str] | None:
