@@ -232,6 +232,21 @@ def test_every_folder_that_the_architecture_maps_exists() -> None:
         assert (ROOT / folder).is_dir(), folder
 
 
+def test_every_package_is_on_the_map_of_the_architecture() -> None:
+    """Whoever looks for the place of something would not find what was added since."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    mapped = set(re.findall(r"^\| `([\w/.]+)/` \|", text, flags=re.MULTILINE))
+    packages = {file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "ostiary").rglob("*/__init__.py")}
+    assert "ostiary/gateway/usage/stream" in packages
+    assert packages - mapped - {"ostiary"} == set()
+
+
+def test_the_readme_leads_to_every_page_of_the_documentation() -> None:
+    """A page that nothing leads to is not read."""
+    linked = set(LINK.findall((ROOT / "README.md").read_text()))
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} - linked == set()
+
+
 def test_commands_that_the_readme_shows_exist() -> None:
     """The first command a newcomer pastes must not be one that was renamed."""
     from ostiary.cli.main import COMMANDS

@@ -14,7 +14,7 @@ COLUMNS = ("name", "rate", "limits", "quotas", "concurrency", "overage")
 
 @click.group()
 def plans() -> None:
-    """Plans of the configuration, over the control-plane API.
+    """Plans in force, over the control-plane API.
 
     \b
     Example:
