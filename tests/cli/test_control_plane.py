@@ -228,6 +228,8 @@ def test_tail_prints_calls_as_they_come_until_it_is_interrupted(control_plane: P
         [
             sys.executable,
             "-c",
+            # A shell starts what is in its background deaf to the interrupt, and so is what that starts.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
             "from ostiary.cli.main import main; main()",
             "usage",
             "tail",
