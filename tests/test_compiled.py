@@ -43,8 +43,8 @@ WHERE = "import ostiary.gateway.wire.client as c, ostiary.gateway.pipeline as p;
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled copy of the package."""
     directory = tmp_path_factory.mktemp("compiled") / "package"
-    # What mypyc makes of the sources is what a release has; the C compiler may take the short way, in a third of the time.
-    environment = os.environ | {"MYPYC_OPT_LEVEL": "1", "MYPYC_DEBUG_LEVEL": "0"}
+    # What mypyc makes of the sources is what a release has; the C compiler may take the short way, in a quarter of the time.
+    environment = os.environ | {"MYPYC_OPT_LEVEL": "0", "MYPYC_DEBUG_LEVEL": "0"}
     command = [sys.executable, ROOT / "hatch_build.py", directory]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, timeout=900)
     return directory
