@@ -45,7 +45,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("compiled") / "package"
     # What mypyc makes of the sources is what a release has; the C compiler may take the short way, in a quarter of the time.
     environment = os.environ | {"MYPYC_OPT_LEVEL": "0", "MYPYC_DEBUG_LEVEL": "0"}
-    command = [sys.executable, ROOT / "hatch_build.py", directory]
+    command = [sys.executable, str(ROOT / "hatch_build.py"), str(directory)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, timeout=900)
     return directory
 
