@@ -44,7 +44,8 @@ class Walk:
         access = MATRIX[operation.id]
         body: type[Request] = NoBody
         if access.whose is not None and access.whose not in operation.path_model.model_fields:
-            body = create_model("About", __base__=Request, **{access.whose: (str, ...)})  # type: ignore[call-overload]
+            field = {access.whose: (str, ...)}
+            body = create_model("About", __base__=Request, **field)  # type: ignore[call-overload]  # named at run time
         return replace(
             operation,
             handler=reached,
