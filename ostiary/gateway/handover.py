@@ -12,7 +12,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import AsyncIterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -26,6 +28,8 @@ REHEARSAL_SECONDS = 60.0
 PROBLEM_CHARACTERS_MAX = 2000
 # A process that was not ready when the program changed has lost its channel, and ends by that.
 ORPHAN_SECONDS = 10.0
+# The event loop is told of a signal by a pipe: this is many of its turns.
+SETTLE_SECONDS = 0.01
 # They arrive while neither program listens for them: held back by the one, delivered to the other.
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 
@@ -156,12 +160,28 @@ async def rehearse(handover: Handover, command: Sequence[str]) -> str | None:
     return said or f"the program ended with exit status {process.returncode}"
 
 
+def helper_threads() -> ThreadPoolExecutor:
+    """For what the supervisor's event loop does beside itself. A signal goes to any thread that listens for it: these never
+    do, or the signals that `signals_wait` holds back would reach them, and end with this program."""
+    return ThreadPoolExecutor(initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS))
+
+
+@asynccontextmanager
+async def signals_wait() -> AsyncIterator[None]:
+    """From here on `SIGNALS` wait for the program that comes next, which unblocks them; or for the end of this context. What
+    came before has been answered."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        await asyncio.sleep(SETTLE_SECONDS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def become(handover: Handover, command: Sequence[str]) -> NoReturn:
-    """Replaces this program by `command`. Signals wait until that one listens for them (`SIGNALS`, which it unblocks).
-    Raises OSError when the system can't; then everything is as before."""
+    """Replaces this program by `command`. Raises OSError when the system can't; then everything is as before."""
     record = _record(handover)
     held = [record, *handover.descriptors()]
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         for descriptor in held:
             os.set_inheritable(descriptor, True)
@@ -170,7 +190,6 @@ def become(handover: Handover, command: Sequence[str]) -> NoReturn:
         for descriptor in held:
             os.set_inheritable(descriptor, False)
         os.close(record)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def own_command() -> list[str]:

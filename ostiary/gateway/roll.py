@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ostiary import __version__
 from ostiary.gateway.admin import AdminListener
 from ostiary.gateway.children import Children
-from ostiary.gateway.handover import Handover, become, own_command, rehearse
+from ostiary.gateway.handover import Handover, become, own_command, rehearse, signals_wait
 from ostiary.gateway.held_sockets import HeldSockets
 from ostiary.gateway.in_force import InForce
 
@@ -72,10 +72,11 @@ class Roll:
             return problem
         await self._admin.pause()
         try:
-            if (obstacle := self._obstacle()) is not None:
-                return obstacle
-            log.info("hands_over", extra={"fields": {"version": __version__}})
-            become(self._handover(held), own_command())
+            async with signals_wait():
+                if (obstacle := self._obstacle()) is not None:  # a SIGTERM that came in the meantime, say
+                    return obstacle
+                log.info("hands_over", extra={"fields": {"version": __version__}})
+                become(self._handover(held), own_command())
         except OSError as error:
             return f"the program on disk can't be started: {error.strerror}"
         finally:

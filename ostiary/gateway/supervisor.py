@@ -20,7 +20,7 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.children import SHIPPER, Children
-from ostiary.gateway.handover import SIGNALS, Handover
+from ostiary.gateway.handover import SIGNALS, Handover, helper_threads
 from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
@@ -120,6 +120,8 @@ class Supervisor:
         """Serves until a signal ends it. The exit status: 0 when all ended in order, 1 when something had to be cut.
         Raises CannotStart when the gateway never came to serve."""
         children, in_force = self._children, self._in_force
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(helper_threads())
         try:
             if self._handover is not None and self._handover.rehearsal:
                 # All that a start needs has been loaded; what is left to find out is whether the addresses are the same.
@@ -133,12 +135,11 @@ class Supervisor:
             await self._admin.start(*held.for_operators())
         except CannotListen as error:
             raise CannotStart(str(error)) from error
-        loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, True)
         loop.add_signal_handler(signal.SIGINT, self._stop, False)
         loop.add_signal_handler(signal.SIGHUP, in_force.ask)
         loop.add_signal_handler(signal.SIGUSR2, self._roll.ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see handover.become
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see handover.signals_wait
         children.begin(self._life_ended)
         watching = asyncio.create_task(children.predecessors.watch())
         self._follower = self._follow_routes()

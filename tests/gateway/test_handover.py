@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -88,6 +89,34 @@ def test_a_program_that_cannot_be_started_leaves_everything_as_it_was() -> None:
     assert VARIABLE not in os.environ
     for descriptor in sockets:
         os.close(descriptor)
+
+
+# A program that has threads at work, as a supervisor that reads files has, becomes another one; a signal came in between.
+FOLLOWED = """
+import asyncio, os, signal, sys
+from ostiary.gateway.handover import helper_threads, signals_wait
+
+async def run():
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(helper_threads())
+    loop.add_signal_handler(signal.SIGHUP, lambda: print("heard by the first", flush=True))
+    await asyncio.to_thread(int)
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with signals_wait():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        next = "import signal; print(*sorted(each.name for each in signal.sigpending()))"
+        os.execv(sys.executable, [sys.executable, "-c", next])
+
+asyncio.run(run())
+"""
+
+
+def test_signals_that_come_while_the_program_changes_wait_for_the_next_one() -> None:
+    """Row 110: a SIGTERM that nobody hears leaves a gateway running that its operator has ended; a SIGHUP, one with the
+    configuration of before."""
+    ran = subprocess.run([sys.executable, "-c", FOLLOWED], capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.stdout.splitlines(), ran.stderr) == (["heard by the first", "SIGHUP SIGTERM"], "")
 
 
 async def test_a_rehearsal_tells_in_the_programs_own_words_why_it_would_not_start() -> None:
