@@ -65,5 +65,5 @@ def test_an_fsync_that_failed_under_postgres_is_no_success(
     injection = Injection("fdatasync", "EIO", "1")
     url = fresh_database(durable_postgres)
     outcome = shipped_under(injection, spool_directory, url, NAMES, postgres_pid=durable_postgres.pid)
-    assert outcome.injected == 1
+    assert outcome.injected > 0  # the first of each process
     assert outcome.failures == []
