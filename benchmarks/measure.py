@@ -32,8 +32,9 @@ from benchmarks.scenarios import Sample, Scenario
 REQUESTS_PER_SECOND_MAX = 60_000
 WARM_UP_SECONDS = 1.0
 
-# A side is at rest when it uses less than this share of a core; the deadline is what draining a run's usage may take.
-REST_SHARE = 0.03
+# A side is at rest when it uses less than this share of a core. At rest it takes 0.013, on a slow machine with others a few
+# times that; draining a run's usage takes most of one. The deadline is what that may take.
+REST_SHARE = 0.1
 REST_SECONDS = 60.0
 _REST_WINDOW_SECONDS = 0.25
 
@@ -150,17 +151,23 @@ def spent_by_role(rig: Rig, side: RunningSide) -> dict[Role, cpu.ThreadTimes]:
 
 
 def wait_for_rest(side: RunningSide) -> None:
-    """Returns when the side's own processes do next to nothing. Raises LoadFailed when they never do."""
+    """Returns when the side's own processes do next to nothing. Raises LoadFailed, with what each role still does, when they
+    never do."""
     deadline = time.monotonic() + REST_SECONDS
     while True:
-        pids = [pid for group in side.pids().values() for pid in group]
-        before, began = cpu.thread_times(pids), time.monotonic()
+        before = {role: cpu.thread_times(pids) for role, pids in side.pids().items()}
+        began = time.monotonic()
         time.sleep(_REST_WINDOW_SECONDS)
-        spent = cpu.seconds_between(before, cpu.thread_times(pids))
-        if spent < REST_SHARE * (time.monotonic() - began):
+        after = {role: cpu.thread_times(pids) for role, pids in side.pids().items()}
+        seconds = time.monotonic() - began
+        shares = {role: cpu.seconds_between(before.get(role, {}), times) / seconds for role, times in after.items()}
+        if sum(shares.values()) < REST_SHARE:
             return
         if time.monotonic() > deadline:
-            raise LoadFailed(f"{side.started.name} is still busy {REST_SECONDS:.0f} s after its load has ended")
+            doing = ", ".join(f"{role} {share:.3f}" for role, share in shares.items())
+            raise LoadFailed(
+                f"{side.started.name} is still busy {REST_SECONDS:.0f} s after its load has ended; of a core: {doing}"
+            )
 
 
 def probe(contestant: Contestant, port: int, scenario: Scenario) -> None:
