@@ -147,6 +147,9 @@ class CompiledRoute:
         self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(schemes)
+        # Where a key has what was prepared for it here. Not the name: a call that waited for its key over a reload gets a key
+        # of after it, and what it prepares is of the route before. Nor the route: an idle key would keep it.
+        self._place = object()
         self._plans = plans
         self._policies: dict[tuple[str | None, LimitOverride | None, Environment], LimitPolicy] = {}
         self._groups = {environment: groups[name] for environment, name in route.upstreams.items()}
@@ -162,7 +165,7 @@ class CompiledRoute:
 
     def admission(self, known: KnownKey) -> Admission:
         """What `known` is on this route; made once per caller and snapshot."""
-        prepared = known.prepared.get(self.name)
+        prepared = known.prepared.get(self._place)
         if isinstance(prepared, Admission):
             return prepared
         key = known.key
@@ -174,7 +177,7 @@ class CompiledRoute:
             usage_slot=self.meters.usage(key.app_id, key.plan, key.environment.value),
             affinity=_affinity(self.route, key, group),
         )
-        known.prepared[self.name] = admission
+        known.prepared[self._place] = admission
         return admission
 
     def _policy(self, key: Key) -> LimitPolicy:

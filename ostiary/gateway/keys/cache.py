@@ -71,7 +71,7 @@ class KnownKey:
         self.sealed = sealed
         self.previous = previous
         self.expires_at = math.inf if key.expires_at is None else key.expires_at
-        self.prepared: dict[str, object] = {}
+        self.prepared: dict[object, object] = {}
         self.revision = revision
         self.epoch = epoch
         self.used = False

@@ -85,8 +85,11 @@ class TokenRing:
             return None
         if caller.epoch != self._epoch:
             caller = self._known[digest] = caller.again(self._epoch)
-        if caller.issuer.url not in issuers:
-            return None  # of an issuer that the route does not take; `verify` says so
+        taken = issuers.get(caller.issuer.url)
+        if taken is None or taken.name != caller.issuer.name:
+            # Of an issuer that the route does not take, which may have the same `iss` as one that it does, and other
+            # audiences: `verify` says so.
+            return None
         caller.used = True
         return caller
 

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ostiary.core.issuers import Algorithm, ByClaim, Issuer
+from ostiary.core.issuers import Algorithm, ByClaim, Issuer, KeysAt
 from ostiary.core.model import Authentication, Environment, Plan, Route, Scheme, Upgrade, Window
 from tests.support.gateway import (
     KEY_ID,
@@ -29,10 +29,23 @@ from tests.support.gateway import (
     talk,
     upstream,
 )
-from tests.support.issuers import AUDIENCE, URL, base64url, claims, document, ec_key, ed_key, issuer, mint, rsa_key
+from tests.support.issuers import (
+    AUDIENCE,
+    URL,
+    base64url,
+    claims,
+    document,
+    ec_key,
+    ed_key,
+    issuer,
+    key_server,
+    mint,
+    rsa_key,
+)
 from tests.support.messages import parse, request
 from tests.support.origin import Origin
 from tests.support.tunnels import tunnel_origin, upgrade_request
+from tests.support.waiting import until
 
 EC, OTHER_EC, ED, EC_384 = ec_key(), ec_key("ec"), ed_key(), ec_key("ec-384", "P-384")
 JWT = Authentication(schemes=frozenset({Scheme.JWT}), issuers=("corp",))
@@ -156,6 +169,25 @@ async def test_a_route_takes_tokens_of_its_own_issuers_alone(origin: Origin) -> 
         assert (await call(gateway, other))[:2] == (401, "credentials_invalid")
         # The partner's key under our issuer's name, with our key's id.
         assert (await call(gateway, mint(OTHER_EC, kid="ec")))[:2] == (401, "credentials_invalid")
+
+
+async def test_issuers_of_one_name_are_told_apart_by_their_audience(origin: Origin) -> None:
+    """One identity provider, two APIs: a token for the one that was used there would otherwise open the other, with the
+    environment and the plan that it has there."""
+    other = corp(name="other", audiences=("https://admin.example.com",), environment="test")
+    theirs = Authentication(schemes=frozenset({Scheme.JWT}), issuers=("other",))
+    routes = (route(authentication=JWT), route("admin", "/admin/**", authentication=theirs))
+    token, admin = mint(EC), mint(EC, said=claims(aud="https://admin.example.com"))
+    both = mint(EC, said=claims(aud=[AUDIENCE, "https://admin.example.com"]))
+    async with gateway_of(origin, corp(), *routes, more=(other,)) as gateway:
+        for _ in range(2):
+            assert (await call(gateway, token))[0] == 200
+            assert (await call(gateway, token, target="/admin/x"))[:2] == (401, "credentials_invalid")
+            assert (await call(gateway, admin, target="/admin/x"))[0] == 200
+            assert (await call(gateway, admin))[:2] == (401, "credentials_invalid")
+            assert (await call(gateway, both))[0] == 200
+            assert (await call(gateway, both, target="/admin/x"))[0] == 200
+    assert [seen.one("x-ostiary-environment") for seen in origin.seen] == ["live", "test", "live", "test"] * 2
 
 
 async def test_the_limits_of_a_plan_are_each_subject_s_own(origin: Origin) -> None:
@@ -424,3 +456,22 @@ async def test_a_reload_that_changes_an_issuer_holds_for_tokens_that_were_verifi
         assert (await call(gateway, token))[:2] == (401, "credentials_invalid")
         gateway.gateway.reload(replace(before, issuers={"corp": issuer([OTHER_EC])}))
         assert (await call(gateway, token))[:2] == (401, "credentials_invalid")
+
+
+async def test_a_call_that_waits_over_a_reload_leaves_nothing_of_before(origin: Origin) -> None:
+    """What it prepares for its caller is of the route it began with: the next call would have its scopes and its upstream,
+    for as long as the caller goes on calling."""
+    async with key_server(EC) as server:
+        server.hold = asyncio.Event()
+        fetched = issuer(KeysAt(server.url))
+        token = mint(EC)
+        async with gateway_of(origin, fetched) as gateway:
+            first = asyncio.create_task(call(gateway, token))
+            keys = gateway.gateway._tokens._keys["corp"]
+            await until(lambda: bool(keys._waiting), "the call waits for the issuer's keys")
+            before = gateway.gateway.snapshot.configuration
+            guarded = replace(JWT, scopes={"*": frozenset({"admin"})})
+            gateway.gateway.reload(replace(before, routes=(route(authentication=guarded),)))
+            server.hold.set()
+            assert (await first)[0] == 200
+            assert (await call(gateway, token))[:2] == (403, "scope_missing")
