@@ -12,6 +12,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from ostiary.core.structured_fields import Bare, Item, Kind, Malformed, parse_dictionary, string_text
 
 COMPONENTS_MAX: Final = 32
+LAST_LINE_BEGINS: Final = b'"@signature-params": '
+"""Of every signature base (RFC 9421 §2.5)."""
+
 # All of this is done before anyone is known. Components that take a field or a query apart are few, and what they take apart
 # is short: together some 4 ms at the worst, interpreted.
 TAKING_APART_MAX: Final = 8
@@ -106,7 +109,7 @@ class Recipe:
 
     def __init__(self, text: bytes, steps: list[Step], identifiers: frozenset[bytes]) -> None:
         self.text = text
-        self._end = b'"@signature-params": ' + text
+        self._end = LAST_LINE_BEGINS + text
         self.steps = steps
         self.identifiers = identifiers
         whole = b'"@target-uri"' in identifiers or b'"@request-target"' in identifiers

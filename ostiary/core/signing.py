@@ -10,11 +10,13 @@ import re
 import secrets
 import time
 from binascii import b2a_base64, hexlify
+from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, Protocol
 
 from ostiary.core.model import Scheme
+from ostiary.core.signature_base import LAST_LINE_BEGINS
 
 EMPTY_BODY_SHA256: Final = sha256(b"").hexdigest().encode()
 """The body part of a request that has no body, or an empty one."""
@@ -22,6 +24,10 @@ EMPTY_BODY_SHA256: Final = sha256(b"").hexdigest().encode()
 _BLOCK_BYTES: Final = 64  # of SHA-256
 _INNER_PAD: Final = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER_PAD: Final = bytes(octet ^ 0x5C for octet in range(256))
+
+SIGNED_ENDING_BYTES: Final = 8192
+"""More than the last line of a signature base has, which is of Signature-Input and so bounded, and than the last three of
+the text of `hmac`."""
 
 # Twelve digits reach the year 33658: milliseconds (13 digits) are no timestamp. Python's int() alone would take
 # signs, blanks and underscores.
@@ -138,6 +144,34 @@ def timestamp_is_current(timestamp: int, *, now: float, skew_seconds: int) -> bo
     return -skew_seconds <= int(now) - timestamp <= skew_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """How far timestamps may be off, in seconds, and since when.
+
+    Timestamps below `before_until` (Unix seconds) are judged by `before_seconds`, which was the skew when such a call could
+    have been taken: its nonce was remembered for no longer than that skew asked for. Otherwise raising the skew would let in,
+    once more, what was taken up to an hour ago."""
+
+    seconds: int
+    before_seconds: int = 0
+    before_until: int = 0
+
+    def takes(self, timestamp: int, now: float) -> bool:
+        """Whether a call of `timestamp` is current at `now`, both Unix seconds."""
+        seconds = self.before_seconds if timestamp < self.before_until else self.seconds
+        return timestamp_is_current(timestamp, now=now, skew_seconds=seconds)
+
+    def changed_to(self, seconds: int, now: float) -> Skew:
+        """The skew from `now` on."""
+        if seconds == self.seconds:
+            return self
+        # Nobody can have been taken yet who is further ahead than the skew so far, and the rest of this second.
+        before, until = self.seconds, int(now) + self.seconds + 1
+        if self.before_until > now - self.seconds:  # an earlier change, of which a call may still be current
+            before, until = self.before_seconds, max(until, self.before_until)
+        return Skew(seconds, min(before, seconds), until)
+
+
 def nonce_lifetime_seconds(skew_seconds: int) -> int:
     """How long a nonce must be remembered so that no replay passes `timestamp_is_current`.
 
@@ -149,6 +183,23 @@ def nonce_lifetime_seconds(skew_seconds: int) -> int:
 def nonce_is_well_formed(value: bytes) -> bool:
     """16 to 64 of `[A-Za-z0-9_-]`."""
     return 16 <= len(value) <= 64 and value.translate(_NONCE) == value
+
+
+def ends_like_signed_text(ending: bytes) -> bool:
+    """Whether a body that ends so (its last SIGNED_ENDING_BYTES, or all of it) may be the text that scheme `hmac` or
+    `http-signature` signs. All schemes sign with the same secret: without this a call signed by one of those could be sent
+    once more as the body of an `hmac-body` call, which nobody has made."""
+    lines = ending.rsplit(b"\n", 3)
+    last = lines[-1]
+    if last.startswith(LAST_LINE_BEGINS):
+        return True
+    return (
+        len(lines) == 4
+        and len(last) == 64
+        and last.translate(_HEX) == last
+        and nonce_is_well_formed(lines[2])
+        and parse_timestamp(lines[1]) is not None
+    )
 
 
 def text_of_hmac(method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
@@ -172,10 +223,15 @@ def sign_request(
 
     `target` is the request target exactly as it will be sent (path and `?query`). `timestamp` (Unix seconds) and `nonce`
     default to now and to a random one; scheme `hmac-body` has neither. Raises ValueError for what no gateway would take:
-    a key id, method, target, timestamp or nonce of another form, or a scheme that does not sign."""
+    a key id, method, target, timestamp or nonce of another form, a body that `hmac-body` must not sign, or a scheme that does
+    not sign."""
     if _KEY_ID.fullmatch(key_id) is None:
         raise ValueError("a key id is 4 to 64 of A-Z, a-z, 0-9 and _")
     if scheme is Scheme.HMAC_BODY:
+        if ends_like_signed_text(body[-SIGNED_ENDING_BYTES:]):
+            raise ValueError(
+                "the body ends as the text of another scheme does: whoever has its signature could make a call of it"
+            )
         return {"X-API-Key": f"{key_id}:{Signer(secret).sign(body).decode()}"}
     if scheme is not Scheme.HMAC:
         raise ValueError(f"scheme {scheme.value} signs nothing; use hmac or hmac-body")

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
+from ostiary.core.signing import Skew
 from ostiary.core.upstream import Connections, Target, Upstream
 from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.failed_attempts import Gate
@@ -99,7 +100,7 @@ class Gateway:
         self._held_body_bytes = metrics.gauge("held_body_bytes")
         self._tokens = TokenRing(directory=configuration.stores.state, metrics=metrics, gate=gate)
         self._tokens.follow(configuration.issuers)
-        self.snapshot = self._compile(configuration)
+        self.snapshot = self._compile(configuration, Skew(configuration.gateway.signature_skew_seconds))
         self._health = HealthChecks()
         self._accepting: Accepting | None = None
         self.handle = Pipeline(
@@ -151,13 +152,14 @@ class Gateway:
             meters=meters,
         )
 
-    def _compile(self, configuration: Configuration) -> Snapshot:
+    def _compile(self, configuration: Configuration, skew: Skew) -> Snapshot:
         return Snapshot(
             configuration,
             group=self._group_of,
             meters=self._meters_of,
             held_bodies=self._held_bodies,
             tokens=self._tokens,
+            skew=skew,
         )
 
     def reload(self, configuration: Configuration) -> None:
@@ -165,7 +167,8 @@ class Gateway:
         made after it. Raises CertificateRefused."""
         tls = server_context(configuration.gateway.listen.tls)  # what can refuse comes first
         self._target_contexts.make(configuration.upstreams.values())
-        self.snapshot = self._compile(configuration)
+        skew = self.snapshot.skew.changed_to(configuration.gateway.signature_skew_seconds, time.time())
+        self.snapshot = self._compile(configuration, skew)
         self._tokens.follow(configuration.issuers)
         self._tls = tls
         self.limits = configuration.gateway.client_limits

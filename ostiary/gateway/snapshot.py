@@ -26,6 +26,7 @@ from ostiary.core.model import (
 )
 from ostiary.core.routing import RouteTable, compile_routes
 from ostiary.core.signature_base import component_text
+from ostiary.core.signing import Skew
 from ostiary.core.upstream import Balance, Upstream
 from ostiary.gateway.affinity import Affinity
 from ostiary.gateway.compression import CompiledGzip
@@ -248,6 +249,7 @@ class Snapshot:
         meters: Callable[[str], RouteMeters],
         held_bodies: HeldBodies,
         tokens: TokenRing,
+        skew: Skew,
     ) -> None:
         if crossing := next(iter(crossings(configuration.routes)), None):
             # A configuration file with this is refused; so there is no snapshot either, wherever its configuration is from.
@@ -304,5 +306,5 @@ class Snapshot:
         # For answers before, or without, a route.
         self.edge = compile_edge(PLAIN_EDGE, path="/", security=configuration.gateway.security)
         self.trusted_proxies: tuple[Network, ...] = configuration.gateway.trusted_proxies
-        self.skew_seconds = configuration.gateway.signature_skew_seconds
+        self.skew = skew
         self.problem_pages = configuration.gateway.problem_pages

@@ -105,7 +105,7 @@ class Worker:
         self._spool = spool
         self._clients = clients
         self._values = metrics.values
-        self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew_seconds)
+        self._clock = ClockWatch(limiter, metrics=metrics, skew_seconds=gateway.snapshot.skew.seconds)
         self._active_keys = metrics.gauge("active_api_keys")
         self._away = metrics.gauge("rate_limit_store_away")
         self._nodes = metrics.gauge("gateway_nodes")

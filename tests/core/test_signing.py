@@ -16,6 +16,8 @@ from ostiary.core.model import Scheme
 from ostiary.core.signing import (
     EMPTY_BODY_SHA256,
     Signer,
+    Skew,
+    ends_like_signed_text,
     hmac_message,
     nonce_is_well_formed,
     nonce_lifetime_seconds,
@@ -115,6 +117,26 @@ def test_signed_request_is_what_any_client_would_compute() -> None:
 def test_body_signature_is_over_the_body_alone() -> None:
     """Scheme `hmac-body` has no timestamp and no nonce."""
     assert signed(Scheme.HMAC_BODY) == {"X-API-Key": f"{KEY_ID}:{independent_signature(SECRET, BODY).decode()}"}
+
+
+def test_text_of_another_scheme_is_not_signed_as_a_body() -> None:
+    """Whoever has that signature could make a call of it, on any route that takes the other scheme."""
+    text = hmac_message(b"DELETE", b"/v1/clients/7", TIMESTAMP, NONCE, EMPTY_BODY_SHA256)
+    for body in (text, b"x\n" + text, b'"@method": GET\n"@signature-params": ("@method");created=1'):
+        assert ends_like_signed_text(body)
+        with pytest.raises(ValueError, match="another scheme"):
+            signed(Scheme.HMAC_BODY, body)
+    for body in (
+        b"",
+        BODY,
+        text + b"\n",
+        text[:-1],
+        text.upper(),
+        text.replace(b"\n", b" "),
+        EMPTY_BODY_SHA256,
+        b"\n" * 9,
+    ):
+        assert not ends_like_signed_text(body)
 
 
 def test_no_body_and_an_empty_body_are_signed_alike() -> None:
@@ -340,6 +362,48 @@ def test_nonce_outlives_every_moment_at_which_its_request_is_current() -> None:
     assert not timestamp_is_current(timestamp, now=forgotten_at, skew_seconds=skew)
     # Also by a gateway whose clock is three seconds behind.
     assert not timestamp_is_current(timestamp, now=forgotten_at - 3, skew_seconds=skew)
+
+
+@given(
+    old=st.integers(1, 3600),
+    new=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 3600)), min_size=1, max_size=3),
+    ahead=st.integers(-3600, 3600),
+    taken_after=st.integers(0, 8000),
+    sent_after=st.integers(0, 8000),
+)
+def test_no_change_of_the_skew_lets_a_call_in_twice(
+    old: int, new: list[tuple[int, int]], ahead: int, taken_after: int, sent_after: int
+) -> None:
+    """Row 57: for any changes, a call that was taken under the skew of its time is refused once its nonce is forgotten. An
+    operator who raised the skew would else let in what somebody has recorded."""
+    at = 1_700_000_000
+    skews = [(at, Skew(old))]
+    for later, seconds in new:
+        skews.append((skews[-1][0] + later, skews[-1][1].changed_to(seconds, skews[-1][0] + later)))
+
+    def in_force(now: int) -> Skew:
+        return [skew for since, skew in skews if since <= now][-1]
+
+    taken_at = at + taken_after
+    timestamp = taken_at + ahead
+    if in_force(taken_at).takes(timestamp, taken_at):
+        forgotten_at = taken_at + nonce_lifetime_seconds(in_force(taken_at).seconds)
+        assert not in_force(forgotten_at + sent_after).takes(timestamp, forgotten_at + sent_after)
+
+
+def test_a_raised_skew_holds_for_calls_of_after_it() -> None:
+    """Else raising it would help nobody; and a lowered one holds at once, for all calls."""
+    now = 1_700_000_000
+    raised = Skew(300).changed_to(900, now)
+    assert raised.takes(now + 600, now)
+    assert raised.takes(now - 300, now)
+    assert not raised.takes(now - 301, now), "which may have been taken before, and is forgotten"
+    slow_by_ten_minutes = [raised.takes(moment - 600, moment) for moment in (now + 900, now + 901)]
+    assert slow_by_ten_minutes == [False, True]
+    assert raised.changed_to(900, now + 5) is raised
+    lowered = raised.changed_to(10, now)
+    assert lowered.takes(now + 10, now)
+    assert not lowered.takes(now + 11, now)
 
 
 @pytest.mark.parametrize("nonce", [b"n" * 16, b"n" * 64, b"0123456789-_AZaz", b"----------------"])

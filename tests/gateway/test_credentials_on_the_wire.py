@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -144,6 +145,24 @@ async def test_hmac_body_is_taken_where_the_route_allows_it_alone(gateway: Runni
     assert (await ask(gateway, data))[0] == 200
     assert (await ask(gateway, data.replace(b"/v1/payments", b"/hmac/payments")))[0] == 401
     assert len(origin.seen) == 1
+
+
+@pytest.mark.parametrize("filling", [b"", b"x" * 70_000 + b"\n"], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("scheme", ["hmac", "http-signature"])
+async def test_what_another_scheme_signs_is_no_body(
+    scheme: str, filling: bytes, gateway: RunningGateway, origin: Origin
+) -> None:
+    """One secret signs by all schemes. Who has seen one signed call could otherwise send, on a route that takes
+    `hmac-body`, a call that nobody has made: the signed text as its body, with the signature of that text."""
+    stamp, nonce = b"%d" % time.time(), b"0123456789abcdef"
+    text = b"\n".join((b"GET", b"/v1/clients", stamp, nonce, hashlib.sha256(b"").hexdigest().encode()))
+    if scheme == "http-signature":
+        text = b'"@method": GET\n"@signature-params": ("@method");created=%b;keyid="k";nonce="%b"' % (stamp, nonce)
+    body = filling + text
+    lines = (b"X-API-Key: %b:%b" % (KEY_ID.encode(), signature(SECRET, body)), b"Content-Length: %d" % len(body))
+    status, problem, _ = await ask(gateway, request("/v1/payments", *lines, method=b"POST", body=body))
+    assert (status, problem["code"]) == (401, "credentials_invalid")
+    assert origin.seen == []
 
 
 MISSING = [(), (b"X-API-Key:",), (b"X-API-Key:   ",)]
@@ -302,6 +321,18 @@ async def test_a_timestamp_outside_the_skew_is_401(stamp: int | bytes, gateway: 
         value = b"%d" % (time.time() * 1000)
     status, problem, _ = await ask(gateway, signed(timestamp=value))
     assert (status, problem["code"]) == (401, "timestamp_out_of_range")
+
+
+async def test_a_reload_that_raises_the_skew_makes_no_old_call_current(gateway: RunningGateway) -> None:
+    """Rows 57, 58: what was recorded before it, and is forgotten, could be sent once more."""
+    before = gateway.gateway.snapshot.configuration
+    wider = replace(before, gateway=replace(before.gateway, signature_skew_seconds=900))
+    assert (await ask(gateway, signed(timestamp=b"%d" % (time.time() + 400))))[0] == 401
+    gateway.gateway.reload(wider)
+    gateway.gateway.reload(wider)
+    assert (await ask(gateway, signed(timestamp=b"%d" % (time.time() + 400))))[0] == 200
+    assert (await ask(gateway, signed(timestamp=b"%d" % (time.time() - 290))))[0] == 200
+    assert (await ask(gateway, signed(timestamp=b"%d" % (time.time() - 400))))[0] == 401
 
 
 async def test_scopes_addresses_origins_and_environments_hold(gateway: RunningGateway, origin: Origin) -> None:

@@ -144,12 +144,26 @@ async def test_what_is_not_covered_or_can_not_be_is_refused(name: str, gateway: 
     assert origin.seen == []
 
 
+@pytest.mark.parametrize("name", ["Accept", "Origin", "User-Agent", "X-Tenant"])
+async def test_a_covered_header_reaches_the_upstream(name: str, gateway: RunningGateway, origin: Origin) -> None:
+    """Whoever is on the way could have it taken away by a `Connection` that nobody has signed, and the call would still be
+    the client's."""
+    parts = [*WHOLE, (f'"{name.lower()}"', "*/*")]
+    lines = (f"{name}: */*".encode(), b"Connection: close, %b" % name.upper().encode())
+    assert await ask(gateway, http_signed("/only/c?a=1", components=parts, extra=lines)) == INVALID
+    assert origin.seen == []
+    assert await ask(gateway, http_signed("/only/c?a=1", components=parts, extra=lines[:1])) == (200, "")
+    assert origin.seen[0].one(name.lower()) == "*/*"
+
+
 async def test_an_empty_query_must_be_covered_as_part_of_the_target(gateway: RunningGateway) -> None:
     """Row 64: `@query` is `?` for `/a` and for `/a?` alike (RFC 9421 §2.2.7), so one signature would hold for both."""
     parts = [('"@method"', "GET"), ('"@path"', "/only/c"), ('"@query"', "?")]
     assert await ask(gateway, http_signed("/only/c", components=parts)) == (200, "")
     assert await ask(gateway, http_signed("/only/c?", components=parts)) == INVALID
     assert await ask(gateway, http_signed("/only/c?")) == (200, "")
+    parts[2] = ('"@query"', "?q=who?")
+    assert await ask(gateway, http_signed("/only/c?q=who?", components=parts)) == (200, "")
 
 
 def parameters(**changes: str | None) -> list[str]:

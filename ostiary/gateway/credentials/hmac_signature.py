@@ -9,13 +9,14 @@ from hashlib import sha256
 from ostiary.core.errors import ErrorCode
 from ostiary.core.signing import (
     EMPTY_BODY_SHA256,
+    SIGNED_ENDING_BYTES,
+    ends_like_signed_text,
     hmac_message,
     nonce_is_well_formed,
     parse_signed_credential,
     parse_timestamp,
-    timestamp_is_current,
 )
-from ostiary.gateway.credentials.holding import hold_body, take_at_once
+from ostiary.gateway.credentials.holding import Ending, hold_body, take_at_once
 from ostiary.gateway.credentials.refusal import refuse, why_unverified
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.keys import KeyRing
@@ -65,12 +66,17 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
         body = exchange.body
         signed = b"" if body is None else take_at_once(exchange, body)
         if body is None or signed is not None:
+            ending = (signed or b"")[-SIGNED_ENDING_BYTES:]
             proven = trial.proven(lambda signer: signer.verify(signed or b"", signature))
         else:
             waited = True
             begun = [signer.begin() for signer in trial.signers]
-            await hold_body(exchange, body, list(begun))
+            last = Ending(SIGNED_ENDING_BYTES)
+            await hold_body(exchange, body, [*begun, last])
+            ending = last.octets
             proven = trial.proven(lambda signer: signer.verify_begun(begun.pop(0), signature))
+        if ends_like_signed_text(ending):
+            refuse(exchange, scheme, ErrorCode.CREDENTIALS_INVALID, "the body ends as the text of another scheme does")
     if proven is not None and waited and not await keys.is_in_force(proven):
         proven = known = None  # it has ended while its body came
     if proven is None:
@@ -80,8 +86,7 @@ async def check(exchange: Exchange, keys: KeyRing, credential: bytes) -> None:
 
 def _check_freshness(exchange: Exchange, timestamp: bytes | None, nonce: bytes | None) -> None:
     seconds = parse_timestamp(timestamp) if timestamp is not None else None
-    skew_seconds = exchange.snapshot.skew_seconds
-    if seconds is None or not timestamp_is_current(seconds, now=time.time(), skew_seconds=skew_seconds):
+    if seconds is None or not exchange.snapshot.skew.takes(seconds, time.time()):
         refuse(exchange, "hmac", ErrorCode.TIMESTAMP_OUT_OF_RANGE, "timestamp missing, malformed or out of range")
     if nonce is None or not nonce_is_well_formed(nonce):
         refuse(exchange, "hmac", ErrorCode.CREDENTIALS_INVALID, "nonce missing or malformed")

@@ -7,6 +7,20 @@ from ostiary.gateway.wire.held_body import MEMORY_BYTES_MAX, Hash, HeldBody
 from ostiary.gateway.wire.request_body import RequestBody
 
 
+class Ending:
+    """Of a body that arrives: its last `size` bytes, and all of a shorter one."""
+
+    __slots__ = ("_size", "octets")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.octets = b""
+
+    def update(self, data: bytes, /) -> None:
+        size = self._size
+        self.octets = data[-size:] if len(data) >= size else (self.octets + data)[-size:]
+
+
 def take_at_once(exchange: Exchange, body: RequestBody) -> bytes | None:
     """The whole body, if it has come with its head, as most do; else None. Sets `body_bytes`.
 
@@ -19,8 +33,8 @@ def take_at_once(exchange: Exchange, body: RequestBody) -> bytes | None:
 
 
 async def hold_body(exchange: Exchange, body: RequestBody, hashes: list[Hash]) -> None:
-    """Takes a body that has not come at once, hashed by each of `hashes`. Sets `body_bytes`, or `held_body` where it is too
-    long for memory.
+    """Takes a body that has not come at once; each of `hashes` is given it as it comes. Sets `body_bytes`, or `held_body`
+    where it is too long for memory.
 
     Raises GatewayError: BODY_TOO_LARGE, and OVERLOADED when the disk has no room for it."""
     route = exchange.route

@@ -10,8 +10,7 @@ from typing import Final
 from ostiary.core.content_digest import Digest, parse_content_digest
 from ostiary.core.errors import ErrorCode
 from ostiary.core.http_signatures import Claim, SignatureRefused, read_claim
-from ostiary.core.signature_base import SignedMessage, Uncoverable
-from ostiary.core.signing import timestamp_is_current
+from ostiary.core.signature_base import Recipe, SignedMessage, Uncoverable
 from ostiary.core.structured_fields import Malformed
 from ostiary.gateway.credentials.holding import hold_body, take_at_once
 from ostiary.gateway.credentials.refusal import refuse, why_unverified
@@ -130,19 +129,32 @@ def _check_coverage(exchange: Exchange, claim: Claim) -> None:
             ErrorCode.CREDENTIALS_INVALID,
             "a component is not covered that the route asks for",
         )
-    if recipe.query_alone and exchange.head.target.endswith(b"?"):
+    target = exchange.head.target
+    if recipe.query_alone and target.find(b"?") == len(target) - 1:
         refuse(
             exchange,
             "http-signature",
             ErrorCode.CREDENTIALS_INVALID,
             "an empty query, which @query does not tell from none; @target-uri does",
         )
+    options = exchange.head.values.get(b"connection")
+    if options is not None and _ends_here(recipe, options):
+        refuse(
+            exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, "a header is covered that Connection takes away"
+        )
+
+
+def _ends_here(recipe: Recipe, options: bytes) -> bool:
+    """Whether a covered header is one that `Connection` names. Some are read before they are taken away: the signature would
+    hold, and the upstream not get them."""
+    names = {option.strip(b" \t") for option in options.lower().split(b",")}
+    return any(step.name in names for step in recipe.steps)
 
 
 def _check_freshness(exchange: Exchange, claim: Claim) -> None:
     now = time.time()
     expired = claim.expires is not None and (claim.expires < int(now) or claim.expires < claim.created)
-    if expired or not timestamp_is_current(claim.created, now=now, skew_seconds=exchange.snapshot.skew_seconds):
+    if expired or not exchange.snapshot.skew.takes(claim.created, now):
         reason = "expires is past" if expired else "created is out of range"
         refuse(exchange, "http-signature", ErrorCode.TIMESTAMP_OUT_OF_RANGE, reason, _CLOCK_DETAIL)
 

@@ -43,7 +43,7 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         organization_id=key.organization_id if key is not None else None,
         ip=exchange.ip,
         nonce=exchange.nonce,
-        nonce_ttl_seconds=nonce_lifetime_seconds(exchange.snapshot.skew_seconds),
+        nonce_ttl_seconds=nonce_lifetime_seconds(exchange.snapshot.skew.seconds),
         signed_write=exchange.nonce is not None and exchange.head.method not in _SAFE_METHODS,
         headers=_values(policy.headers, exchange.head) if policy.headers else None,
     )
