@@ -10,8 +10,8 @@ set -eu
 method=$1 url=$2 body=${3:-}
 
 after_scheme=${url#*://}
-target=/${after_scheme#*/} # path and ?query exactly as written, which is how curl sends them with -g and --path-as-is
-[ "$after_scheme" != "${after_scheme#*/}" ] || target=/
+target=${after_scheme#"${after_scheme%%[/?]*}"} # path and ?query as written: so curl sends them with -g and --path-as-is
+target=/${target#/}
 timestamp=$(date +%s)
 nonce=$(openssl rand -hex 16)
 body_sha256=$(printf '%s' "$body" | openssl dgst -sha256 -r | cut -d' ' -f1)

@@ -60,16 +60,22 @@ def _check_issuers(reading: Reading, routes: tuple[At[Route], ...], issuers: Map
 
 
 def _check_forms(reading: Reading, routes: tuple[At[Route], ...], keys: tuple[At[Key], ...]) -> None:
-    """A secret with two dots would be read as a token where a route takes both."""
-    both = next((route for route, _ in routes if {Scheme.JWT, Scheme.BEARER} <= route.authentication.schemes), None)
-    if both is None:
-        return
+    """A secret with two dots would be read as a token where a route takes both, and one with a colon as a signature."""
+    bearer = [route for route, _ in routes if Scheme.BEARER in route.authentication.schemes]
+    both = next((route for route in bearer if Scheme.JWT in route.authentication.schemes), None)
     for key, place in keys:
-        if key.secret is not None and key.secret.count(b".") == 2:
+        secrets = [each.secret for each in (key, key.previous) if each is not None and each.secret is not None]
+        if both is not None and any(secret.count(b".") == 2 for secret in secrets):
             reading.problem(
                 place,
                 f"its secret has two dots, as a token has, and the route {both.name!r} takes both",
                 "give it a secret without dots",
+            )
+        if bearer and any(b":" in secret for secret in secrets):
+            reading.warn(
+                place,
+                f"its secret has a colon, so in X-API-Key the route {bearer[0].name!r} takes it for a signature",
+                "send it as Authorization: Bearer, or give it a secret without colons",
             )
 
 

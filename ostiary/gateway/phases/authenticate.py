@@ -9,9 +9,10 @@ What the request carries picks the scheme, of those that the route takes; `crede
     Signature-Input, Signature              http-signature
     none of these                           mtls: the client certificate of the connection
 
-A header of a scheme that the route does not take is not read: it is the upstream's. Two credentials in one request are
-refused, whatever either is worth: which of them counts must not be a matter of taste. A client certificate is the
-connection's and no credential of one request: it counts where the request carries none."""
+`Authorization` and the fields of RFC 9421 are not read where the route takes no scheme that has them: they are the
+upstream's. `X-API-Key` is ours on every route. Two credentials in one request are refused, whatever either is worth: which
+of them counts must not be a matter of taste. A client certificate is the connection's and no credential of one request: it
+counts where the request carries none."""
 
 from __future__ import annotations
 

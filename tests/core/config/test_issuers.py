@@ -159,6 +159,19 @@ def test_a_secret_that_looks_like_a_token_is_refused_where_both_are_taken(direct
     path.write_text(TEXT)
     with pytest.raises(ConfigurationError, match="its secret has two dots, as a token has"):
         load_file(path, environment={"SECRET": "a" * 20 + ".b." + "c" * 20})
+    previous = "environment: test, previous: {secret: '%s', ends_at: 2027-01-31T00:00:00Z}}" % (
+        "a" * 20 + ".b." + "c" * 20
+    )
+    with pytest.raises(ConfigurationError, match="its secret has two dots, as a token has"):
+        load(directory, ("environment: test}", previous))
+
+
+def test_a_secret_that_looks_like_a_signature_is_warned_of(directory: Path) -> None:
+    """It works in one header and not in the other, and the answer says neither which nor why."""
+    path = directory / "gateway.yaml"
+    path.write_text(TEXT)
+    loaded = load_file(path, environment={"SECRET": "a" * 20 + ":" + "c" * 20})
+    assert any("its secret has a colon, so in X-API-Key" in told for told in loaded.warnings)
 
 
 def test_what_loads_and_may_not_be_meant_is_warned_of(directory: Path) -> None:
