@@ -24,7 +24,7 @@ _display: Final = re.compile(rb'%"((?:[ !#$&-~]|%[0-9a-f]{2})*)"').match
 _escape: Final = re.compile(rb'\\(["\\])').sub
 _percent: Final = re.compile(rb"%([0-9a-f]{2})").sub
 _blanks: Final = re.compile(rb" *").match
-_comma: Final = re.compile(rb"[ \t]*,[ \t]*").match
+_comma: Final = re.compile(rb"[ \t]*(,?)[ \t]*").match
 
 _INTEGER_DIGITS_MAX: Final = 15
 _DECIMAL_DIGITS_MAX: Final = 12
@@ -165,12 +165,12 @@ class _Reader:
     def comma(self) -> bool:
         """Whether another member follows. Raises Malformed for anything else than a comma or the end."""
         found = _comma(self.text, self.at)
-        if found is None:
-            self.skip_blanks()
+        assert found is not None  # noqa: S101  it takes nothing, too
+        self.at = found.end()
+        if not found[1]:
             if not self.at_end:
                 raise Malformed("something else than a comma after a member")
             return False
-        self.at = found.end()
         if self.at_end:
             raise Malformed("a comma at the end")
         return True

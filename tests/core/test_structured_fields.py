@@ -8,7 +8,7 @@ from typing import Any
 
 import http_sf
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ostiary.core.structured_fields import Malformed, parse_dictionary
@@ -54,6 +54,8 @@ def stricter(text: bytes) -> bool:
 
 
 @settings(max_examples=500, deadline=None)
+@example("token\t")
+@example("a=1 \t , b\t ")
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_what_http_sf_reads_is_read_alike_and_nothing_else(text: str) -> None:
     """For every text: either both refuse it, or both spell it alike."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -238,6 +239,26 @@ async def test_refusals_tell_nothing_apart(gateway: RunningGateway) -> None:
         answers.append((status, problem, headers))
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] == 401
+
+
+async def test_the_log_has_the_reason_that_no_answer_has(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 53: a caller who is told nothing asks the operator, who has to find out why, and which key it was."""
+    caplog.set_level(logging.INFO)
+    mistyped = OURS[:-1] + (b"0" if OURS[-1:] != b"0" else b"1")
+    for data, reason, key_id in (
+        (signed(secret=b"wrong" * 10), "the signature does not verify", KEY_ID),
+        (signed(key_id="ak_test_nobody"), "unknown, revoked or expired key", None),
+        (signed(key_id="ak_test_expired", secret=b"e" * 40), "unknown, revoked or expired key", None),
+        (request("/", b"X-API-Key: " + mistyped), "checksum of the key does not hold", None),
+        (request("/hmac/x", b"X-API-Key: " + SECRET), "X-API-Key without a signature", None),
+    ):
+        caplog.clear()
+        assert (await ask(gateway, data))[0] == 401
+        (record,) = [each for each in caplog.records if each.getMessage() == "credentials_invalid"]
+        fields = record.__dict__["fields"]
+        assert (fields["reason"], fields["claimed_key_id"], fields["key_id"]) == (reason, key_id, None)
 
 
 MUTATIONS = {

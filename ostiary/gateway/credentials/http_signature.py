@@ -50,12 +50,9 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     exchange.scheme = "http-signature"
     head, body = exchange.head, exchange.body
     values = head.values
-    message = SignedMessage(head.method, b"http", values.get(b"host", b""), head.target, head.lines, values)
-    _set_origin(exchange, message)
     try:
         claim = read_claim(values.get(b"signature-input", b""), values.get(b"signature", b""))
-        base = claim.recipe.base(message, claim.parameters)
-    except (SignatureRefused, Uncoverable) as error:
+    except SignatureRefused as error:
         refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
     _check_coverage(exchange, claim)
     _check_freshness(exchange, claim)
@@ -63,6 +60,13 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     known = await found if isinstance(found, Signal) else found
     if known is not None:
         exchange.claimed_key_id = claim.key_id
+    # After the gate, which `find` asks: to gather what is covered may take milliseconds, and who is barred is to cost none.
+    message = SignedMessage(head.method, b"http", values.get(b"host", b""), head.target, head.lines, values)
+    _set_origin(exchange, message)
+    try:
+        base = claim.recipe.base(message, claim.parameters)
+    except Uncoverable as error:
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
     trial = keys.trial(known)
     body_holds, waited = True, False
     if body is not None:

@@ -135,5 +135,6 @@ class Recorder:
             "ip": exchange.ip,
             "route": route.name if route is not None else None,
             "key_id": exchange.known_key.key.id if exchange.known_key is not None else None,
+            "claimed_key_id": exchange.claimed_key_id,
         }
         logger.log(level, error.code.code, extra={"fields": fields})

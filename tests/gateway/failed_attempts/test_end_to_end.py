@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import Any
 
 import asyncpg
 import h11
@@ -17,9 +18,11 @@ import pytest
 from ostiary.core.credentials import generate_key_id, generate_secret
 from ostiary.core.issuers import Issuer
 from ostiary.core.model import Authentication, Environment, FailedAttempts, Scheme
+from ostiary.core.signature_base import SignedMessage
 from ostiary.core.signing import sign_request
 from ostiary.core.token_signatures import verify_signature
 from ostiary.demo.stores import EmbeddedValkey
+from ostiary.gateway.credentials import http_signature
 from ostiary.gateway.tokens import ring
 from tests.gateway.keys.conftest import KeyDatabase, make_key, until
 from tests.support.gateway import (
@@ -36,10 +39,11 @@ from tests.support.gateway import (
 from tests.support.issuers import claims, ec_key, issuer, mint
 from tests.support.messages import parse, request
 from tests.support.origin import Origin
+from tests.support.signatures import signature_lines
 
 ATTACKER, OTHER = "198.51.100.7", "198.51.100.8"
 BOUND = 10
-SCHEMES = Authentication(schemes=frozenset({Scheme.BEARER, Scheme.HMAC}))
+SCHEMES = Authentication(schemes=frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.HTTP_SIGNATURE}))
 
 
 @pytest.fixture
@@ -143,6 +147,27 @@ async def test_tokens_that_do_not_hold_are_soon_not_verified_and_known_ones_go_o
         assert (await call(gateway, ATTACKER, token))[0] == 200
         assert (await call(gateway, OTHER, bearer(mint(mine, "ES256", claims(sub="another")))))[0] == 200
         assert gateway.count("api_key_auth_attempts_total", scheme="jwt", result="rate_limited") == 5
+
+
+async def test_who_is_barred_has_nothing_gathered_that_a_signature_covers(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 69: a list of components costs its sender nothing, and to gather them a worker some milliseconds."""
+    gathered = 0
+
+    class Counting(SignedMessage):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal gathered
+            gathered += 1
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(http_signature, "SignedMessage", Counting)
+    async with gateway_at(origin) as gateway:
+        for _ in range(BOUND + 5):
+            lines = signature_lines("/x", key_id=generate_key_id(Environment.TEST), secret=b"wrong" * 8)
+            headers = dict(line.decode().split(": ", 1) for line in lines)
+            await call(gateway, ATTACKER, headers)
+    assert gathered == BOUND
 
 
 async def test_bad_signatures_stop_the_attacker_and_not_the_owner(origin: Origin) -> None:
