@@ -88,6 +88,24 @@ def resolve(scalar: Scalar) -> Resolved:
     return Resolved.TEXT
 
 
+def node_of(value: object) -> Node:
+    """The node that a value of JSON would be, had it been written: whole numbers, texts, booleans, null, lists, objects."""
+    match value:
+        case dict():
+            entries = tuple((Scalar(str(name), False, 1, 1), node_of(each)) for name, each in value.items())
+            return Mapping(entries, 1, 1)
+        case list() | tuple():
+            return Sequence(tuple(node_of(each) for each in value), 1, 1)
+        case None:
+            return Scalar("null", True, 1, 1)
+        case bool():
+            return Scalar(str(value).lower(), True, 1, 1)
+        case int():
+            return Scalar(str(value), True, 1, 1)
+        case _:
+            return Scalar(str(value), False, 1, 1)
+
+
 def parse_document(text: str, *, file: str) -> Node:
     """The one document of `text`. Raises ConfigurationError, whose problems are all that could be told before the file no
     longer made sense."""

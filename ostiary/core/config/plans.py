@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
+from ostiary.core.config.document import node_of
 from ostiary.core.config.fields import Field, ListOf, MapOf, Record, Values, defaulted, optional, required
 from ostiary.core.config.kinds import Choice, Integer, TextKind
-from ostiary.core.config.reading import Refused
+from ostiary.core.config.reading import Place, Reading, Refused, Source
+from ostiary.core.limiting import LimitOutOfRange, TokenBucket
 from ostiary.core.model import (
     Counting,
     LimitBy,
@@ -179,6 +182,15 @@ def _check_leased_together(values: Values) -> None:
         )
 
 
+def _check_exact(values: Values) -> None:
+    """Gateways refuse what they can't count exactly: told here, where it is written."""
+    try:
+        if (rate := values[_RATE]) is not None:
+            TokenBucket.of(rate)
+    except LimitOutOfRange as error:
+        values.problem(_RATE, str(error), "lower the burst, or refill it in a shorter span")
+
+
 def _plan(values: Values) -> Plan | Refused:
     windows, quotas = values[_LIMITS], values[_QUOTAS]
     problems_of_twins(values, _LIMITS, _QUOTAS)
@@ -192,6 +204,7 @@ def _plan(values: Values) -> Plan | Refused:
         )
     if values.given(_CONCURRENCY_MODE) and not values.given(_CONCURRENCY):
         values.problem(_CONCURRENCY_MODE, "says how `concurrency` holds, and there is none", "add it, or remove this")
+    _check_exact(values)
     _check_leased_together(values)
     return Plan(
         name=values.place.name,
@@ -214,3 +227,14 @@ PLAN: Record[Plan] = Record(
 
 NAME = TextKind(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "a name of up to 64 letters, digits, `_`, `.` and `-`")
 PLANS = MapOf(NAME, PLAN, high=10_000, defines="plan")
+
+
+def read_plan(name: str, document: Mapping[str, object]) -> Plan:
+    """A plan by itself, as JSON, by the rules of the section. Raises ConfigurationError with all problems, whose paths are
+    within the plan: `limits[0].per`."""
+    reading = Reading(Source(f"plan {name}", {}, None))
+    plan = PLAN.read(Place(node_of(document), "", name), reading)
+    reading.refuse_if_problems()
+    if isinstance(plan, Refused):
+        raise AssertionError("the plan was refused without a problem")
+    return plan
