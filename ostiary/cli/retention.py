@@ -20,7 +20,8 @@ from ostiary.core.usage import Retention
 @click.option("--dry-run", is_flag=True, help="Say what would be dropped, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def retention(config_path: str, dry_run: bool, as_json: bool) -> None:
-    """Drop usage that is older than `usage.retention` says, and make the partitions of the week to come.
+    """Drop usage that is older than `usage.retention` says, and events of more than 30 days ago; make the partitions of the
+    week to come.
 
     The control plane does so every hour. Safe on a running installation, to repeat, and to interrupt. What is dropped stays
     in the sums of `ostiary usage reconcile`.
@@ -45,6 +46,7 @@ def retention(config_path: str, dry_run: bool, as_json: bool) -> None:
             "dropped": list(done.dropped),
             "days_deleted": done.days_deleted,
             "segments_deleted": done.segments_deleted,
+            "events_deleted": done.events_deleted,
         }
         click.echo(json.dumps(document, indent=2))
         return
@@ -55,7 +57,9 @@ def retention(config_path: str, dry_run: bool, as_json: bool) -> None:
         click.echo(f"{verb} {done.days_deleted} roll-ups of days")
     if done.segments_deleted:
         click.echo(f"{verb} {done.segments_deleted} entries of the ledger")
-    if not (done.dropped or done.days_deleted or done.segments_deleted):
+    if done.events_deleted:
+        click.echo(f"{verb} {done.events_deleted} events")
+    if not (done.dropped or done.days_deleted or done.segments_deleted or done.events_deleted):
         click.echo("nothing to do: all that is there is kept")
 
 

@@ -24,6 +24,9 @@ TABLES: Mapping[str, frozenset[str]] = {
     "route_versions": ADD,  # what was applied stays
     "gateway_nodes": ROWS,
     "audit_pending": NOTHING,
+    # Rows come by event_append and by a trigger of quota_events; those that are old are dropped.
+    "event_outbox": READ | {"DELETE"},
+    "event_pending": NOTHING,
     "organizations": ROWS,
     "apps": ROWS,
     "api_keys": CHANGE,
@@ -51,7 +54,7 @@ TABLES: Mapping[str, frozenset[str]] = {
     # `ostiary usage retention` drops partitions, and so runs as the owner.
     "usage_retention": READ,
 }
-FUNCTIONS = ("audit_append", "apps_delete_ended_keys")
+FUNCTIONS = ("audit_append", "apps_delete_ended_keys", "event_append")
 
 
 async def grant(url: str, role: str) -> list[str]:

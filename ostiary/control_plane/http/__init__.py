@@ -7,7 +7,7 @@
     preconditions  versions of resources: ETag, If-Match
     browser        sessions by cookie, and from which pages they may change anything
     edge           who calls, request ids, security headers, the log line
-    auditing       what is written into the audit log of a call
+    auditing       what is written into the audit log of a call;  telling  what others are told of it
     reading        HTTP request to checked values;  strict_json  bodies
     idempotency    the same POST twice is done once
     transactions   on the pool, and what the database's refusals mean

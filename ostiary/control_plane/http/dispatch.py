@@ -21,6 +21,7 @@ from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
 from ostiary.control_plane.http.problems import FieldProblem, NotPermitted, Problem, ProblemCode, invalid
 from ostiary.control_plane.http.recording import OwnerLookup, Recording
+from ostiary.control_plane.http.telling import Telling
 from ostiary.control_plane.http.transactions import Transactions
 
 # Keeps others from changing the thing of this id until the transaction ends.
@@ -29,7 +30,8 @@ Lock = Callable[[Connection, str], Awaitable[None]]
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
-    thing to the organization it belongs to, `audit` where changes and refusals are written down. `subjects` is what
+    thing to the organization it belongs to, `audit` where changes and refusals are written down, `telling` what others
+    are told of changes. `subjects` is what
     `If-Match` of an operation is compared with (see `preconditions`), while the thing is locked by the one of `locks` that
     its parameter names.
 
@@ -44,6 +46,7 @@ class Dispatcher:
         matrix: Mapping[str, Access],
         owners: Mapping[str, OwnerLookup],
         audit: AuditTrail,
+        telling: Telling | None = None,
         locks: Mapping[str, Lock] | None = None,
         subjects: Mapping[str, AnyOperation] | None = None,
     ) -> None:
@@ -52,7 +55,7 @@ class Dispatcher:
         self._owners = owners
         self._locks = locks or {}
         self._subjects = subjects or {}
-        self._recording = Recording(log=audit, owners=owners, transaction=self._transaction)
+        self._recording = Recording(log=audit, owners=owners, transaction=self._transaction, telling=telling)
         self._operations: dict[Handler, AnyOperation] = {}
 
     def handler(self, operation: AnyOperation) -> Handler:

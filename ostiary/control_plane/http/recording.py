@@ -1,4 +1,5 @@
-"""Writes into the audit log what operations do, and what was refused: `dispatch` calls it around every handler."""
+"""Writes into the audit log what operations do, and what was refused, and tells others of what was done: `dispatch` calls it
+around every handler."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from ostiary.control_plane.http.auditing import (
 )
 from ostiary.control_plane.http.operations import AnyOperation, Method
 from ostiary.control_plane.http.problems import NotPermitted, Problem, ProblemCode
+from ostiary.control_plane.http.telling import Event, Telling
 
 log = logging.getLogger("ostiary.control_plane")
 
@@ -54,11 +56,13 @@ class Recording:
         log: AuditTrail,
         owners: Mapping[str, OwnerLookup],
         transaction: Transaction,
+        telling: Telling | None = None,
         bounds: RefusalBounds | None = None,
     ) -> None:
         self._log = log
         self._owners = owners
         self._transaction = transaction
+        self._telling = telling
         self._bounds = bounds or RefusalBounds()
 
     def check(self, operation: AnyOperation) -> None:
@@ -117,7 +121,7 @@ class Recording:
             before=before,
             after=after,
         )
-        await self._log.append(connection, entry)
+        await self._done(connection, entry)
 
     async def note(
         self,
@@ -145,6 +149,22 @@ class Recording:
             before=before,
             after=after,
         )
+        await self._done(connection, entry)
+
+    async def _done(self, connection: Connection, entry: Entry) -> None:
+        """The event comes first: both are numbered by the commit, in this order by everyone (see migration 0017)."""
+        if self._telling is not None and entry.resource_id is not None:
+            kind = self._telling.kind_of(entry.operation, entry.before, entry.after)
+            if kind is not None:
+                event = Event(
+                    kind=kind,
+                    resource_type=entry.resource_type,
+                    resource_id=entry.resource_id,
+                    organization_id=entry.organization_id,
+                    request_id=entry.request_id,
+                    payload={"before": entry.before, "after": entry.after},
+                )
+                await self._telling.outbox.append(connection, event)
         await self._log.append(connection, entry)
 
     async def exported(self, operation: AnyOperation, caller: Caller, path: BaseModel, query: BaseModel) -> None:

@@ -1,4 +1,5 @@
-"""How long usage is kept. Partitions are dropped, not rows deleted: that costs the same however many calls were in them.
+"""How long usage is kept, and events. Partitions are dropped, not rows deleted: that costs the same however many calls were
+in them. Events are few, and are deleted.
 
 The books stay whole. What is taken is written down first (`usage_retention`): from which day on each kind is complete, and
 how many calls went with roll-ups and ledger, so that `ostiary usage reconcile` still adds up."""
@@ -9,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import asyncpg
 
@@ -24,6 +25,9 @@ AHEAD_DAYS = 7
 # A segment may be delivered again as long as its file may lie in some spool: a gateway that was switched off between commit
 # and removal, and is switched on later than this, would count it twice.
 LEDGER_DAYS = 100
+
+# Events are for who follows them. One that was away for longer looks at the things themselves.
+EVENT_DAYS = 30
 
 # Whoever drops waits no longer than this for readers; shippers and dashboards would stand in line behind it.
 LOCK_WAIT = "3s"
@@ -51,11 +55,12 @@ HOURS_OF_ALL = Kind("hours", "usage_rollups_all_hour", per_month=True)
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """What was done, or would be: partitions dropped, roll-ups and entries of the ledger deleted."""
+    """What was done, or would be: partitions dropped, roll-ups, entries of the ledger and events deleted."""
 
     dropped: tuple[str, ...]
     days_deleted: int
     segments_deleted: int
+    events_deleted: int
 
 
 class RetentionBusy(Exception):
@@ -96,6 +101,8 @@ async def keep_up(connection: Connection, retention: Retention, *, today: date, 
             for ahead in range(AHEAD_DAYS + 1):
                 # Guarantees that rows of that day find their partitions.
                 await connection.execute("SELECT usage_ensure_partition($1)", today + timedelta(days=ahead))
+        # First, for the service's own role may do this, and not what follows.
+        events = await _delete_events(connection, today - timedelta(days=EVENT_DAYS), dry_run)
         dropped: list[str] = []
         for kind, days in (
             (EVENTS, retention.events_days),
@@ -110,7 +117,7 @@ async def keep_up(connection: Connection, retention: Retention, *, today: date, 
         if (first := kept_from(today, retention.days_days)) is not None:
             days_deleted = await _delete_days(connection, first, dry_run)
         segments = await _delete_segments(connection, today - timedelta(days=LEDGER_DAYS), dry_run)
-        return Upkeep(tuple(dropped), days_deleted, segments)
+        return Upkeep(tuple(dropped), days_deleted, segments, events)
     except asyncpg.LockNotAvailableError as error:
         raise RetentionBusy(f"a reader has held a partition for over {LOCK_WAIT}") from error
     finally:
@@ -202,6 +209,19 @@ async def _delete_segments(connection: Connection, first: date, dry_run: bool) -
         first,
     )
     return 0 if deleted is None else int(deleted["rows"])
+
+
+async def _delete_events(connection: Connection, first: date, dry_run: bool) -> int:
+    # Guarantees that what is deleted is old, and that the last event stays: the next one's number follows it.
+    old = "occurred_at < $1 AND number < (SELECT max(number) FROM event_outbox)"
+    if dry_run:
+        return int(await connection.fetchval(f"SELECT count(*) FROM event_outbox WHERE {old}", _midnight(first)) or 0)  # noqa: S608  a constant
+    deleted = await connection.execute(f"DELETE FROM event_outbox WHERE {old}", _midnight(first))  # noqa: S608  a constant
+    return int(deleted.rpartition(" ")[2])
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
 
 
 async def _remember(connection: Connection, kind: str, first: date) -> None:

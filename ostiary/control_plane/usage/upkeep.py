@@ -25,8 +25,13 @@ async def run_upkeep(postgres_url: str, retention: Retention, *, first_seconds: 
         try:
             async with connected(postgres_url) as connection:
                 done = await keep_up(connection, retention, today=datetime.now(UTC).date())
-            if done.dropped or done.days_deleted or done.segments_deleted:
-                fields = {"dropped": list(done.dropped), "days": done.days_deleted, "segments": done.segments_deleted}
+            if done.dropped or done.days_deleted or done.segments_deleted or done.events_deleted:
+                fields = {
+                    "dropped": list(done.dropped),
+                    "days": done.days_deleted,
+                    "segments": done.segments_deleted,
+                    "events": done.events_deleted,
+                }
                 _log.info("usage_dropped", extra={"fields": fields})
         except RetentionBusy as busy:
             _log.info("usage_retention_busy", extra={"fields": {"reason": str(busy)}})
