@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import click
 
 from ostiary.cli.client import Client, Document, api_command, json_option, segment
+from ostiary.cli.limit_options import TERMS, calls, rate
 
 
 @click.group("limits")
@@ -23,44 +23,20 @@ def limits() -> None:
     """
 
 
-_TERMS = {"shadow": {"mode": "shadow"}, "charged": {"refused": "charged"}}
-
-
-def _calls(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`, with its terms behind commas; the API knows which spans there are."""
-    calls, *terms = value.split(",")
-    found = re.fullmatch(r"([0-9]{1,13})/([a-z]+)", calls)
-    if found is None or not set(terms) <= _TERMS.keys():
-        raise click.BadParameter(f"{value!r} is not like 5000/hour or 5000/hour,shadow,charged")
-    document: dict[str, object] = {"requests": int(found[1]), "per": found[2]}
-    for term in terms:
-        document |= _TERMS[term]
-    return document
-
-
-def _rate(value: str) -> dict[str, object]:
-    """`REQUESTS/SPAN`, with `+BURST` behind it where another burst is meant, then its terms."""
-    rate, comma, terms = value.partition(",")
-    calls, plus, burst = rate.partition("+")
-    if plus and re.fullmatch(r"[0-9]{1,13}", burst) is None:
-        raise click.BadParameter(f"{value!r} is not like 100/minute+600")
-    return _calls(calls + comma + terms) | ({"burst": int(burst)} if plus else {})
-
-
 @limits.command("set")
 @click.argument("key_id")
-@click.option("--rate", type=_rate, metavar="N/SPAN[+BURST]", help="Token bucket, as in 100/minute+600.")
+@click.option("--rate", type=rate, metavar="N/SPAN[+BURST]", help="Token bucket, as in 100/minute+600.")
 @click.option(
     "--limit",
     "limits",
-    type=_calls,
+    type=calls,
     multiple=True,
     metavar="N/SPAN",
     help="Sliding window, as in 5000/hour; behind it ,shadow to try it out, ,charged to count refused calls. Repeatable.",
 )
 @click.option("--no-limits", is_flag=True, help="No sliding window, whatever the plan says.")
 @click.option(
-    "--quota", "quotas", type=_calls, multiple=True, metavar="N/PERIOD", help="As in 1000000/month. Repeatable."
+    "--quota", "quotas", type=calls, multiple=True, metavar="N/PERIOD", help="As in 1000000/month. Repeatable."
 )
 @click.option("--no-quotas", is_flag=True, help="No quota, whatever the plan says.")
 @click.option("--concurrency", type=int, metavar="N", help="Calls under way at once.")
@@ -148,7 +124,7 @@ def _shown(part: Any) -> str:
             return ", ".join(_shown(each) for each in part)
         case {"requests": requests, "per": per}:
             burst = f"+{part['burst']}" if "burst" in part else ""
-            terms = [term for term, meant in _TERMS.items() if meant.items() <= part.items()]
+            terms = [term for term, meant in TERMS.items() if meant.items() <= part.items()]
             return ",".join([f"{requests}/{per}{burst}", *terms])
         case _:
             return str(part)

@@ -21,10 +21,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sign-in": ("ostiary.cli.users", "sign_in", "Print an access token, for a password."),
     "apps": ("ostiary.cli.accounts", "apps", "Apps, over the control-plane API."),
     "keys": ("ostiary.cli.keys", "keys", "Keys, over the control-plane API."),
-    "plans": ("ostiary.cli.plans", "plans", "Plans in force, over the control-plane API."),
+    "plans": ("ostiary.cli.plans", "plans", "Plans, over the control-plane API."),
     "routes": ("ostiary.cli.routes", "routes", "Publish routes to all gateways, over the control-plane API."),
     "usage": ("ostiary.cli.usage", "usage", "Usage per day; reconcile what was metered."),
     "audit": ("ostiary.cli.audit", "audit", "Who changed what; verify that the log was not touched."),
+    "events": ("ostiary.cli.events", "events", "What happened that others may want to hear of."),
     "sign": ("ostiary.cli.sign", "sign", "Print the headers, or a curl line, that sign a request."),
 }
 

@@ -20,7 +20,21 @@ FIGURES = (
 )
 SHADOW_COLUMNS = ("route", "limit", "calls", "would_refuse")
 SHADOW_COLUMNS_BY_KEY = ("route", "key_id", "limit", "calls", "would_refuse")
-QUOTA_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "period_ends")
+QUOTA_COLUMNS = (
+    *(
+        "subject_type",
+        "subject_id",
+        "environment",
+        "quota",
+        "limit",
+        "used",
+        "remaining",
+        "resets_at",
+        "overage",
+        "source",
+    ),
+)
+QUOTA_EVENT_COLUMNS = ("subject", "quota", "threshold", "calls_max", "reached_at", "period_ends")
 GROUPS_MAX = 1000  # of one answer
 
 
@@ -52,7 +66,8 @@ def usage() -> None:
       ostiary usage logs --key ID --status 5xx
       ostiary usage tail --route clients
       ostiary usage shadow --days 7
-      ostiary usage quotas --days 31
+      ostiary usage quotas --app ID
+      ostiary usage quota-events --days 31
       ostiary usage reconcile -c gateway.yaml
       ostiary usage consume -c gateway.yaml
     """
@@ -184,21 +199,50 @@ def shadow(client: Client, asked: Document, span: Document, by: str, as_csv: boo
 
 @usage.command("quotas")
 @whose_options
+@api_command
+@csv_option
+@json_option
+def quotas(client: Client, asked: Document, as_csv: bool, as_json: bool) -> None:
+    """What is used and what is left of each quota that holds for a key, an app or an organization, and until when.
+
+    Give --key, --app or --org. The figures are the limiter's own; where it can't be asked they are from metered calls, and
+    the column `source` says so.
+
+    \b
+    Example:
+      ostiary usage quotas --key ID
+      ostiary usage quotas --org ID --json
+    """
+    must_exist(client, asked)
+    if as_csv:
+        client.download("/usage/quotas", {**asked, "format": "csv"}, sys.stdout.buffer)
+        return
+    found = client.get("/usage/quotas", asked)
+    if as_json:
+        click.echo(json.dumps({name: found[name] for name in ("data", "total", "note")}, indent=2))
+        return
+    print_list(Listing(found["data"], found["total"]), QUOTA_COLUMNS, as_json=False)
+    if found["note"] is not None:
+        click.echo(f"note: {found['note']}", err=True)
+
+
+@usage.command("quota-events")
+@whose_options
 @span_options
 @api_command
 @csv_option
 @json_option
-def quotas(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
+def quota_events(client: Client, asked: Document, span: Document, as_csv: bool, as_json: bool) -> None:
     """Who reached 50, 80, 90 and 100 % of a quota, and when; the latest first.
 
     --key, --app and --org are for quotas that count a key, an app, an organization.
 
     \b
     Example:
-      ostiary usage quotas --app ID
+      ostiary usage quota-events --app ID
     """
     must_exist(client, asked)
-    _print(client, "/usage/quotas", {**asked, **span}, QUOTA_COLUMNS, as_csv=as_csv, as_json=as_json)
+    _print(client, "/usage/quota-events", {**asked, **span}, QUOTA_EVENT_COLUMNS, as_csv=as_csv, as_json=as_json)
 
 
 @usage.command("logs")

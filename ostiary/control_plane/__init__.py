@@ -8,7 +8,7 @@
     accounts/        organizations and apps
     apps/            what becomes of an app
     keys/            keys
-    plans/           plans of the configuration, or of the published routes, to be read
+    plans/           plans of the configuration, to be read; of the published routes, to be changed too
     routes/          published routes
     usage/           what was metered
     users/           users, their passwords and their roles over the platform
@@ -16,6 +16,7 @@
     members/         members of organizations, and invitations
     platform_tokens/ tokens for programs
     audit/           who changed what
+    events/          what others may want to hear of
 Each domain: api (operations), service (rules), store (all its SQL), model (what goes in and out).
 
 Nothing is imported here: `ostiary db migrate` and the demo need `db` alone, and the app would cost them 0.3 s of CPU.

@@ -18,6 +18,7 @@ from ostiary.control_plane import (
     accounts,
     apps,
     audit,
+    events,
     keys,
     members,
     plans,
@@ -29,6 +30,7 @@ from ostiary.control_plane import (
 )
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import (
+    Connection,
     MigrationError,
     MigrationState,
     Pool,
@@ -51,6 +53,7 @@ from ostiary.control_plane.http.operations import BASE, AnyOperation, address
 from ostiary.control_plane.http.problems import Problem, ProblemCode
 from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
+from ostiary.control_plane.http.telling import Telling
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration, KeyEncryption, Listen
 from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
@@ -115,6 +118,12 @@ async def build_app(
         outside=None if issuer is None else sign_in.OutsideIssuer(issuer),
     )
     published = routes.Routes()
+    counters = usage.Counters(configuration.stores.redis)
+
+    async def limits(connection: Connection) -> Configuration:
+        """What gateways hold callers to, as far as it is known here."""
+        return (await published.in_force(connection))[1].configuration if configuration.published else configuration
+
     declared = (
         *sign_in.operations(
             sign_in.SignIn(
@@ -135,9 +144,12 @@ async def build_app(
             )
         ),
         *routes.operations(published),
-        *plans.operations(published.plans if configuration.published else plans.of_the_file(configuration.plans)),
-        *usage.operations(usage.Usage(accounts=directory)),
+        *plans.operations(
+            plans.Plans(routes=published, in_file=None if configuration.published else configuration.plans)
+        ),
+        *usage.operations(usage.Usage(accounts=directory), usage.Quotas(limits=limits, counters=counters)),
         *audit.operations(audit.Audit(accounts=directory)),
+        *events.operations(events.Events()),
     )
     rates = CallRates(
         per_actor=configuration.control_plane.rate_per_actor, per_address=configuration.control_plane.rate_per_address
@@ -155,9 +167,11 @@ async def build_app(
             "organization_id": accounts.lock_organization,
             "app_id": accounts.lock_app,
             "key_id": keys.lock_key,
+            "plan_name": lambda connection, _: routes.lock(connection),  # plans change with versions, and no other way
         },
         subjects=preconditions.subjects(declared),
         audit=audit.AuditLog(),
+        telling=Telling(events.EventOutbox(), events.KINDS),
     )
     edge = Edge(
         operator_token=settings.operator_token,
@@ -174,6 +188,7 @@ async def build_app(
     app.on_response_prepare.append(dress)
 
     async def close_pool(_: web.Application) -> None:
+        await counters.close()
         try:
             async with asyncio.timeout(POOL_CLOSE_SECONDS):
                 await pool.close()

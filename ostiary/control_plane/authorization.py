@@ -76,6 +76,9 @@ MATRIX: Mapping[str, Access] = {
     # Plans: nobody's secret
     "listPlans": anyone(),
     "getPlan": anyone(),
+    "createPlan": OPERATORS,
+    "replacePlan": OPERATORS,
+    "deletePlan": OPERATORS,
     # Published routes. Comparing is reading.
     "getRoutes": PLATFORM_READERS,
     "listRouteVersions": PLATFORM_READERS,
@@ -92,8 +95,11 @@ MATRIX: Mapping[str, Access] = {
     "usageOverage": THEIR_OWN,
     "usageShadow": THEIR_OWN,
     "usageQuotas": THEIR_OWN,
+    "usageQuotaEvents": THEIR_OWN,
     "usageLogs": THEIR_OWN,
     "usageOfApp": members(Role.VIEWER, "app_id", platform=READERS),
+    # Events
+    "listEvents": THEIR_OWN,
     # Audit
     "listAudit": PLATFORM_READERS,
     "auditHead": PLATFORM_READERS,

@@ -44,6 +44,29 @@ def test_plans_are_listed_and_shown(run: Run) -> None:
     assert json.loads(run("plans", "show", "standard", "--json").stdout)["name"] == "standard"
     assert "100/minute burst 600" in run("plans", "show", "standard").stdout
     assert "no such plan" in run("plans", "show", "none", exit_code=1).stderr
+    refused = run("plans", "create", "gold", "--limit", "5/hour,leased", exit_code=1)
+    assert "routes: {from: control_plane}" in refused.stderr
+    assert "is not like 5000/hour" in run("plans", "create", "gold", "--limit", "5", exit_code=2).stderr
+
+
+def test_events_and_quotas_are_listed(run: Run) -> None:
+    """Whoever runs a script instead of a webhook would have to write HTTP."""
+    organization_id = run("orgs", "create", "Followed").stdout.strip()
+    app_id = run("apps", "create", "Shop", "--org", organization_id).stdout.strip()
+    (made,) = json.loads(run("events", "list", "--org", organization_id, "--kind", "app.created", "--json").stdout)[
+        "data"
+    ]
+    assert (made["resource_id"], made["payload"]["after"]["name"]) == (app_id, "Shop")
+    after = run("events", "list", "--after", str(made["number"] - 2), "--app", app_id).stdout.splitlines()
+    assert after[0].split()[:3] == ["NUMBER", "OCCURRED", "AT"]
+    assert after[1].split()[:1] == [str(made["number"])]
+    assert json.loads(run("usage", "quotas", "--app", app_id, "--json").stdout) == {
+        "data": [],
+        "total": 0,
+        "note": None,
+    }
+    assert run("usage", "quotas", "--app", app_id, "--csv").stdout.startswith("subject_type,subject_id,")
+    assert "one of them alone" in run("usage", "quotas", exit_code=1).stderr
 
 
 def _completing(instruction: str, **environment: str) -> str:

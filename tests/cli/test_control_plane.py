@@ -200,7 +200,7 @@ def test_usage_is_told_in_tables_json_and_csv(run: Run, module_database: str) ->
     assert run("usage", "shadow", "--status", "404", "--csv").stdout.splitlines() == [
         "route,key_id,limit,calls,would_refuse"
     ]
-    quotas = json.loads(run("usage", "quotas", "--key", "ak_of_a_file", "--json").stdout)["data"]
+    quotas = json.loads(run("usage", "quota-events", "--key", "ak_of_a_file", "--json").stdout)["data"]
     assert [event["threshold"] for event in quotas] == [80, 50]
     logs = run("usage", "logs", "--limit", "2")
     assert len(logs.stdout.splitlines()) == 3

@@ -43,18 +43,19 @@ def test_every_command_of_the_contract_is_there() -> None:
         *("db migrate", "db status"),
         *("orgs create", "orgs list", "apps create", "apps list", "keys create", "keys list", "keys revoke"),
         *("apps show", "apps update", "apps approve", "apps reject", "apps suspend", "apps delete"),
-        *("plans list", "plans show"),
+        *("plans list", "plans show", "plans create", "plans replace", "plans delete"),
         *("keys show", "keys update", "keys rotate", "keys end", "keys rewrap"),
         *("keys limits set", "keys limits show", "keys limits remove"),
         *("routes diff", "routes apply", "routes rollback", "routes history", "routes show", "routes status"),
         *("usage summary", "usage daily", "usage endpoints", "usage errors", "usage overage", "usage logs"),
-        *("usage tail", "usage shadow", "usage quotas", "usage reconcile", "usage retention"),
+        *("usage tail", "usage shadow", "usage quotas", "usage quota-events", "usage reconcile", "usage retention"),
         *("orgs rename", "orgs delete", "orgs members", "orgs set-role", "orgs remove-member"),
         *("orgs invite", "orgs invitations", "orgs revoke-invitation"),
         *("users list", "users invite", "users accept", "users set-role", "users disable", "users enable"),
         *("tokens create", "tokens list", "tokens revoke", "sign-in"),
         *("usage consume", "usage stream"),
         *("audit list", "audit export", "audit head", "audit verify"),
+        "events list",
     }
 
 

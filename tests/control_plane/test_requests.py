@@ -15,13 +15,20 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http.operations import AnyOperation
 from ostiary.control_plane.log import JsonFormatter
 from ostiary.core.encryption import Envelope
+from ostiary.core.model import Configuration
 from tests.control_plane.support import OPERATOR_TOKEN, Api
 
 DIRECTORY = accounts.Accounts()
+
+
+async def _no_limits(_: Connection) -> Configuration:
+    raise AssertionError("nothing is answered here")
+
+
 OPERATIONS: tuple[AnyOperation, ...] = (
     *accounts.operations(DIRECTORY),
     *keys.operations(keys.Keys(plans=keys.the_plans(()), envelope=Envelope(bytes(32)), key_prefix="")),
-    *usage.operations(usage.Usage(accounts=DIRECTORY)),
+    *usage.operations(usage.Usage(accounts=DIRECTORY), usage.Quotas(limits=_no_limits, counters=usage.Counters(None))),
 )
 # Paths with every parameter filled in, and what a right call could send.
 ADDRESSES = [(operation.method, re.sub(r"\{.*?\}", "x", operation.path)) for operation in OPERATIONS]

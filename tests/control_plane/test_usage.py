@@ -480,17 +480,20 @@ async def test_quota_events_are_those_of_whom_was_asked_for(api: Api, connection
             threshold,
             TODAY + timedelta(seconds=threshold),
         )
-    (event,) = (await api.get(f"/usage/quotas?app_id={app_id}")).document["data"]
+    (event,) = (await api.get(f"/usage/quota-events?app_id={app_id}")).document["data"]
     assert (event["subject"], event["threshold"], event["calls_max"]) == (f"a:{app_id}", 100, 1000)
-    assert [event["threshold"] for event in (await api.get("/usage/quotas?key_id=ak_1")).document["data"]] == [80, 50]
-    assert (await api.get("/usage/quotas")).document["total"] == 3
+    assert [event["threshold"] for event in (await api.get("/usage/quota-events?key_id=ak_1")).document["data"]] == [
+        80,
+        50,
+    ]
+    assert (await api.get("/usage/quota-events")).document["total"] == 3
     since, until = _text(TODAY + timedelta(seconds=60)), _text(TODAY + timedelta(seconds=100))
-    span = (await api.get(f"/usage/quotas?since={since}&until={until}")).document["data"]
+    span = (await api.get(f"/usage/quota-events?since={since}&until={until}")).document["data"]
     assert [event["threshold"] for event in span] == [80]
-    text = (await api.get(f"/usage/quotas?app_id={app_id}&format=csv")).text
+    text = (await api.get(f"/usage/quota-events?app_id={app_id}&format=csv")).text
     assert text.splitlines()[1].startswith(f"a:{app_id},standard:day,100,1000,")
     # Quotas are of no route alone: refused, not answered as if it had not been asked.
-    assert list((await api.get("/usage/quotas?route=clients")).fields) == ["route"]
+    assert list((await api.get("/usage/quota-events?route=clients")).fields) == ["route"]
 
 
 async def test_who_sees_some_organizations_gets_no_sum_of_everyone(connection: Connection) -> None:

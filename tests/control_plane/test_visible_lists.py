@@ -14,8 +14,8 @@ from tests.control_plane.test_usage import TODAY, _record
 
 ABSENT = "00000000-0000-4000-8000-000000000000"
 ABSENT_KEY = "ak_live_0000000000000000000000"
-QUESTIONS = ("summary", "daily", "endpoints", "errors", "overage", "shadow", "quotas", "logs")
-LISTS = ("daily", "endpoints", "errors", "overage", "shadow", "quotas", "logs")
+QUESTIONS = ("summary", "daily", "endpoints", "errors", "overage", "shadow", "quota-events", "logs")
+LISTS = ("daily", "endpoints", "errors", "overage", "shadow", "quota-events", "logs")
 
 
 class Two:
@@ -60,7 +60,7 @@ async def asked(api: Api, question: str, token: str, **filters: str) -> Any:
 async def test_usage_is_that_of_the_callers_organizations(api: Api, two: Two, question: str) -> None:
     """A customer who sees what another one sells, and how much of it."""
     theirs = await asked(api, question, two.viewer.token)
-    if question != "quotas":
+    if question != "quota-events":
         assert theirs == await asked(api, question, OPERATOR_TOKEN, organization_id=two.own["organization_id"])
     nothing = await asked(api, question, two.viewer.token, organization_id=ABSENT)
     assert theirs != nothing

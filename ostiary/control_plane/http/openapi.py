@@ -73,7 +73,7 @@ def document(operations: Sequence[AnyOperation], *, unknown: Collection[str], co
         "info": {
             "title": "Ostiary control plane",
             "version": __version__,
-            "summary": "Organizations, members, users, apps, keys, plans, published routes, usage and the audit log.",
+            "summary": "Organizations, members, users, apps, keys, plans, published routes, usage, events and the audit log.",
             "description": "Times are RFC 3339 in UTC. Errors are RFC 9457 problem documents; `code` is stable. A created "
             "secret is in that one answer and nowhere else. No text that is sent holds a NUL (U+0000).",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},

@@ -258,6 +258,7 @@ def replace(
     audited: Audited,
     path_model: type[PathT],
     body_model: type[BodyT],
+    refusals: tuple[ProblemCode, ...] = (),
 ) -> AnyOperation:
     """A PUT with a JSON body: sent twice, it does the same."""
     return Operation(
@@ -272,6 +273,7 @@ def replace(
         path_model=path_model,
         query_model=NoParameters,
         body_model=body_model,
+        refusals=refusals,
     )
 
 

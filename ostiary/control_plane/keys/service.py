@@ -25,6 +25,7 @@ from ostiary.control_plane.keys.model import (
 )
 from ostiary.control_plane.keys.sealing import Sealing
 from ostiary.control_plane.keys.store import StoredSecret
+from ostiary.control_plane.plans import share as share_plan
 from ostiary.core.credentials import generate_key_id, generate_secret, secret_sha256
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Environment
@@ -140,7 +141,10 @@ class Keys:
         return await self.limits(connection, key_id)
 
     async def _check_plan(self, connection: Connection, plan: str | None) -> None:
-        if plan is not None and plan not in (plans := await self._plans(connection)):
+        if plan is None:
+            return
+        await share_plan(connection, plan)  # else it may be deleted before this commits, and the key held to no plan
+        if plan not in (plans := await self._plans(connection)):
             raise invalid("plan", f"there is no such plan; there are: {', '.join(sorted(plans)) or 'none'}")
 
     async def _new_secret(self, key_id: str, environment: Environment) -> tuple[str, StoredSecret]:

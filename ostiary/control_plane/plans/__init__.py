@@ -1,9 +1,13 @@
-"""The plans of the configuration, or of the published routes, to be read: they are changed there.
+"""Plans: those of the configuration, to be read; those that are published, to be changed too, each change a version.
 
-api     the operations
-model   what goes out, and how it is made of the configuration
+api       the operations
+service   the rules, and how a change becomes a version
+store     who has a plan
+model     what goes in and out
 """
 
-from ostiary.control_plane.plans.api import of_the_file, operations
+from ostiary.control_plane.plans.api import operations
+from ostiary.control_plane.plans.service import Plans
+from ostiary.control_plane.plans.store import share
 
-__all__ = ["of_the_file", "operations"]
+__all__ = ["Plans", "operations", "share"]

@@ -9,7 +9,7 @@ model         what goes in and out
 """
 
 from ostiary.control_plane.routes.api import operations
-from ostiary.control_plane.routes.service import Routes
-from ostiary.control_plane.routes.store import plans_in_force
+from ostiary.control_plane.routes.service import Edited, InForce, Routes
+from ostiary.control_plane.routes.store import lock, plans_in_force
 
-__all__ = ["Routes", "operations", "plans_in_force"]
+__all__ = ["Edited", "InForce", "Routes", "lock", "operations", "plans_in_force"]

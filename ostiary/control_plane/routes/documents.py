@@ -30,6 +30,10 @@ class Documents:
         except ConfigurationError as error:
             raise Problem(ProblemCode.INVALID_FIELDS, errors=[_field(each) for each in error.problems]) from error
 
+    def remember(self, sha256: str, checked: CheckedDocument) -> None:
+        """What has just become the version in force will be asked for next."""
+        self._last = sha256, checked
+
     def known(self, sha256: str) -> CheckedDocument | None:
         """The document of this checksum, if it is the one that was in force when that was asked last."""
         return self._last[1] if self._last is not None and self._last[0] == sha256 else None

@@ -3,7 +3,8 @@ it alone, and what was once applied stays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ostiary.control_plane.db import Connection
@@ -29,8 +30,26 @@ from ostiary.control_plane.routes.model import (
 )
 from ostiary.control_plane.routes.store import Node
 from ostiary.core.config.composition import CheckedDocument
-from ostiary.core.model import Plan
 from ostiary.core.published import document_sha256
+
+
+class InForce(NamedTuple):
+    """The version in force and what it says. `number` is 0, and `text` empty, before the first."""
+
+    number: int
+    text: str
+    checked: CheckedDocument
+
+
+class Edited(NamedTuple):
+    """What is to be published next, as it is written and checked."""
+
+    text: str
+    checked: CheckedDocument
+
+
+# What is to be published in place of a version, or None to leave it.
+Edit = Callable[[InForce], Edited | None]
 
 
 class _Comparison(NamedTuple):
@@ -102,21 +121,41 @@ class Routes:
         nodes = tuple(_node(node, current) for node in await store.nodes(connection))
         return RouteStatus(current=current, nodes=nodes)
 
-    async def plans(self, connection: Connection) -> Mapping[str, Plan]:
-        """The plans of the version in force, by name, as gateways read them; none before the first. Raises Problem `conflict`
-        if this release does not take that version any more."""
+    async def in_force(self, connection: Connection) -> tuple[int, CheckedDocument]:
+        """The number of the version in force, and what it says as gateways read it; 0 and nothing before the first. Raises
+        Problem `conflict` if this release does not take that version any more."""
         current = await store.current(connection)
         known = None if current is None else self._documents.known(current.sha256)
-        if known is None:
-            # The text is asked for once a version: it may be of 2 MiB.
-            known = await self._documents.in_force(await store.version(connection, None))
-        if known is None:
+        if current is not None and known is not None:
+            return current.number, known
+        # The text is asked for once a version: it may be of 2 MiB.
+        found = await self._in_force(connection)
+        return found.number, found.checked
+
+    async def edit(self, connection: Connection, edit: Edit, *, author: str, note: str) -> None:
+        """Makes the next version of what `edit` makes of the one in force. Of another one, if somebody was faster: `edit` is
+        asked again then. It runs in a thread. Raises Problem as `in_force` does, and what `edit` raises."""
+        while True:
+            before = await self._in_force(connection)
+            made = await asyncio.to_thread(edit, before)
+            if made is None:
+                return
+            # Checking may take seconds, so it comes before the lock; who was overtaken keeps it, and is not overtaken again.
+            await store.lock(connection)
+            if await store.current_number(connection) == before.number:
+                await self._insert(connection, made.text, made.checked, note=note, author=author)
+                return
+
+    async def _in_force(self, connection: Connection) -> InForce:
+        version = await store.version(connection, None)
+        checked = await self._documents.in_force(version)
+        if checked is None:
             raise Problem(
                 ProblemCode.CONFLICT,
                 "The version of the routes in force is not valid for this release: apply one that is.",
                 about="/api/v1/routes",
             )
-        return known.configuration.plans
+        return InForce(0, "", checked) if version is None else InForce(version.number, version.document, checked)
 
     async def _make(
         self,
@@ -136,6 +175,24 @@ class Routes:
         await store.lock(connection)
         if (current := await store.current_number(connection)) != base:
             raise _overtaken(base, current)
+        made = await self._insert(
+            connection, document, checked, note=note, author=author, rolled_back_to=rolled_back_to
+        )
+        return AppliedRoutes(
+            **dict(made), changes=found.changes, changes_total=len(found.consequences), warnings=found.warnings
+        )
+
+    async def _insert(
+        self,
+        connection: Connection,
+        document: str,
+        checked: CheckedDocument,
+        *,
+        note: str | None,
+        author: str,
+        rolled_back_to: int | None = None,
+    ) -> RouteVersionSummary:
+        """To be called under the lock, from the version in force."""
         made = await store.insert(
             connection,
             document=document,
@@ -145,9 +202,8 @@ class Routes:
             note=note,
             rolled_back_to=rolled_back_to,
         )
-        return AppliedRoutes(
-            **dict(made), changes=found.changes, changes_total=len(found.consequences), warnings=found.warnings
-        )
+        self._documents.remember(made.sha256, checked)
+        return made
 
     async def _compare(self, connection: Connection, checked: CheckedDocument) -> _Comparison:
         """With the version in force. If `base` is that one, it is what was compared with: versions do not change."""

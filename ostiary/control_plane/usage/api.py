@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ostiary.control_plane.accounts.model import AppPath
-from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, read
+from ostiary.control_plane.http import AnyOperation, Call, NoBody, NoParameters, ProblemCode, read
 from ostiary.control_plane.usage.model import (
     DailyQuery,
     DaysQuery,
@@ -20,6 +20,9 @@ from ostiary.control_plane.usage.model import (
     OverageQuery,
     QuotaEvent,
     QuotaEvents,
+    QuotaEventsQuery,
+    QuotaInForce,
+    QuotasInForce,
     QuotasQuery,
     ShadowLimit,
     ShadowLimits,
@@ -29,10 +32,11 @@ from ostiary.control_plane.usage.model import (
     UsageDays,
     UsageSummary,
 )
+from ostiary.control_plane.usage.quotas import Quotas
 from ostiary.control_plane.usage.service import Usage
 
 
-def operations(usage: Usage) -> tuple[AnyOperation, ...]:
+def operations(usage: Usage, quotas: Quotas) -> tuple[AnyOperation, ...]:
     async def daily(call: Call[NoParameters, DailyQuery, NoBody]) -> UsageDays:
         return await usage.daily(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
@@ -51,8 +55,11 @@ def operations(usage: Usage) -> tuple[AnyOperation, ...]:
     async def shadow(call: Call[NoParameters, ShadowQuery, NoBody]) -> ShadowLimits:
         return await usage.shadow(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
-    async def quotas(call: Call[NoParameters, QuotasQuery, NoBody]) -> QuotaEvents:
-        return await usage.quotas(call.connection, call.query.seen_by(call.caller.actor.organizations))
+    async def quotas_in_force(call: Call[NoParameters, QuotasQuery, NoBody]) -> QuotasInForce:
+        return await quotas.in_force(call.connection, call.query.seen_by(call.caller.actor.organizations))
+
+    async def quota_events(call: Call[NoParameters, QuotaEventsQuery, NoBody]) -> QuotaEvents:
+        return await usage.quota_events(call.connection, call.query.seen_by(call.caller.actor.organizations))
 
     async def logs(call: Call[NoParameters, LogsQuery, NoBody]) -> LoggedCalls:
         return await usage.logs(call.connection, call.query.seen_by(call.caller.actor.organizations))
@@ -124,9 +131,20 @@ def operations(usage: Usage) -> tuple[AnyOperation, ...]:
             "usageQuotas",
             "/usage/quotas",
             tag="usage",
-            summary="Who reached 50, 80, 90 and 100 % of a quota, and when.",
-            handler=quotas,
+            summary="What is used and left of each quota that holds for an organization, an app or a key, and until when.",
+            handler=quotas_in_force,
             query_model=QuotasQuery,
+            answer=QuotasInForce,
+            csv=QuotaInForce,
+            refusals=(ProblemCode.CONFLICT,),
+        ),
+        read(
+            "usageQuotaEvents",
+            "/usage/quota-events",
+            tag="usage",
+            summary="Who reached 50, 80, 90 and 100 % of a quota, and when.",
+            handler=quota_events,
+            query_model=QuotaEventsQuery,
             answer=QuotaEvents,
             csv=QuotaEvent,
         ),

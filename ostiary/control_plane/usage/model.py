@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from ostiary.control_plane.http import (
@@ -135,7 +135,22 @@ class ShadowQuery(UsageQuery):
     format: FormatField = "json"
 
 
-class QuotasQuery(SpanQuery, Visible):
+class QuotasQuery(Visible):
+    """Whose quotas: one of the three."""
+
+    organization_id: Uuid | None = None
+    app_id: Uuid | None = None
+    key_id: KeyId | None = None
+    format: FormatField = "json"
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(each is not None for each in (self.organization_id, self.app_id, self.key_id)) != 1:
+            raise PydanticCustomError("whose", "give organization_id, app_id or key_id, and one of them alone")
+        return self
+
+
+class QuotaEventsQuery(SpanQuery, Visible):
     """Whose quotas: those that count this organization, app or key as a whole; several are all told of."""
 
     organization_id: Uuid | None = None
@@ -262,6 +277,39 @@ class ShadowLimit(Answer):
 class ShadowLimits(Page[ShadowLimit]):
     """Those that would have refused most first, at most 1000. A limit in shadow that would have refused nothing is not among
     them. Without a span of time: not further back than single calls are kept."""
+
+
+class QuotaInForce(Answer):
+    """A quota that holds for a key, or for all keys of an app or organization together (`subject_type` and `subject_id`; live
+    and test calls are counted apart). `quota` is its name as in quota events, `plan` or `route` what it is of; a key's own
+    has neither. Of `limit` calls `used` were taken in this period, which ends at `resets_at`; past it happens what `overage`
+    says.
+
+    `source` is where `used` is from. `redis`: the limiter's own counter, exact; where `counting` is leased, with what workers
+    have taken ahead. `roll_ups`: calls as they were metered, some seconds late, each for one whatever it costs, without those
+    that a limit refused. Null where neither knows."""
+
+    subject_type: Literal["organization", "app", "key"]
+    subject_id: str
+    environment: Literal["live", "test"]
+    quota: str
+    plan: str | None
+    route: str | None
+    per: Literal["hour", "day", "month"]
+    limit: int
+    used: int | None
+    remaining: int | None
+    resets_at: datetime
+    overage: Literal["block", "warn", "charge"]
+    mode: Literal["enforce", "shadow"]
+    counting: Literal["exact", "leased"]
+    source: Literal["redis", "roll_ups"] | None
+
+
+class QuotasInForce(Page[QuotaInForce]):
+    """Those of organizations first, then of apps, then of keys; at most 1000. `note` says why some are not exact."""
+
+    note: str | None
 
 
 class QuotaEvent(Answer):

@@ -29,7 +29,7 @@ from ostiary.control_plane.usage.model import (
     LogsQuery,
     OverageQuery,
     QuotaEvents,
-    QuotasQuery,
+    QuotaEventsQuery,
     ShadowLimits,
     ShadowQuery,
     SpanQuery,
@@ -150,7 +150,7 @@ class Usage:
         )
         return ShadowLimits(data=tuple(data), next_cursor=None, total=total)
 
-    async def quotas(self, connection: Connection, query: QuotasQuery) -> QuotaEvents:
+    async def quota_events(self, connection: Connection, query: QuotaEventsQuery) -> QuotaEvents:
         since, until = _asked(query)
         data, total = await store.quota_events(connection, query, since=since, until=until, limit=GROUPS_MAX)
         return QuotaEvents(data=tuple(data), next_cursor=None, total=total)

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.usage.model import CallFilter, QuotaEvent, QuotasQuery, ShadowLimit
+from ostiary.control_plane.usage.model import CallFilter, QuotaEvent, QuotaEventsQuery, ShadowLimit
 from ostiary.control_plane.usage.parts import Granularity, Part, floor
 
 # Table and column of time, by granularity. A day has the class of a status, not the status.
@@ -294,7 +294,7 @@ async def shadow_limits(
 
 
 async def quota_events(
-    connection: Connection, asked: QuotasQuery, *, since: datetime, until: datetime, limit: int
+    connection: Connection, asked: QuotaEventsQuery, *, since: datetime, until: datetime, limit: int
 ) -> tuple[Sequence[QuotaEvent], int]:
     """The `limit` latest of the span; and how many there are."""
     whose = {"k": asked.key_id, "a": asked.app_id, "o": asked.organization_id}
