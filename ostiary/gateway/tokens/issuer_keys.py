@@ -20,7 +20,7 @@ from ostiary.gateway.tokens.record import KeyRecord, RecordFile
 
 log: Final = logging.getLogger("ostiary.gateway.tokens")
 
-# Calls that wait for a document; further ones are answered by what is known. A flood of made-up keys holds no more than this.
+# Calls that wait for a document; further ones are told to come again. A flood of made-up keys holds no more than this.
 WAITING_MAX: Final = 256
 # While another process fetches, its record is looked for this often.
 _LOOK_SECONDS: Final = 0.05
@@ -78,8 +78,9 @@ class IssuerKeys:
 
     @property
     def uncertain(self) -> bool:
-        """Whether a key that is not known may well exist: the last attempt to learn of it failed."""
-        return self.key_set is None or self._record.failure is not None
+        """Whether a key that is not known may well exist: the last attempt to learn of it failed, or one is under way, for
+        which so many wait that others can't."""
+        return self.key_set is None or self._record.failure is not None or self._wanted.is_set()
 
     # --- keeping them current
 

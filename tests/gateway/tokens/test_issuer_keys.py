@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,8 +147,23 @@ async def test_made_up_keys_make_one_fetch_in_a_while(tmp_path: Path) -> None:
         await until(lambda: len(server.asked) == 2, "the server is asked")
         assert len(worker.ring._keys["corp"]._waiting) <= WAITING_MAX
         server.hold.set()
-        assert set(await asking) == {"401"}
+        assert Counter(await asking) == {"401": WAITING_MAX, "keys_unavailable": 400 - WAITING_MAX}
         assert len(server.asked) == 2
+        assert await worker.answer(mint(STRANGE)) == "401"
+
+
+async def test_nobody_is_refused_for_a_new_key_while_it_is_fetched(tmp_path: Path) -> None:
+    """A crowd that has tokens of a new key, and more of them than may wait: who was told 401 would throw a good token
+    away, and be counted among those who guess."""
+    async with key_server(OLD) as server, worker_of(KeysAt(server.url), directory=tmp_path) as worker:
+        await looked(worker)
+        server.body, server.hold = document(OLD, NEW), asyncio.Event()
+        worker.clock.ahead = 11
+        token = mint(NEW)
+        asking = asyncio.gather(*(worker.answer(token) for _ in range(400)))
+        await until(lambda: len(server.asked) == 2, "the server is asked")
+        server.hold.set()
+        assert Counter(await asking) == {"200": WAITING_MAX, "keys_unavailable": 400 - WAITING_MAX}
 
 
 async def test_a_clock_that_is_set_back_keeps_no_key_away(tmp_path: Path) -> None:
