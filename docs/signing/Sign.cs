@@ -56,7 +56,8 @@ static class Sign
             Environment.GetEnvironmentVariable("OSTIARY_KEY_ID"),
             Environment.GetEnvironmentVariable("OSTIARY_SECRET")
         );
-        using (var client = new HttpClient())
+        // A signature is for one target: no redirect is followed.
+        using (var client = new HttpClient(new HttpClientHandler { AllowAutoRedirect = false }))
         {
             HttpResponseMessage answer = await client.SendAsync(request);
             Console.WriteLine("{0} {1}", (int)answer.StatusCode, await answer.Content.ReadAsStringAsync());

@@ -50,7 +50,9 @@ func main() {
 	if err := sign(request, body, os.Getenv("OSTIARY_KEY_ID"), os.Getenv("OSTIARY_SECRET")); err != nil {
 		log.Fatal(err)
 	}
-	answer, err := http.DefaultClient.Do(request)
+	// A signature is for one target: no redirect is followed.
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	answer, err := client.Do(request)
 	if err != nil {
 		log.Fatal(err)
 	}

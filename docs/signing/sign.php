@@ -22,7 +22,8 @@ function call(string $keyId, string $secret, string $method, string $url, string
     if ($body !== '') {
         $headers[] = 'Content-Type: application/json';
     }
-    $options = ['method' => $method, 'header' => $headers, 'ignore_errors' => true, 'timeout' => 30];
+    $options = ['method' => $method, 'header' => $headers, 'ignore_errors' => true, 'timeout' => 30,
+        'follow_location' => 0]; // a signature is for one target
     if ($body !== '') {
         $options['content'] = $body;
     }
