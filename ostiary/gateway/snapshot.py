@@ -57,6 +57,7 @@ class Admission:
         "group",
         "identity",
         "key",
+        "limit_names",
         "methods",
         "networks",
         "policy",
@@ -77,6 +78,10 @@ class Admission:
         self.affinity = affinity  # None where the choice of a target does not go by the caller
         self.group = group
         self.policy = policy
+        # The same for all calls, of any method, where they go by the key alone; else None.
+        self.limit_names: list[str] | None = None
+        if key is not None and policy.of_caller:
+            self.limit_names = policy.names(key.id, key.app_id, key.organization_id, "")
         self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
         self.usage_slot = usage_slot
         self.networks = Networks(key.allowed_networks) if key is not None and key.allowed_networks else None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ostiary.core.model import Concurrency, LimitOverride, Plan, Window
+from ostiary.core.model import Concurrency, LimitBy, LimitOverride, Plan, RouteLimit, Window
 from ostiary.gateway import snapshot as snapshot_module
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy
@@ -31,6 +31,23 @@ async def test_keys_with_the_same_plan_and_override_share_one_policy() -> None:
         assert policy_of(compiled, 4, LimitOverride(concurrency=9)) is own
     assert (plain.parts[0].concurrency, own.parts[0].concurrency) == (Concurrency(5), Concurrency(9))
     assert plain.parts[0].sources == own.parts[0].sources, "the rest is the plan's"
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_kept"),
+    [(None, True), (LimitBy.ROUTE, True), (LimitBy.APP, True), (LimitBy.IP, False), (LimitBy.HEADER, False)],
+)
+async def test_names_that_depend_on_the_key_alone_are_kept_with_it_and_others_are_not(
+    limit: LimitBy | None, is_kept: bool
+) -> None:
+    """All addresses from which a key calls would be held to one address's limit."""
+    header = "x-tenant" if limit is LimitBy.HEADER else None
+    limits = () if limit is None else (RouteLimit(Window(6, 60), limit, header),)
+    async with running_gateway(configuration([upstream(9)], [route(limits=limits)], plans=PLANS)) as running:
+        made = key("key_1", plan="standard")
+        admission = running.gateway.snapshot.routes[0].admission(KnownKey(made, signer=None, revision=1, epoch=0))
+    expected = admission.policy.names(made.id, made.app_id, made.organization_id, "192.0.2.1", {b"x-tenant": b"a"})
+    assert admission.limit_names == (expected if is_kept else None)
 
 
 async def test_overrides_that_are_all_different_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -23,7 +22,6 @@ class Outcome(Enum):
 WOULD_REFUSE = "would_refuse"
 
 
-@dataclass(slots=True)
 class Decision:
     """The answer to one request.
 
@@ -35,14 +33,28 @@ class Decision:
     the route's upstream says what a call cost, goes to `Limiter.settle` when it has answered. `would_refuse`: the limits in
     shadow, by their labels' names, that would have refused a call that was let in."""
 
-    outcome: Outcome
-    headers: bytes
-    retry_after_seconds: int
-    overage: bool
-    lease: object | None
-    limit: str
-    charge: Charge | None = None
-    would_refuse: tuple[str, ...] = ()
+    __slots__ = ("charge", "headers", "lease", "limit", "outcome", "overage", "retry_after_seconds", "would_refuse")
+
+    # Written out: what `dataclass` makes is not compiled, and there is one for each call.
+    def __init__(
+        self,
+        outcome: Outcome,
+        headers: bytes,
+        retry_after_seconds: int,
+        overage: bool,
+        lease: object | None,
+        limit: str,
+        charge: Charge | None = None,
+        would_refuse: tuple[str, ...] = (),
+    ) -> None:
+        self.outcome = outcome
+        self.headers = headers
+        self.retry_after_seconds = retry_after_seconds
+        self.overage = overage
+        self.lease = lease
+        self.limit = limit
+        self.charge = charge
+        self.would_refuse = would_refuse
 
 
 class LimiterObserver(Protocol):

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from ostiary.core import keyspace
 from ostiary.core.model import RedisLocation, RedisSentinels, StoreFailure
@@ -44,6 +45,7 @@ log = logging.getLogger("ostiary.gateway.limits")
 # Redis does nothing else while it decides a batch; 256 take it a few milliseconds, well within the deadline.
 BATCH_MAX = 256
 
+_ALLOWED: Final = Outcome.ALLOWED  # a look-up for each call otherwise
 _OUTCOMES = {
     script.RATE_LIMITED: Outcome.RATE_LIMITED,
     script.QUOTA_EXCEEDED: Outcome.QUOTA_EXCEEDED,
@@ -222,19 +224,21 @@ class Limiter:
         nonce_ttl_seconds: int,
         signed_write: bool,
         headers: Mapping[bytes, bytes] | None = None,
+        names: list[str] | None = None,
     ) -> Signal[Decision]:
         """Counts one request, or refuses it and counts nothing. Never raises; answers within the deadline and some
         milliseconds, at once when there is nothing to decide or Redis is away.
 
         `nonce` is None for a request without one; `signed_write` means that replaying it would change something; `headers`
-        has those of `policy.headers` that it came with."""
+        has those of `policy.headers` that it came with; `names` is what `policy.names` gives, for a caller who keeps it."""
         if nonce is None:
             if policy.empty:
                 return self._nothing_to_decide
             nonce_ttl_seconds = 0
         else:
             nonce = keyspace.nonce(key_id or ip, nonce)
-        names = policy.names(key_id, app_id, organization_id, ip, headers)
+        if names is None:
+            names = policy.names(key_id, app_id, organization_id, ip, headers)
         if policy.slicing is not None and nonce is None and self._slices is not None:
             decision = self._slices.spend(policy, policy.slicing, names, time.monotonic())
             if decision is not None:
@@ -397,7 +401,7 @@ class Limiter:
                     self._hand_out(question, replayed())
                     continue
                 headers = b"" if index == script.NO_LIMIT else policy.labels[index].headers(remaining, reset)
-                decision = Decision(Outcome.ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
+                decision = Decision(_ALLOWED, headers, 0, code == script.OVERAGE, lease, "none")
                 if policy.settles:
                     decision.charge = Charge(policy, question.names, self.store_time_us, alone=False, skipped=skipped)
                 if skipped:

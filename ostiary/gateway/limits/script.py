@@ -25,8 +25,13 @@ DECIDE_SHA = hashlib.sha1(DECIDE.encode(), usedforsecurity=False).hexdigest().en
 RENEW = lua_script("renew")
 
 # The outcome of an answer; OVERAGE is added to ALLOWED.
-ALLOWED, RATE_LIMITED, QUOTA_EXCEEDED, CROWDED, NONCE_USED, OVERAGE = 0, 1, 2, 3, 4, 16
-NO_LIMIT = 255
+ALLOWED: Final = 0
+RATE_LIMITED: Final = 1
+QUOTA_EXCEEDED: Final = 2
+CROWDED: Final = 3
+NONCE_USED: Final = 4
+OVERAGE: Final = 16
+NO_LIMIT: Final = 255
 
 _CLOCK = struct.Struct("<Q")
 _ANSWER = struct.Struct("<BBQI")
@@ -41,7 +46,8 @@ ALWAYS_US = 1 << 53
 NOTHING_COUNTED: Final = ("LOADING", "BUSY", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
 
 # What a note says; see the head of the script.
-WOULD_REFUSE, QUOTA_REACHED = 1, 2
+WOULD_REFUSE: Final = 1
+QUOTA_REACHED: Final = 2
 
 # The terms of a limit, in a specification.
 _SHADOW, _CHARGED, _WITHOUT, _CROSSING = 1, 2, 4, 8

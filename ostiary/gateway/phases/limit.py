@@ -13,6 +13,7 @@ from ostiary.gateway.limits import Charge, Limiter, Outcome
 from ostiary.gateway.wire.request_head import RequestHead
 from ostiary.gateway.wire.response_head import ResponseHead
 
+_ALLOWED: Final = Outcome.ALLOWED
 _CODES: Final = {
     Outcome.RATE_LIMITED: ErrorCode.RATE_LIMITED,
     Outcome.QUOTA_EXCEEDED: ErrorCode.QUOTA_EXCEEDED,
@@ -46,8 +47,9 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         nonce_ttl_seconds=nonce_lifetime_seconds(exchange.snapshot.skew.seconds),
         signed_write=exchange.nonce is not None and exchange.head.method not in _SAFE_METHODS,
         headers=_values(policy.headers, exchange.head) if policy.headers else None,
+        names=admission.limit_names,
     )
-    if decision.outcome is Outcome.ALLOWED:
+    if decision.outcome is _ALLOWED:
         if decision.charge is not None:
             exchange.charge = decision.charge
         return

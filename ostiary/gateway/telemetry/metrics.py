@@ -6,6 +6,7 @@ ever goes back while the gateway runs."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from bisect import bisect_left
@@ -36,22 +37,35 @@ class MetricsError(Exception):
 
 
 class Histogram:
-    """One series of a histogram."""
+    """One series of a histogram.
 
-    __slots__ = ("_bounds", "_first", "_sum", "_values")
+    Most durations fall into the bucket of the one before: its place and its bounds are kept, as floats that need no object,
+    and are two comparisons where a search is fifteen."""
+
+    __slots__ = ("_above", "_at", "_bounds", "_first", "_sum", "_up_to", "_values")
 
     def __init__(self, values: memoryview[float], first: int, bounds: tuple[float, ...]) -> None:
         self._values = values
         self._first = first
         self._bounds = bounds
         self._sum = first + len(bounds) + 1
+        self._find(0.0)
 
     def observe(self, seconds: float) -> None:
         """Counts one duration. A bound belongs to its bucket, as Prometheus' `le` says. The number of observations is
         the sum of the buckets, so a process killed between the two lines leaves a histogram that agrees with itself."""
+        if not self._above < seconds <= self._up_to:
+            self._find(seconds)
         values = self._values
-        values[self._first + _bucket_of(self._bounds, seconds)] += 1.0
+        values[self._at] += 1.0
         values[self._sum] += seconds
+
+    def _find(self, seconds: float) -> None:
+        bounds = self._bounds
+        bucket = _bucket_of(bounds, seconds)
+        self._at = self._first + bucket
+        self._above = bounds[bucket - 1] if bucket else -math.inf
+        self._up_to = bounds[bucket] if bucket < len(bounds) else math.inf
 
 
 class Metrics:

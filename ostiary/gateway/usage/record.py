@@ -137,8 +137,9 @@ def encode(
     except KeyError:
         method_field = _learn(method)
         address_field, agent_field = client.learn(ip, user_agent)
-    # The gateway takes only plain request ids; the check is for what would make Postgres refuse the row.
-    if len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.isascii() or b"\0" in request_id:
+    # The gateway takes only plain request ids; the check is for what would make Postgres refuse the row. A number and not
+    # b"\0": bytes are tried as a number first, which takes an exception.
+    if len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.isascii() or 0 in request_id:
         request_id = clean(request_id, REQUEST_ID_BYTES_MAX)
     occurred_us = int(occurred_at * 1e6) - _EPOCH_US
     if upstream_us < 0:

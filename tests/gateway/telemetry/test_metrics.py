@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from bisect import bisect_left
 from pathlib import Path
 
 import pytest
 
 from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.telemetry import Metrics, MetricsError
-from ostiary.gateway.telemetry.catalog import FAMILIES
+from ostiary.gateway.telemetry.catalog import FAMILIES, OVERHEAD_SECONDS
 from ostiary.gateway.telemetry.exposition import merge
 from ostiary.gateway.telemetry.layout import NAMES_AT, read_series
 from ostiary.gateway.telemetry.meters import RouteMeters
@@ -139,6 +142,24 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MetricsError):
         Metrics.open(tmp_path / "notes")
     assert (tmp_path / "notes").read_bytes() == b"my notes"
+
+
+def test_a_duration_counts_in_the_bucket_of_its_bound_whatever_came_before_it() -> None:
+    """A bucket that is kept from the call before would take calls that are not its own."""
+    metrics = Metrics.in_memory()
+    histogram = metrics.histogram("gateway_overhead_seconds")
+    chance = random.Random(7)
+    near = [
+        value for bound in OVERHEAD_SECONDS for value in (bound, math.nextafter(bound, 0), math.nextafter(bound, 1))
+    ]
+    durations = [chance.choice([*near, 0.0, -1e-9, 60.0]) for _ in range(2000)]
+    expected = [0] * (len(OVERHEAD_SECONDS) + 1)
+    for duration in durations:
+        histogram.observe(duration)
+        expected[bisect_left(OVERHEAD_SECONDS, duration)] += 1
+    (counted,) = merge([metrics.region])["gateway_overhead_seconds"].values()
+    assert list(counted[:-1]) == expected
+    assert counted[-1] == pytest.approx(math.fsum(durations))
 
 
 WRITER = """
