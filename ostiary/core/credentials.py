@@ -85,13 +85,6 @@ def checksum_holds(secret: str | bytes) -> bool:
     return _checksum(octets[:-_CHECKSUM_LENGTH]).encode() == octets[-_CHECKSUM_LENGTH:]
 
 
-def environment_of(credential: str | bytes) -> Environment | None:
-    """The environment that a key id or a secret of our format names; None for any other text."""
-    octets = _ascii(credential)
-    match = _KEY_ID.fullmatch(octets) or _SECRET.fullmatch(octets)
-    return None if match is None else Environment(match[1].decode())
-
-
 def secret_sha256(secret: bytes) -> bytes:
     """What a bearer secret is stored and looked up by: 32 octets. A slow hash would buy nothing, since a secret has
     256 bits of chance (docs/decisions/0004-secrets.md)."""

@@ -12,8 +12,6 @@ services are in `ostiary/key_encryption`."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import os
 from abc import ABC, abstractmethod
@@ -33,6 +31,7 @@ _NONCE_BYTES = 12
 _KEK_ID_BYTES = 8
 _SECRET_PURPOSE = b"ostiary secret\0"
 _DATA_KEY_PURPOSE = b"ostiary data key\0"
+_MEND = "make one with: openssl rand -base64 32"
 
 
 class EncryptionError(ValueError):
@@ -281,31 +280,6 @@ def open_sealed(sealed: bytes, data_key: bytes, *, key_id: str) -> bytes:
         raise EncryptionError(
             "the sealed secret was altered, or belongs to another key id; revoke this key and make a new one"
         ) from error
-
-
-_MEND = "make one with: openssl rand -base64 32"
-
-
-def parse_kek(text: str) -> bytes:
-    """The 32 bytes of a key-encryption key written as base64 (either alphabet, padding optional) or as 64 hex digits;
-    blanks around it are ignored. Raises ValueError with the mend, and without the text."""
-    stripped = text.strip()
-    if len(stripped) == 2 * _KEY_BYTES:
-        try:
-            return bytes.fromhex(stripped)
-        except ValueError:
-            pass
-    try:
-        standard = stripped.translate(str.maketrans("-_", "+/")).rstrip("=")
-        kek = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        kek = b""
-    if len(kek) != _KEY_BYTES:
-        raise ValueError(
-            f"a key-encryption key is 32 bytes, written as base64 (44 characters) or hex (64), "
-            f"and this has {len(stripped)} characters; {_MEND}"
-        )
-    return kek
 
 
 def _check_version(octets: bytes, what: str) -> None:

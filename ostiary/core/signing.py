@@ -44,7 +44,6 @@ NONCE_CHARACTERS: Final = _ALPHANUMERICS + b"_-"
 _NONCE: Final = character_table(NONCE_CHARACTERS)
 _ID: Final = character_table(_ALPHANUMERICS + b"_")
 _HEX: Final = character_table(b"0123456789abcdef")
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9_]{4,64}")
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET: Final = re.compile(r"[!-~]+")
 
@@ -225,7 +224,7 @@ def sign_request(
     default to now and to a random one; scheme `hmac-body` has neither. Raises ValueError for what no gateway would take:
     a key id, method, target, timestamp or nonce of another form, a body that `hmac-body` must not sign, or a scheme that does
     not sign."""
-    if _KEY_ID.fullmatch(key_id) is None:
+    if not key_id_is_well_formed(key_id.encode()):
         raise ValueError("a key id is 4 to 64 of A-Z, a-z, 0-9 and _")
     if scheme is Scheme.HMAC_BODY:
         if ends_like_signed_text(body[-SIGNED_ENDING_BYTES:]):

@@ -23,6 +23,22 @@ ALONE: Final = "key_encryption_key"
 _KEYS_MAX: Final = 16
 
 
+def parse_kek(text: str) -> bytes:
+    """The 32 bytes of a key-encryption key written as base64 (either alphabet, padding optional) or as 64 hex digits; blanks
+    around it are ignored. Raises ValueError, without the text."""
+    stripped = text.strip()
+    if re.fullmatch(r"[0-9a-fA-F]{64}", stripped):
+        return bytes.fromhex(stripped)
+    standard = stripped.translate(str.maketrans("-_", "+/")).rstrip("=")
+    try:
+        kek = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        kek = b""
+    if len(kek) != 32:
+        raise ValueError("a key-encryption key is 32 bytes, in base64 or hexadecimal")
+    return kek
+
+
 class EncryptionKey(Kind[bytes]):
     """32 bytes, as base64 (44 characters) or hexadecimal (64). Never shown."""
 
@@ -32,17 +48,10 @@ class EncryptionKey(Kind[bytes]):
         text = self._SECRET.read(place, reading)
         if isinstance(text, Refused):
             return text
-        if re.fullmatch(r"[0-9a-fA-F]{64}", text):
-            return bytes.fromhex(text)
         try:
-            key = base64.b64decode(
-                text.rstrip("=") + "=", altchars=b"-_" if set("-_") & set(text) else None, validate=True
-            )
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != 32:
+            return parse_kek(text)
+        except ValueError:
             return reading.problem(place, f"must be {self.words}", "make one: openssl rand -base64 32")
-        return key
 
     def schema(self) -> Schema:
         return self._SECRET.schema()

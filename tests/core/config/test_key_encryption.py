@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ostiary.core.config import load_text
 from ostiary.core.config.difference import compare
+from ostiary.core.config.key_encryption import parse_kek
 from ostiary.core.config.problems import ConfigurationError
 from ostiary.core.model import AppRole, Configuration, SecretFile, VaultTransit
 
+KEK = bytes(range(32))
 FIRST, SECOND = "11" * 32, "22" * 32
 VAULT = "address: https://vault.internal:8200, key: ostiary, token: '${TOKEN}'"
 ENVIRONMENT = {"FIRST": FIRST, "SECOND": SECOND, "TOKEN": "canary-of-the-token"}
@@ -118,3 +123,55 @@ def test_a_difference_shows_names_and_places_and_no_secret(tmp_path: Path) -> No
     assert change.after == "a (a secret), b transit/ostiary of https://vault.internal:8200 (current)"
     assert FIRST not in str(change)
     assert "canary" not in str(change)
+
+
+# --- the text of a key ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEK.hex(),
+        KEK.hex().upper(),
+        base64.b64encode(KEK).decode(),
+        base64.b64encode(KEK).decode().rstrip("="),
+        f"  {base64.b64encode(KEK).decode()}\n",
+    ],
+)
+def test_key_encryption_key_is_read_in_each_of_its_forms(text: str) -> None:
+    """`openssl rand -base64 32` and `-hex 32`, with the newline a file ends in."""
+    assert parse_kek(text) == KEK
+
+
+def test_key_encryption_key_is_read_in_both_base64_alphabets() -> None:
+    """Secret stores give either."""
+    kek = b"\xfb\xff" * 16
+    assert parse_kek(base64.b64encode(kek).decode()) == parse_kek(base64.urlsafe_b64encode(kek).decode()) == kek
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "canary",
+        "canary" * 20,
+        KEK.hex()[:-1],
+        KEK.hex()[:-1] + "g",
+        base64.b64encode(KEK + b"1").decode(),
+        "é" * 44,
+    ],
+)
+def test_wrong_key_encryption_key_text_is_refused_without_the_text(text: str) -> None:
+    """Else a typing error would be a weak key, or stand in the log."""
+    with pytest.raises(ValueError, match="32 bytes") as raised:
+        parse_kek(text)
+    assert not text or text not in str(raised.value)
+
+
+@given(st.text())
+def test_any_text_is_a_key_or_a_clear_error(text: str) -> None:
+    """Configuration files hold anything."""
+    try:
+        assert len(parse_kek(text)) == 32
+    except ValueError as error:
+        assert "32 bytes" in str(error)  # noqa: PT017  both outcomes are right
