@@ -11,7 +11,7 @@ from ostiary.control_plane.usage.calls import page_statement
 from ostiary.control_plane.usage.model import CallFilter
 from ostiary.control_plane.usage.parts import Granularity, divide
 from ostiary.control_plane.usage.store import Arguments, rollups
-from tests.support.many_calls import APP, plan
+from tests.support.many_calls import APP, ORGANIZATION, plan
 
 
 async def check_plans(connection: Connection, now: datetime) -> list[str]:
@@ -52,6 +52,22 @@ async def check_plans(connection: Connection, now: datetime) -> list[str]:
             minutes = [part for part in parts if part.granularity is Granularity.MINUTE]
             assert not minutes or re.search(r"Index.*usage_rollups_minute", found), found
         told.append(f"{name} of 30 hours: {', '.join(part.granularity.name.lower() + 's' for part in parts)}, no calls")
+
+    # What an organization called, in sums and beside a page of its log: its own roll-ups, not everyone's of these hours.
+    organization_id = str(await connection.fetchval(f"SELECT {ORGANIZATION.format(number=3)}"))
+    parts = divide(noon + hour / 4, noon + hour * 2.75, kept_from={})
+    for name, asked, by_caller, own in (
+        ("an organization's sum", CallFilter(organization_id=organization_id).seen_by(None), False, True),
+        ("a member's sum", CallFilter().seen_by((organization_id,)), False, True),
+        ("everyone's overage", everyone, True, False),
+    ):
+        arguments_ = Arguments()
+        of_parts = rollups(parts, asked, arguments_, by_caller=by_caller)
+        found = await plan(connection, f"SELECT sum(overage) FROM ({of_parts}) AS parts", *arguments_.values)  # noqa: S608
+        read, other = ("organization_id_hour_idx", "timezone_idx")[:: 1 if own else -1]
+        assert read in found, found
+        assert other not in found, found
+        told.append(f"{name} of some hours: along {read}")
     return told
 
 

@@ -16,7 +16,7 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 from ostiary.control_plane.usage.model import CallFilter, LoggedCall
 from ostiary.control_plane.usage.parts import Granularity, ceil, floor
-from ostiary.control_plane.usage.store import Arguments, conditions, table_of
+from ostiary.control_plane.usage.store import Arguments, conditions, table_of, within
 
 # How far back is looked at first, and how much further each time that there was too little: what has many calls is found in
 # its last minutes, whatever is kept; what has few costs at most twice the whole.
@@ -98,7 +98,8 @@ async def _begin(
         low = floor(target, granularity)
         table, column = table_of(granularity, asked)
         arguments = Arguments()
-        bounds = f"{column} >= {arguments.add(low)} AND {column} < {arguments.add(high)}"
+        first, end = (f"{arguments.add(moment)}::timestamptz" for moment in (low, high))
+        bounds = within(table, column, first, end, asked)
         rows = await connection.fetch(
             f"""
             -- Guarantees the newest minutes or hours that have such calls, each with how many.
