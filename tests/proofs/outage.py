@@ -9,9 +9,7 @@ multiple while Postgres is away is held against the one while it was there, befo
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import signal
 import time
 from array import array
 from collections.abc import Iterator
@@ -19,11 +17,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from tests.endurance.callers import Callers, broken
 from tests.endurance.origin import OriginProcess, running_origin
+from tests.endurance.postgres_faults import frozen, stopped
 from tests.endurance.site import Site, fresh_database, stream
 from tests.support.directories import directory_for_all
 from tests.support.gateway_process import GatewayProcess, eventually, wait_seconds
@@ -106,38 +103,6 @@ def waiting(gateway: GatewayProcess) -> int:
     for (name, _), value in samples(gateway.admin("/metrics")[1]).items():
         total[name] = total.get(name, 0) + value
     return int(total["usage_events_accepted_total"] - total.get("usage_events_written_total", 0))
-
-
-@contextmanager
-def frozen(postgres: EmbeddedPostgres) -> Iterator[None]:
-    """SIGSTOP for the server and every process of it: connections stay open, and nobody answers."""
-    server = psutil.Process(postgres.pid)
-    stopped = [server.pid]
-    server.suspend()  # first: from here on it makes no new ones
-    for child in server.children(recursive=True):
-        try:
-            child.suspend()
-            stopped.append(child.pid)
-        except psutil.NoSuchProcess:
-            continue
-    try:
-        yield
-    finally:
-        for pid in reversed(stopped):
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
-
-
-@contextmanager
-def stopped(postgres: EmbeddedPostgres) -> Iterator[None]:
-    """`pg_ctl stop -m immediate`: connections break, and nobody listens."""
-    postgres.pg_ctl("stop", "-m", "immediate")
-    try:
-        yield
-    finally:
-        postgres.start_again()
 
 
 def prove(directory: Path, minutes: float) -> list[str]:
