@@ -62,12 +62,29 @@ class NatsStream:
     quarantine: str
 
 
+class WhenFull(StrEnum):
+    """What a spool that is full, or can't be written, does to calls: they are served, and what is not metered is counted;
+    those that would be metered are refused."""
+
+    SHED = "shed"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """`sync_seconds` is how often a worker has its segments written to the disk; None: the kernel does when it likes."""
+
+    when_full: WhenFull = WhenFull.SHED
+    sync_seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class UsageSettings:
     """`sink` is where shippers take usage; None: to Postgres themselves."""
 
     recording: Recording = Recording()
     retention: Retention = Retention()
+    spool: SpoolSettings = SpoolSettings()
     sink: NatsStream | None = None
 
 

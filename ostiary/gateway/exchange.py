@@ -62,6 +62,8 @@ class Exchange:
     nonce: str | None = None
     body_bytes: bytes | None = None  # held back for the signature; None when the body streams
     held_body: HeldBody | None = None  # the same, of one that is too long for memory
+    # claim
+    claimed: bool = False  # room for its usage record is kept
     # authorize
     admission: Admission | None = None
     # limit

@@ -3,7 +3,8 @@
 admit ─► match ─► authenticate ─► authorize ─► limit ─► prepare ─► forward ─► respond ─► record
    └────────┴──────────┴─────────────┴───────────┴────────── error ──► fail ───────────────┘  always, once
 
-A worker that is overloaded asks `shed` after match: a call that it refuses ends there.
+A worker that is overloaded asks `shed` after match, and one that serves no call without metering it asks `claim` after
+authenticate: a call that is refused there ends there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ostiary.gateway.overload.shedding import Shedder
 from ostiary.gateway.phases.admit import RequestIds, admit
 from ostiary.gateway.phases.authenticate import authenticate
 from ostiary.gateway.phases.authorize import authorize
+from ostiary.gateway.phases.claim import is_unmeterable
 from ostiary.gateway.phases.fail import answer, fail
 from ostiary.gateway.phases.forward import forward
 from ostiary.gateway.phases.limit import limit, settle
@@ -27,11 +29,13 @@ from ostiary.gateway.phases.prepare import prepare
 from ostiary.gateway.phases.record import Recorder
 from ostiary.gateway.phases.respond import respond
 from ostiary.gateway.phases.shed import Refusals, is_refused
+from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.states import State
 
 
 class Pipeline:
-    """What the phases ask: keys, limits, the recorder, the shedder, the gate, ids and the loop's clock."""
+    """What the phases ask: keys, limits, the recorder, the shedder, the gate, ids and the loop's clock. `claims` is the spool
+    where calls that it has no room for are refused; None where they are served."""
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Pipeline:
         recorder: Recorder,
         shedder: Shedder,
         gate: Gate,
+        claims: Spool | None,
         ids: RequestIds,
         clock: Callable[[], float],
     ) -> None:
@@ -49,6 +54,7 @@ class Pipeline:
         self._recorder = recorder
         self._shedder = shedder
         self._gate = gate
+        self._claims = claims
         self._refusals = Refusals()
         self._ids = ids
         self._clock = clock
@@ -63,6 +69,9 @@ class Pipeline:
                 self._turn_away(exchange)
                 return
             await authenticate(exchange, self._keys)
+            if self._claims is not None and is_unmeterable(exchange, self._claims):
+                self._refuse_unmetered(exchange)
+                return
             authorize(exchange)
             await limit(exchange, self._limiter)
             prepare(exchange)
@@ -87,6 +96,12 @@ class Pipeline:
         self._finish(exchange, answer)
         if client.state is State.IDLE:
             self._shedder.hold(client)
+
+    def _refuse_unmetered(self, exchange: Exchange) -> None:
+        """503 as well. The connection is read on: there may be room as soon as another call has ended."""
+        answer = self._refusals.answer(exchange)
+        self._recorder.record_blocked(exchange, self._clock())
+        self._finish(exchange, answer)
 
     def _finish(self, exchange: Exchange, last: bytes | None) -> None:
         """Gives the client the last part, or breaks off; gives back what the exchange held."""

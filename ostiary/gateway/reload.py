@@ -152,6 +152,7 @@ def needs_restart(old: Configuration, new: Configuration) -> tuple[str, ...]:
         ("stores.key_encryption_keys", _that_open(old), _that_open(new)),
         ("stores.state", old.stores.state, new.stores.state),
         ("routes.from", old.published is None, new.published is None),
+        ("usage.spool", old.usage.spool, new.usage.spool),
         ("usage.sink", old.usage.sink, new.usage.sink),
     )
     return tuple(name for name, before, after in pairs if before != after)

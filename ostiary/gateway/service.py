@@ -109,6 +109,7 @@ class Gateway:
             recorder=self._recorder,
             shedder=self._overload.shedder,
             gate=gate,
+            claims=spool if spool is not None and spool.blocks else None,
             ids=self._ids,
             clock=self.clock,
         ).handle

@@ -33,7 +33,12 @@ async def build(context: ChildContext) -> Service:
     spool, clients = None, None
     if configuration.metered:
         try:
-            spool = Spool(directory=Path(stores.spool), worker=context.name, bytes_max=stores.spool_bytes_max)
+            spool = Spool(
+                directory=Path(stores.spool),
+                worker=context.name,
+                bytes_max=stores.spool_bytes_max,
+                settings=configuration.usage.spool,
+            )
             clients = ClientRecording(configuration.usage.recording, directory=Path(stores.spool), now=time.time())
         except (SpoolError, CountryDatabaseError) as error:
             raise CannotStartService(str(error)) from error
@@ -109,6 +114,9 @@ class Worker:
         self._active_keys = metrics.gauge("active_api_keys")
         self._away = metrics.gauge("rate_limit_store_away")
         self._nodes = metrics.gauge("gateway_nodes")
+        self._spool_full = metrics.gauge("usage_spool_full")
+        self._sync_failures = metrics.counter("usage_sync_failures_total")
+        self._sync_failures_told = 0
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, sock: socket.socket | None) -> None:
@@ -144,7 +152,7 @@ class Worker:
             "keys": self._keys.status(),
             "limiter": self._limiter.status(),
             "clock": self._clock.status(),
-            "spool": {"accepted": spool.accepted, "dropped": spool.dropped, "bytes": spool.bytes} if spool else None,
+            "spool": None if spool is None else spool.status(),
         }
 
     async def _keep(self) -> None:
@@ -153,7 +161,7 @@ class Worker:
             await asyncio.sleep(SEAL_SECONDS)
             self._gate.refresh()
             if self._spool is not None:
-                self._spool.seal()
+                self._seal(self._spool)
             if self._clients is not None and (fields := self._clients.renewed(time.time())) is not None:
                 self._gateway.record_clients(fields)
             keys = self._keys.status()
@@ -161,6 +169,13 @@ class Worker:
             self._values[self._active_keys] = sum(count for count in counts if isinstance(count, int))
             self._values[self._away] = float(self._limiter.away)
             self._values[self._nodes] = self._limiter.nodes
+
+    def _seal(self, spool: Spool) -> None:
+        spool.seal()
+        self._values[self._spool_full] = float(spool.full)
+        if spool.sync is not None and (failures := spool.sync.failures) != self._sync_failures_told:
+            self._values[self._sync_failures] += failures - self._sync_failures_told
+            self._sync_failures_told = failures
 
 
 class LimiterMetrics:

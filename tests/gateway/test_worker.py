@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -120,10 +121,18 @@ def calls(gateway: GatewayProcess, count: int) -> None:
         assert gateway.get("/v1/things", headers={"Authorization": f"Bearer {SECRET}"}) == "from the origin"
 
 
+def unhurt(worker: dict[str, Any]) -> bool:
+    """Whether the worker says of its spool that it may block, has not, and is being written to the disk."""
+    spool = (worker["reported"] or {}).get("spool")
+    return spool is not None and (spool["blocked"], spool["full"], spool["sync"]["failing"]) == (0, False, False)
+
+
 async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gateway_has_ended(
     configuration: Path, empty_database: str
 ) -> None:
     """Row 109: the parts of a worker belong together: what it served is metered once, a killed worker's calls included."""
+    with configuration.open("a") as file:
+        file.write("usage: {spool: {when_full: block, sync: 100ms}}\n")
     gateway = GatewayProcess(["ostiary", "gateway", "-c", str(configuration)])
     try:
         await asyncio.to_thread(gateway.wait_ready)
@@ -136,6 +145,10 @@ async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gat
         found = samples(gateway.admin("/metrics")[1])
         assert sum(value for (name, _), value in found.items() if name == "http_requests_total") == 60
         assert found["usage_events_accepted_total", ()] == 60
+        assert (found["usage_spool_full", ()], found.get(("usage_calls_blocked_total", ()), 0)) == (0, 0)
+        await asyncio.to_thread(
+            eventually, lambda: all(map(unhurt, gateway.status()["workers"])), "each tells of its spool"
+        )
         assert found["rate_limit_store_duration_seconds_count", ()] > 0
         decisions = {
             dict(labels)["decision"]: value

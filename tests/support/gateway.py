@@ -138,13 +138,23 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Configuration, *, spool_directory: Path | None = None, sock: socket.socket | None = None
+    settings: Configuration,
+    *,
+    spool_directory: Path | None = None,
+    spool_bytes_max: int = 1 << 28,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """On `sock`, which is bound, or on a free port."""
     metrics = Metrics.in_memory()
     spool = None
     if spool_directory is not None:
-        spool = Spool(directory=spool_directory, worker="test", segment_bytes=1 << 20, bytes_max=1 << 28)
+        spool = Spool(
+            directory=spool_directory,
+            worker="test",
+            segment_bytes=1 << 20,
+            bytes_max=spool_bytes_max,
+            settings=settings.usage.spool,
+        )
     gate = Gate(
         AttemptTable.alone(),
         settings=settings.gateway.failed_attempts,

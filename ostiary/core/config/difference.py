@@ -108,7 +108,10 @@ def _changed(subject: str, old: Parts, new: Parts) -> Iterator[Change]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _RESTART = "takes effect at a restart, not at a reload"
-_AT_RESTART = ("gateway.listen", "gateway.listen.workers", "gateway.admin", "gateway.key_stale_for", "usage.sink")
+_AT_RESTART = (
+    *("gateway.listen", "gateway.listen.workers", "gateway.admin", "gateway.key_stale_for"),
+    *("usage.spool.when_full", "usage.spool.sync", "usage.sink"),
+)
 
 
 def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
@@ -146,6 +149,7 @@ def _setting_meaning(field: str, after: Configuration) -> str | None:
 def _setting_parts(configuration: Configuration) -> Parts:
     gateway, control, stores = configuration.gateway, configuration.control_plane, configuration.stores
     limits, recording, retention = gateway.client_limits, configuration.usage.recording, configuration.usage.retention
+    spool = configuration.usage.spool
     listen = {"gateway.listen": gateway.listen, "gateway.admin": gateway.admin, "control_plane.listen": control.listen}
     return {
         **{name: Part((at.host, at.port), f"{at.host}:{at.port}") for name, at in listen.items()},
@@ -196,6 +200,10 @@ def _setting_parts(configuration: Configuration) -> Parts:
         "usage.retention.minutes": _days_kept(retention.minutes_days),
         "usage.retention.hours": _days_kept(retention.hours_days),
         "usage.retention.days": _days_kept(retention.days_days),
+        "usage.spool.when_full": Part(spool.when_full, spool.when_full),
+        "usage.spool.sync": Part(
+            spool.sync_seconds, "off" if spool.sync_seconds is None else words.duration(spool.sync_seconds)
+        ),
         "usage.sink": Part(configuration.usage.sink, sink_words(configuration.usage.sink)),
     }
 

@@ -7,12 +7,22 @@ from typing import Final
 
 from ostiary.core.config.addresses import Directory
 from ostiary.core.config.fields import Kind, Record, Schema, Values, defaulted, optional
-from ostiary.core.config.kinds import Choice, read_text
+from ostiary.core.config.kinds import Choice, Duration, read_text
 from ostiary.core.config.reading import Place, Reading, Refused
 from ostiary.core.config.usage_sink import POSTGRES, SINK
-from ostiary.core.usage import AddressRecording, AgentRecording, Recording, Retention, UsageSettings
+from ostiary.core.usage import (
+    AddressRecording,
+    AgentRecording,
+    Recording,
+    Retention,
+    SpoolSettings,
+    UsageSettings,
+    WhenFull,
+)
 
-FOREVER: Final = 0  # as a Kind reads it: None means refused or not given elsewhere
+# As a Kind reads them: None means refused or not given elsewhere.
+FOREVER: Final = 0
+NEVER: Final = 0.0
 
 
 class DataFile(Directory):
@@ -42,6 +52,23 @@ class DaysKept(Kind[int]):
     @property
     def words(self) -> str:
         return "whole days, as in `90d` (up to `9999d`), or `forever`"
+
+
+class OftenOrNever(Duration):
+    """A duration, or `off`, which is NEVER."""
+
+    def read(self, place: Place, reading: Reading) -> float | Refused:
+        text = reading.text(place)
+        if isinstance(text, Refused):
+            return text
+        return NEVER if text.value == "off" else super().read(place, reading)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": rf"^(?:off|{self._FORM})$|\$\{{"}
+
+    @property
+    def words(self) -> str:
+        return f"`off`, or {super().words}"
 
 
 _ADDRESS = defaulted(
@@ -101,12 +128,35 @@ _SINK = defaulted(
     POSTGRES,
 )
 
+_WHEN_FULL = defaulted(
+    "when_full",
+    Choice(WhenFull),
+    "When it is at `stores.spool_max` or can't be written: `shed` serves calls and counts those that are not metered; "
+    "`block` answers 503 `overloaded` to calls that would be metered.",
+    "shed",
+)
+_SYNC = defaulted(
+    "sync",
+    OftenOrNever("100ms", "1h"),
+    "How often a worker has its segments written to the disk (fdatasync). It is about a loss of power alone: what a killed "
+    "process has metered is safe either way.",
+    "off",
+)
+_SPOOL_SETTINGS = Record(
+    "Usage spool",
+    "What the spool owes besides outliving processes. A change takes a restart.",
+    (_WHEN_FULL, _SYNC),
+    lambda values: SpoolSettings(values[_WHEN_FULL], values[_SYNC] or None),
+)
+_SPOOLED = defaulted("spool", _SPOOL_SETTINGS, "What happens when the spool is full, and when the power fails.", {})
+
 
 def _usage(values: Values) -> UsageSettings:
     address, agent = values[_RECORDED]
-    return UsageSettings(Recording(address, agent, values[_COUNTRY_DATABASE]), values[_RETAINED], values[_SINK])
+    recording = Recording(address, agent, values[_COUNTRY_DATABASE])
+    return UsageSettings(recording, values[_RETAINED], values[_SPOOLED], values[_SINK])
 
 
 USAGE: Record[UsageSettings] = Record(
-    "Usage", "What is recorded of calls.", (_RECORDED, _COUNTRY_DATABASE, _RETAINED, _SINK), _usage
+    "Usage", "What is recorded of calls.", (_RECORDED, _COUNTRY_DATABASE, _RETAINED, _SPOOLED, _SINK), _usage
 )

@@ -47,6 +47,7 @@ class Recorder:
         self._quota_events = quota_events
         self._accepted = metrics.counter("usage_events_accepted_total")
         self._dropped = metrics.counter("usage_events_dropped_total")
+        self._blocked = metrics.counter("usage_calls_blocked_total")
         self._overhead = metrics.histogram("gateway_overhead_seconds")
         self.wall_clock_offset = 0.0
         self.client_fields = ClientFields()
@@ -99,6 +100,8 @@ class Recorder:
             told,
             self.client_fields,
         )
+        if exchange.claimed:
+            self._spool.release()
         if self._spool.append(record):
             self._values[self._accepted] += 1
         else:
@@ -108,6 +111,15 @@ class Recorder:
 
     def record_shed(self, exchange: Exchange, now: float) -> None:
         """A call refused in overload: counted, and no line of its own, of which there would be thousands a second."""
+        self._record_refused(exchange, now)
+
+    def record_blocked(self, exchange: Exchange, now: float) -> None:
+        """A call refused because it could not be metered: counted, and likewise no line. No usage event, which would have no
+        room."""
+        self._values[self._blocked] += 1
+        self._record_refused(exchange, now)
+
+    def _record_refused(self, exchange: Exchange, now: float) -> None:
         route = exchange.route
         meters = route.meters if route is not None else self._unrouted
         meters.request(exchange.head.method, exchange.answer_status, now - exchange.started)

@@ -273,6 +273,9 @@ _FAMILIES = (
     Family("usage_events_accepted_total", Kind.COUNTER, "Usage events of finished calls."),
     Family("usage_events_written_total", Kind.COUNTER, "Usage events that are in Postgres, or in the stream."),
     Family("usage_events_dropped_total", Kind.COUNTER, "Usage events dropped because the spool was at its bound."),
+    Family("usage_calls_blocked_total", Kind.COUNTER, "Calls refused because there was no room to meter them."),
+    Family("usage_spool_full", Kind.GAUGE, "1 while a worker can have no further segment.", merge=Merge.MAX),
+    Family("usage_sync_failures_total", Kind.COUNTER, "Writes of the spool to the disk (fdatasync) that failed."),
     Family("usage_segments_quarantined_total", Kind.COUNTER, "Damaged spool segments set aside."),
     Family("usage_ship_failures_total", Kind.COUNTER, "Failed attempts to ship a segment.", ("kind",)),
     Family(

@@ -1,10 +1,10 @@
 """Metering: nothing lost, nothing twice.
 
-A worker encodes each call (`record`) and appends it to its segment of the spool (`spool`, `segment`); its run (`run`) keeps
-the worker's own count. The `shipper` takes segments to a `sink`: Postgres (`postgres_sink`), or a stream (`stream`) whose
-consumer writes Postgres. What writes it does so through the `ledger`, a `portion` at a time. `reconcile` proves that it all
-adds up. `directory` is what the files are called. What is recorded of a client
-is `client`, kept up to date by `recording` (`salt`, `country`)."""
+A worker encodes each call (`record`) and appends it to its segment of the spool (`spool`, `segment`), which `sync` has
+written to the disk where that is asked for; its run (`run`) keeps the worker's own count. The `shipper` takes segments to a
+`sink`: Postgres (`postgres_sink`), or a stream (`stream`) whose consumer writes Postgres. What writes it does so through the
+`ledger`, a `portion` at a time. `reconcile` proves that it all adds up. `directory` is what the files are called. What is
+recorded of a client is `client`, kept up to date by `recording` (`salt`, `country`)."""
 
 from ostiary.gateway.usage.client import ClientFields
 from ostiary.gateway.usage.country import CountryDatabaseError

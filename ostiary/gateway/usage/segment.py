@@ -22,6 +22,7 @@ RECORD_BYTES_MAX = 16 * 1024  # about three times the longest record that `recor
 
 FRAME = Struct("@II")
 _MAGIC = b"OSTSEG\r\n"
+MAGIC_BYTES = len(_MAGIC)  # of a header they are stored last: it is there whole, or not at all
 _HEADER = Struct("<8sI16s16sqQQ64s")
 _SEAL_AT = 2048
 _SEAL = Struct("<QQ")
@@ -93,8 +94,9 @@ def pack_seal(records: int, used_bytes: int) -> tuple[int, bytes]:
 
 
 def is_unfinished(data: bytes) -> bool:
-    """Did the writer die before the header was there? Such a file never held a record."""
-    return not any(data[:HEADER_BYTES])
+    """Did the writer die before the header was there? Such a file never held a record. (One that does has lost its header, as
+    a loss of power may do it.) `data` is the header page and the first frame."""
+    return not any(data[:MAGIC_BYTES]) and not any(data[HEADER_BYTES : HEADER_BYTES + FRAME_BYTES])
 
 
 def read_header(data: bytes) -> SegmentHeader:
@@ -125,12 +127,14 @@ def read_segment(path: Path, stored_by_run: int | None) -> Segment | None:
     `stored_by_run` is how many records the run has stored in all its segments up to its end (accepted less dropped), used
     for a segment without a seal; None if that is not known. Raises DamagedFile, and OSError from reading."""
     with path.open("rb") as file:
-        data = file.read(HEADER_BYTES)
+        data = file.read(HEADER_BYTES + FRAME_BYTES)
         if is_unfinished(data):
             return None
         header = read_header(data)
         seal = _seal(data)
-        data += file.read(seal.used_bytes - HEADER_BYTES if seal else -1)
+        data += file.read(-1 if seal is None else max(0, seal.used_bytes - len(data)))
+    if seal is not None:
+        data = data[: seal.used_bytes]
     expected = seal.records if seal else None
     if expected is None and stored_by_run is not None:
         expected = max(0, stored_by_run - (header.accepted_before - header.dropped_before))

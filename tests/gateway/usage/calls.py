@@ -12,6 +12,7 @@ from typing import TypeAlias
 import asyncpg
 
 import ostiary.control_plane
+from ostiary.core.usage import SpoolSettings
 from ostiary.gateway.usage import NOTHING_TOLD, ClientFields, Spool, caller_part, encode, route_part
 from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF, EVERYTHING
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX, read_header
@@ -88,10 +89,17 @@ def mark_version_1(segment: Path) -> None:
 
 
 def open_spool(
-    directory: Path, *, worker: str = "0", segment_bytes: int = SMALL_SEGMENT_BYTES, bytes_max: int = 1 << 30
+    directory: Path,
+    *,
+    worker: str = "0",
+    segment_bytes: int = SMALL_SEGMENT_BYTES,
+    bytes_max: int = 1 << 30,
+    settings: SpoolSettings | None = None,
 ) -> Spool:
     """A spool of small segments, so that a few calls fill several."""
-    return Spool(directory=directory, worker=worker, segment_bytes=segment_bytes, bytes_max=bytes_max)
+    return Spool(
+        directory=directory, worker=worker, segment_bytes=segment_bytes, bytes_max=bytes_max, settings=settings
+    )
 
 
 def spool_calls(directory: Path, names: list[str], *, worker: str = "0") -> None:

@@ -35,7 +35,6 @@ _PAUSE_EVERY, _PAUSE_SECONDS = 50, 0.02  # so that a spool that looks for room f
 OF_A_WORKER = (
     ("openat", ("ENOSPC", "EIO", "EROFS", "EACCES", "EMFILE", "EDQUOT"), 16),
     ("fallocate", ("ENOSPC", "EIO", "EDQUOT"), 4),
-    ("pwrite64", ("ENOSPC", "EIO"), 4),
     ("madvise", ("EIO", "ENOMEM"), 4),
     ("rename", ("ENOSPC", "EIO", "EROFS"), 5),
     ("unlink", ("EIO", "EROFS"), 1),

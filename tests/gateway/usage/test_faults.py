@@ -24,7 +24,7 @@ NAMES = [f"req-{number}" for number in range(600)]
     [
         Injection("fallocate", "ENOSPC", "2+"),
         Injection("openat", "EIO", "3"),
-        Injection("pwrite64", "EIO", "1+"),
+        Injection("madvise", "ENOMEM", "1+"),
         Injection("rename", "EROFS", "1+"),
         Injection("newfstatat", "EIO", "1+"),
         Injection("close", "EIO", "1+"),
