@@ -68,6 +68,16 @@ async def check_plans(connection: Connection, now: datetime) -> list[str]:
         assert read in found, found
         assert other not in found, found
         told.append(f"{name} of some hours: along {read}")
+
+    # The failures of some minutes of an app: along its index, whatever the planner thinks of a status behind other columns.
+    arguments_ = Arguments()
+    failures = CallFilter(app_id=app_id, status="503").seen_by(None)
+    parts = divide(noon, noon + hour / 6, coarsest=Granularity.HOUR, kept_from={})
+    summed = f"SELECT sum(calls) FROM ({rollups(parts, failures, arguments_)}) AS parts"  # noqa: S608  as in store
+    found = await plan(connection, summed, *arguments_.values)
+    assert "app_id_minute_key_id" in found, found
+    assert "organization_id_minute" not in found, found
+    told.append("an app's failures of ten minutes: along app_id_minute")
     return told
 
 

@@ -16,7 +16,7 @@ from ostiary.control_plane.db import Connection
 from ostiary.control_plane.http import Position
 from ostiary.control_plane.usage.model import CallFilter, LoggedCall
 from ostiary.control_plane.usage.parts import Granularity, ceil, floor
-from ostiary.control_plane.usage.store import Arguments, conditions, table_of, within
+from ostiary.control_plane.usage.store import Arguments, conditions, status_in, table_of, within
 
 # How far back is looked at first, and how much further each time that there was too little: what has many calls is found in
 # its last minutes, whatever is kept; what has few costs at most twice the whole.
@@ -100,10 +100,11 @@ async def _begin(
         arguments = Arguments()
         first, end = (f"{arguments.add(moment)}::timestamptz" for moment in (low, high))
         bounds = within(table, column, first, end, asked)
+        filters = conditions(asked, arguments, status=status_in(granularity, low, high))
         rows = await connection.fetch(
             f"""
             -- Guarantees the newest minutes or hours that have such calls, each with how many.
-            SELECT {column} AS start, sum(calls)::bigint AS calls FROM {table} WHERE {bounds}{conditions(asked, arguments)}
+            SELECT {column} AS start, sum(calls)::bigint AS calls FROM {table} WHERE {bounds}{filters}
             GROUP BY 1 ORDER BY 1 DESC LIMIT {arguments.add(calls + 1)}
             """,  # noqa: S608  as above
             *arguments.values,

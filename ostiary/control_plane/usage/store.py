@@ -25,6 +25,7 @@ _TABLES_OF_ALL = {
     Granularity.HOUR: ("usage_rollups_all_hour", "hour"),
     Granularity.DAY: ("usage_rollups_all_day", "day"),
 }
+_SHORT = 120  # minutes or hours of a part
 _BY_TIME = ("usage_rollups_minute", "usage_rollups_hour")
 _KINDS = {"minutes": Granularity.MINUTE, "hours": Granularity.HOUR, "days": Granularity.DAY}
 _SUMS = """sum(calls)::bigint AS calls, coalesce(sum(calls) FILTER (WHERE status >= 400), 0)::bigint AS errors,
@@ -62,9 +63,9 @@ class Arguments:
         return f"${len(self.values)}"
 
 
-def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = False) -> str:
+def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = False, status: str = "status") -> str:
     """What must hold besides the time. Only what was asked for stands in the statement, so that the planner can use the index
-    on it."""
+    on it. `status` is how it is named."""
     wanted = {
         "organization_id": asked.organization_id,
         "app_id": asked.app_id,
@@ -81,9 +82,9 @@ def conditions(asked: CallFilter, arguments: Arguments, *, by_class: bool = Fals
             found.append(f"status_class = {arguments.add(status_class)}")
         elif asked.status.endswith("xx"):
             low = arguments.add(status_class * 100)
-            found.append(f"status >= {low} AND status < {low} + 100")
+            found.append(f"{status} >= {low} AND {status} < {low} + 100")
         else:
-            found.append(f"status = {arguments.add(int(asked.status))}")
+            found.append(f"{status} = {arguments.add(int(asked.status))}")
     return "".join(f" AND {condition}" for condition in found)
 
 
@@ -93,6 +94,16 @@ def table_of(granularity: Granularity, asked: CallFilter, *, by_caller: bool = F
     whose = (asked.organization_id, asked.app_id, asked.key_id, asked.organizations)
     anybody = all(each is None for each in whose)
     return (_TABLES_OF_ALL if anybody and not by_caller else _TABLES)[granularity]
+
+
+def status_in(granularity: Granularity, since: datetime, until: datetime) -> str:
+    """How the status is named in a question to roll-ups, for `conditions`.
+
+    It is the sixth column of their unique index. Since Postgres 18 an index is used for a column behind others that nothing
+    is said of (skip scan), and for a short span its reckoning of that is so high that it took any other index and read
+    everyone's roll-ups: 77 to 144 ms for ten minutes of an app, and 0.4 with a status that no index knows. Over a long span
+    it reckons rightly, and the index saves what it reads."""
+    return "(status + 0)" if (until - since) // granularity.value <= _SHORT else "status"
 
 
 def within(table: str, column: str, since: str, until: str, asked: CallFilter) -> str:
@@ -126,7 +137,8 @@ def _part(part: Part, asked: CallFilter, arguments: Arguments, by_caller: bool) 
     )
     start = "day::timestamptz" if by_day else column  # the session's zone is UTC
     status = "status_class * 100" if by_day else "status"
-    where = within(table, column, since, until, asked) + conditions(asked, arguments, by_class=by_day)
+    name = status_in(part.granularity, part.since, part.until)
+    where = within(table, column, since, until, asked) + conditions(asked, arguments, by_class=by_day, status=name)
     caller = "organization_id, app_id, key_id, " if by_caller else ""
     columns = f"""{start} AS start, {caller}environment, route, method, {status} AS status, calls, incomplete, overage,
         bytes_in, bytes_out, latency_us_sum, upstream_us_sum, latency_histogram"""
