@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.usage.counters import READ_SECONDS
+from ostiary.control_plane.usage.counters import READ_SECONDS, Counters
+from ostiary.core import keyspace
 from ostiary.core.limiting import period_end_us
 from ostiary.core.model import (
     Authentication,
@@ -26,11 +28,13 @@ from ostiary.core.model import (
     Plan,
     Quota,
     RedisLocation,
+    RedisSentinels,
     Route,
     RouteLimit,
     Scheme,
     Window,
 )
+from ostiary.core.quota_state import quotas_of_state
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import compile_policy
 from tests.control_plane.people import person
@@ -39,6 +43,7 @@ from tests.control_plane.support import Api, configuration_for, serving, url_for
 from tests.control_plane.test_usage import _record
 from tests.gateway.limits.support import decided, running
 from tests.support.ports import free_port
+from tests.support.redis_servers import RedisCluster, SentinelSite
 from tests.support.waiting import MACHINE_SECONDS
 
 CLIENTS = Route(
@@ -225,3 +230,45 @@ async def test_whose_quotas_must_be_said_and_only_ones_own_are_shown(database: s
             }  # fmt: skip
         for query in ("", f"?key_id={key_id}&app_id={theirs}"):
             assert (await api.get(f"/usage/quotas{query}")).status == 422
+
+
+@pytest.mark.full
+async def test_counters_of_a_cluster_and_behind_sentinels_are_read_too(tmp_path: Path) -> None:
+    """With either, the page would never show what the limiter counted; with the first address gone, neither."""
+    nowhere = "redis://127.0.0.1:1"
+    limits = compile_policy(OWN, replace(CLIENTS, limits=()), Environment.LIVE)
+    keys = [f"ak_of_quotas_{number}" for number in range(6)]  # in several slots
+
+    async def told_by(location: RedisLocation, away: RedisLocation) -> list[int]:
+        async with running(location) as limiter:
+            for number, key_id in enumerate(keys):
+                for _ in range(number + 1):
+                    await decided(limiter, limits, key=key_id)
+        counters = Counters(away)
+        found = await counters.read([keyspace.plan_state(key_id) for key_id in keys])
+        await counters.close()
+        assert found is not None
+        return [quotas_of_state(state or b"")["q2"].calls for state in found]
+
+    with RedisCluster(tmp_path / "cluster", replicas=False) as cluster:
+        assert await told_by(cluster.urls(), (nowhere, *cluster.urls())) == [1, 2, 3, 4, 5, 6]
+    with SentinelSite(tmp_path / "sentinel", password="canary-7c1e") as site:
+        url = f"redis://:canary-7c1e@{SentinelSite.SERVICE}/0"
+        location = RedisSentinels((nowhere, *site.sentinel_urls()), SentinelSite.SERVICE, url)
+        assert await told_by(location, location) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_whatever_is_wrong_with_redis_is_no_fault_of_the_question() -> None:
+    """A certificate that can't be read, or an option that the client does not know, would be a 500 on every page."""
+    for location in (
+        "redis://127.0.0.1:1?no_such_option=1",
+        "rediss://127.0.0.1:1?ssl_ca_certs=/nonexistent",
+        ("redis://127.0.0.1:1", "redis://127.0.0.1:2"),
+        RedisSentinels(("redis://127.0.0.1:1",), "mymaster", "redis://mymaster/0"),
+    ):
+        counters = Counters(location)
+        began = time.monotonic()
+        assert await counters.read(["ost:{k:a}:plan"]) is None
+        assert await counters.read(["ost:{k:a}:plan"]) is None
+        assert time.monotonic() - began < READ_SECONDS + MACHINE_SECONDS
+        await counters.close()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import redis.asyncio
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from ostiary.core.model import RedisLocation, RedisSentinels
 
@@ -35,6 +35,7 @@ class Counters:
         self._location = location
         self._clock = clock
         self._client: Any = None
+        self._connecting = asyncio.Lock()
         self._away_until = 0.0
 
     @property
@@ -49,11 +50,13 @@ class Counters:
             return ()
         try:
             async with asyncio.timeout(READ_SECONDS):
-                if self._client is None:
-                    self._client = await _client(self._location)
+                async with self._connecting:
+                    if self._client is None:
+                        self._client = await _client(self._location)
                 return await _read(self._client, names)
-        except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
-            # A URL that is not understood, or a certificate that can't be read, is no reason not to answer either.
+        # Not only RedisError comes out of redis-py (RedisClusterException is none, and an option of the URL that it does not
+        # know is a TypeError); whatever it is, there is another answer.
+        except Exception as error:
             self._away_until = self._clock() + AWAY_SECONDS
             _log.warning("quota_counters_unreadable", extra={"fields": {"error": type(error).__name__}})
             await self.close()  # a failover, or another cluster map, is found by connecting anew
@@ -66,8 +69,8 @@ class Counters:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await client.aclose()
-        except (RedisError, OSError, TimeoutError):
-            return
+        except Exception as error:  # it was of no use any more
+            _log.debug("quota_counters_close", extra={"fields": {"error": type(error).__name__}})
 
 
 async def _client(location: RedisLocation) -> Any:
@@ -93,15 +96,13 @@ async def _client(location: RedisLocation) -> Any:
 
 async def _cluster(urls: Sequence[str], options: dict[str, Any]) -> Any:
     """By the first of its nodes that answers."""
-    last: Exception = OSError("no node answers")
     for url in urls:
         client = redis.asyncio.RedisCluster.from_url(url, **options)
         try:
             return await client.initialize()
-        except (RedisError, OSError) as error:
-            last = error
+        except (RedisError, RedisClusterException, OSError):
             await client.aclose()
-    raise last
+    raise ConnectionError("no node of the cluster answers")
 
 
 async def _read(client: Any, names: Sequence[str]) -> Sequence[bytes | None]:
