@@ -70,7 +70,9 @@ def serving_for_fuzz(directory: Path, postgres: str) -> Iterator[Process]:
     file = write_configuration(directory / "gateway.yaml", postgres)
     text = file.read_text(encoding="utf-8")
     unlimited = "control_plane:\n  rate_per_actor: off\n  rate_per_address: off\n"
-    file.write_text(text.replace("control_plane:\n", unlimited), encoding="utf-8")
+    # Where plans are published, they can be made up and changed, too.
+    published = text.partition("plans:")[0].replace("routes: []", "routes: {from: control_plane}")
+    file.write_text(published.replace("control_plane:\n", unlimited), encoding="utf-8")
     process = start(file)
     assert process.popen.stdout is not None
     log = process.popen.stdout

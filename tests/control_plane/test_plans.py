@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from click.testing import CliRunner
 
 from ostiary.cli.main import main
+from ostiary.control_plane import routes
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.plans import store
+from ostiary.core.config.composition import check_published
 from ostiary.core.model import Configuration, Overage, Period, Plan, Quota, Rate, Window
-from ostiary.core.published import PublishedRoutes
-from tests.control_plane.support import OPERATOR_TOKEN, SERVICE_ROLE, Api, configuration_for, serving, url_for
+from ostiary.core.published import PublishedRoutes, document_sha256
+from tests.control_plane.support import OPERATOR_TOKEN, SERVICE_ROLE, Api, Reply, configuration_for, serving, url_for
 
 
 async def test_plans_are_told_as_the_configuration_has_them(database: str) -> None:
@@ -225,12 +228,23 @@ async def test_a_plan_that_keys_have_is_not_deleted(database: str, connection: C
         assert (await api.request("DELETE", "/plans/gold")).status == 200
 
 
+async def until_waiting(connection: Connection) -> None:
+    """Until somebody waits for a lock that this transaction holds."""
+    for _ in range(1000):
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+        ):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody waited")
+
+
 async def test_a_key_is_not_given_a_plan_that_is_being_deleted(database: str, connection: Connection) -> None:
     """Between the look for the plan and the commit of the key it would go, and the key be held to nothing."""
     async with serving(_publishing(database)) as api, serving(_publishing(database)) as other:
         await _apply(api, DOCUMENT, 0)
         app_id = await api.app()
-        for number in range(6):
+        for number in range(3):
             if number:
                 await api.post("/plans", {"name": "gold"})
             made, deleted = await asyncio.gather(
@@ -241,14 +255,19 @@ async def test_a_key_is_not_given_a_plan_that_is_being_deleted(database: str, co
             if made.status == 201:
                 await api.post(f"/keys/{made.document['key_id']}/revoke", {"reason": "over"})
                 assert (await api.request("DELETE", "/plans/gold")).status == 200
-        # Held open in the middle, it is seen for certain.
+        # Held open in the middle, it is seen for certain: who gives it waits for who deletes it, and the other way round.
         await api.post("/plans", {"name": "gold"})
-        async with connection.transaction():
-            await store.share(connection, "gold")
-            deleting = asyncio.create_task(api.request("DELETE", "/plans/gold"))
-            await asyncio.sleep(0.1)
-            assert not deleting.done()
-        assert (await deleting).status == 200
+        holds: list[tuple[Callable[[Connection, str], Awaitable[None]], Callable[[], Coroutine[Any, Any, Reply]]]] = [
+            (store.claim, lambda: other.post(f"/apps/{app_id}/keys", {"name": "k", "plan": "gold"})),
+            (store.share, lambda: api.request("DELETE", "/plans/gold")),
+        ]
+        for hold, call in holds:
+            async with connection.transaction():
+                await hold(connection, "gold")
+                waiting = asyncio.create_task(call())
+                await until_waiting(connection)
+                assert not waiting.done()
+            assert (await waiting).status in (201, 409), (await waiting).text
 
 
 async def test_who_did_not_see_the_last_change_is_refused(database: str) -> None:
@@ -270,6 +289,28 @@ async def test_who_did_not_see_the_last_change_is_refused(database: str) -> None
         assert late.status == 412
         stale = await api.post("/routes/versions", {"document": DOCUMENT, "base": 3})
         assert stale.code == "conflict"
+
+
+async def test_a_version_that_comes_in_between_is_seen(database: str, connection: Connection) -> None:
+    """Compared with one version and made from the next, a change would undo what nobody has seen."""
+    async with serving(_publishing(database)) as api:
+        await _apply(api, DOCUMENT, 0)
+        tag = (await api.get("/plans/gold")).headers["ETag"]
+        text = DOCUMENT.replace("requests: 5", "requests: 6")
+        async with connection.transaction():
+            await routes.lock(connection)
+            changing = asyncio.create_task(
+                api.request("PUT", "/plans/gold", json={"concurrency": 1}, headers={"If-Match": tag})
+            )
+            await until_waiting(connection)
+            await connection.execute(
+                "INSERT INTO route_versions (number, document, sha256, normal_form, author) VALUES (2, $1, $2, $3, 'x')",
+                text,
+                document_sha256(text),
+                json.dumps(check_published(text, name="d").normal_form),
+            )
+        assert (await changing).status == 412
+        assert (await api.get("/plans/gold")).document["limits"][0]["requests"] == 6
 
 
 async def test_changes_of_plans_and_routes_at_once_lose_nothing(database: str) -> None:
@@ -350,12 +391,15 @@ async def test_plans_are_made_replaced_and_deleted_from_a_shell(database: str) -
 
 async def test_a_document_that_can_t_be_edited_in_place_is_left_as_it_is(database: str) -> None:
     """Another plan would change with it, and nobody be told."""
-    anchored = DOCUMENT.replace("gold: {", "gold: &terms {").replace(
-        "silver: {quotas: [{requests: 7, per: day}]}", "silver: *terms"
-    )
-    async with serving(_publishing(database)) as api:
-        await _apply(api, anchored, 0)
-        reply = await api.request("PUT", "/plans/gold", json={"concurrency": 1})
-        assert (reply.status, reply.code, reply.document["about"]) == (409, "conflict", "/api/v1/routes")
-        assert (await api.request("PUT", "/plans/silver", json={"concurrency": 1})).status == 200
-        assert (await api.get("/plans/gold")).document["limits"][0]["requests"] == 5
+    for silver, gold, bronze in (
+        ("*terms", "&terms {limits: [{requests: 5, per: minute}]}", "{}"),  # no document without its anchor
+        ("{limits: *l}", "{limits: &l [{requests: 5, per: minute}]}", "{limits: &l [{requests: 9, per: day}]}"),
+    ):
+        text = f"version: 1\nplans:\n  bronze: {bronze}\n  gold: {gold}\n  silver: {silver}\nroutes: []\n"
+        async with serving(_publishing(database)) as api:
+            current = (await api.get("/routes/status")).document["current"]
+            await _apply(api, text, 0 if current is None else current["number"])
+            reply = await api.request("PUT", "/plans/gold", json={"concurrency": 1})
+            assert (reply.status, reply.code, reply.document["about"]) == (409, "conflict", "/api/v1/routes")
+            assert (await api.request("PUT", "/plans/silver", json={"concurrency": 1})).status == 200
+            assert (await api.get("/plans/gold")).document["limits"][0]["requests"] == 5
