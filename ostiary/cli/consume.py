@@ -11,10 +11,10 @@ import click
 from ostiary.cli.configuration import BadConfiguration, config_option, postgres_of, read_configuration
 from ostiary.core.model import Configuration
 from ostiary.core.usage import NatsStream
-from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.telemetry import configure_logging
 from ostiary.gateway.usage.stream import ClientMissing
 from ostiary.gateway.usage.stream.consumer import Consumer
+from ostiary.tls import CertificateRefused
 
 _TELL_SECONDS = 60.0
 

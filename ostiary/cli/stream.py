@@ -11,10 +11,10 @@ import click
 from ostiary.cli.configuration import BadConfiguration, config_option, read_configuration
 from ostiary.cli.consume import stream_of
 from ostiary.core.usage import NatsStream
-from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.usage.sink import SinkFailed
 from ostiary.gateway.usage.stream import ClientMissing
 from ostiary.gateway.usage.stream.contents import StreamContents, create_stream, read_contents
+from ostiary.tls import CertificateRefused
 
 _GIB = 1 << 30
 

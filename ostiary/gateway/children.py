@@ -13,7 +13,6 @@ from typing import Any
 
 from ostiary import __version__
 from ostiary.gateway.handover import HandedProcess, Handover
-from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.node import NodeMemory
 from ostiary.gateway.predecessors import DRAIN_MARGIN_SECONDS, Predecessors
 from ostiary.gateway.slot import Slot, State
@@ -21,6 +20,7 @@ from ostiary.gateway.spawn import Child, Spare, spawn
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.metrics import foreign_region
 from ostiary.gateway.telemetry.process import ProcessUsage, process_usage
+from ostiary.nameless import nameless_memory
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from ostiary.gateway.nameless import nameless_memory
+from ostiary.nameless import nameless_memory
 
 FORMAT = 1  # of the record; another one is refused in the rehearsal, while the old program still serves
 VARIABLE = "OSTIARY_HANDOVER"  # the descriptor of the record

@@ -13,19 +13,16 @@ from pathlib import Path
 
 from ostiary.core.model import Configuration
 from ostiary.core.published import RouteVersion
+from ostiary.followed import PROBLEMS_KEPT_MAX, FileWatch, Refused, read_whole
 from ostiary.gateway.channel import pack_configuration
 from ostiary.gateway.children import Children
 from ostiary.gateway.reload import (
-    PROBLEMS_KEPT_MAX,
     PROBLEMS_LOGGED_MAX,
-    FileWatch,
-    Refused,
     RefusedVersion,
     ReloadResult,
     certificate_files,
     complete,
     needs_restart,
-    read_whole,
 )
 from ostiary.gateway.slot import State
 from ostiary.gateway.telemetry import Metrics

@@ -27,7 +27,7 @@ import weakref
 from typing import Final
 
 from ostiary.gateway.failed_attempts.table import TABLE_BYTES, AttemptTable
-from ostiary.gateway.nameless import nameless_memory
+from ostiary.nameless import nameless_memory
 
 # With the name of the hash: marks of another one mean nothing.
 MAGIC: Final = f"OSTNODE2 {sys.hash_info.algorithm}".encode()[:32].ljust(32, b"\0")

@@ -2,7 +2,7 @@
 
 A certificate belongs to its connection, and is read once for it. TLS has verified it against `client_ca` by then, also
 where a session was resumed: the session holds the certificate, and is of no use under another configuration
-(gateway/edge_tls.py)."""
+(tls/towards_clients.py)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
 from ostiary.core.signing import Skew
 from ostiary.core.upstream import Connections, Target, Upstream
-from ostiary.gateway.edge_tls import server_context
 from ostiary.gateway.failed_attempts import Gate
 from ostiary.gateway.health import HealthChecks
 from ostiary.gateway.keys import KeyRing
@@ -42,6 +41,7 @@ from ostiary.gateway.wire.held_body import HeldBodies
 from ostiary.gateway.wire.pool import TargetPool, as_protocol
 from ostiary.gateway.wire.resolver import Resolver
 from ostiary.gateway.wire.room import Room
+from ostiary.tls import server_context
 
 logger = logging.getLogger("ostiary.gateway")
 

@@ -13,9 +13,9 @@ from typing import Any
 from ostiary.gateway.channel import Channel, ChannelError
 from ostiary.gateway.deaths import DeathRecord
 from ostiary.gateway.handover import ORPHAN_SECONDS, HandedProcess
-from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.spawn import Child
 from ostiary.gateway.telemetry import Metrics
+from ostiary.nameless import nameless_memory
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 

@@ -24,12 +24,12 @@ from ostiary.gateway.handover import SIGNALS, Handover, helper_threads
 from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
-from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.node import NodeMemory, NodeMemoryError
 from ostiary.gateway.roll import Roll
 from ostiary.gateway.slot import Slot, State
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.telemetry.exposition import Exposition
+from ostiary.nameless import nameless_memory
 
 if TYPE_CHECKING:  # a gateway whose routes are its file's asks Postgres nothing from here
     from ostiary.gateway.published import Beginning, Follower

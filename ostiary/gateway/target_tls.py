@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable
 
 from ostiary.core.upstream import Target, TargetTls, Upstream
-from ostiary.gateway.openssl import load_authorities, load_pair
+from ostiary.tls import load_authorities, load_pair
 
 
 class TargetContexts:

@@ -16,11 +16,11 @@ from ostiary.gateway.keys import KeyRing
 from ostiary.gateway.lifecycle import CannotStartService, ChildContext, Service
 from ostiary.gateway.limits import Limiter
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
-from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
 from ostiary.gateway.usage import ClientRecording, CountryDatabaseError, Spool, SpoolError
 from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
+from ostiary.tls import CertificateRefused
 
 # A record is safe from the moment it is appended; sealing hands it to the shipper. So often, usage is in Postgres within
 # half a second, and an idle worker makes no segments because an empty one is not sealed.

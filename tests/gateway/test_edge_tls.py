@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ostiary.core.model import Certificate, Listen
-from ostiary.gateway.edge_tls import server_context
+from ostiary.tls import server_context
 from tests.support.certificates import issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
 from tests.support.origin import Origin

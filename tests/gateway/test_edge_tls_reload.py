@@ -16,8 +16,8 @@ import pytest
 from cryptography import x509
 
 from ostiary.core.model import Certificate, Configuration, Listen
-from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.reload import needs_restart
+from ostiary.tls import CertificateRefused
 from tests.support.certificates import issue, model
 from tests.support.gateway import RunningGateway, configuration, route, running_gateway, upstream
 from tests.support.gateway_process import TinyGateway, eventually

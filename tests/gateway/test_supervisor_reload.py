@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ostiary.core.model import Configuration
-from ostiary.gateway.reload import FileWatch, Refused, read_whole
+from ostiary.followed import FileWatch, Refused, read_whole
 from tests.support.gateway import configuration
 from tests.support.gateway_process import TinyGateway, eventually
 from tests.support.samples import samples

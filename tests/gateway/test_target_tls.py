@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ostiary.core.upstream import Health, Target, TargetTls, Timeouts, Upstream
-from ostiary.gateway.openssl import CertificateRefused
 from ostiary.gateway.target_tls import client_context
+from ostiary.tls import CertificateRefused
 from tests.gateway.test_health import healthy
 from tests.support.certificates import Issued, issue
 from tests.support.fault_proxy import Ending, Faults, fault_proxy

@@ -7,7 +7,7 @@ model             what goes in and out
 attempts          how often it may fail
 access_tokens     JWTs of ours: made and verified
 signing_keys      what signs them, made here and renewed
-outside_issuer    JWTs of a configured issuer;  key_document  its keys, fetched
+outside_issuer    JWTs of a configured issuer, and its keys
 authentication    from a token or a cookie to who calls
 """
 

@@ -9,11 +9,11 @@ import time
 from dataclasses import dataclass
 
 from ostiary.control_plane.http import Problem, ProblemCode
-from ostiary.control_plane.sign_in.key_document import FetchFailed, fetch_document
 from ostiary.core.issuers import Issuer, KeysAt, SignInIssuer
 from ostiary.core.key_set import KeySet, KeySetRefused, PublicKey, parse_key_set
 from ostiary.core.token_signatures import SignatureRefused, verify_signature
 from ostiary.core.tokens import SUBJECT_CHARACTERS_MAX, ParsedToken, TokenRefused, check_claims, claim_at
+from ostiary.key_documents.fetch import FetchFailed, fetch_document
 
 _log = logging.getLogger("ostiary.control_plane.sign_in")
 

@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from ostiary.core.model import Configuration
 from ostiary.core.published import RouteVersion
+from ostiary.followed import Refused
 from ostiary.gateway.published import store
 from ostiary.gateway.published.last_good import LastGood, SnapshotUnusable
-from ostiary.gateway.reload import Refused, RefusedVersion, complete
+from ostiary.gateway.reload import RefusedVersion, complete
 
 log = logging.getLogger("ostiary.gateway.supervisor")
 

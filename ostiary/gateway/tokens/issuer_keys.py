@@ -178,7 +178,7 @@ class IssuerKeys:
 
     async def _attempt(self, source: KeysAt, file: RecordFile) -> None:
         # In a thread: it takes 200 ms, in which calls are to be served.
-        fetch: Any = await asyncio.to_thread(importlib.import_module, "ostiary.gateway.tokens.fetch")
+        fetch: Any = await asyncio.to_thread(importlib.import_module, "ostiary.key_documents.fetch")
         attempted_at = self._clock()
         before = self._record
         try:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ostiary.core.usage import AddressRecording, Recording
-from ostiary.gateway.reload import FileWatch
+from ostiary.followed import FileWatch
 from ostiary.gateway.usage.client import ClientFields
 from ostiary.gateway.usage.country import CountryDatabase, CountryDatabaseError
 from ostiary.gateway.usage.salt import daily_salt

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ostiary.gateway.nameless import nameless_memory
 from ostiary.gateway.telemetry import Metrics, MetricsError
 from ostiary.gateway.telemetry.catalog import FAMILIES, OVERHEAD_SECONDS
 from ostiary.gateway.telemetry.exposition import merge
 from ostiary.gateway.telemetry.layout import NAMES_AT, read_series
 from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.nameless import nameless_memory
 
 LABELS = {"route": "clients", "method": "GET", "status": "200"}
 

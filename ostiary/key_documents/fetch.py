@@ -12,7 +12,7 @@ import aiohttp
 
 from ostiary.core.issuers import KeysAt
 from ostiary.core.key_set import DOCUMENT_BYTES_MAX
-from ostiary.gateway.openssl import CertificateRefused, load_authorities
+from ostiary.tls import CertificateRefused, load_authorities
 
 FETCH_SECONDS: Final = 5.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from ostiary.core.model import Certificate, ClientCertificate
-from ostiary.gateway.openssl import load_authorities, load_pair
+from ostiary.tls.openssl import load_authorities, load_pair
 
 # For TLS 1.2; those of 1.3 are all good. Forward secrecy and authenticated encryption alone (RFC 9325 §4.2).
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

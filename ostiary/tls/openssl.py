@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ostiary.gateway.nameless import nameless_memory
+from ostiary.nameless import nameless_memory
 
 
 class CertificateRefused(Exception):
