@@ -47,6 +47,8 @@ def migrate(config_path: str, service_role: str | None) -> None:
     try:
         applied = asyncio.run(migrate_database(url))
         granted = [] if service_role is None else asyncio.run(grant(url, service_role))
+        if applied or granted:
+            asyncio.run(_write_down(url, applied, service_role))
     except (DatabaseUnavailable, MigrationError) as error:
         raise click.ClickException(str(error)) from error
     for name in applied:
@@ -55,6 +57,17 @@ def migrate(config_path: str, service_role: str | None) -> None:
         click.echo("nothing to do: the schema is current")
     for rights in granted:
         click.echo(f"granted {rights}")
+
+
+async def _write_down(url: str, applied: list[str], service_role: str | None) -> None:
+    """Raises DatabaseUnavailable, MigrationError."""
+    from ostiary.control_plane.audit.commands import Deed, by_command
+    from ostiary.control_plane.db.schema import connected
+
+    granted = {} if service_role is None else {"granted_to": service_role}
+    async with connected(url) as connection:
+        deed = Deed("migrateDatabase", resource="schema", by=by_command())
+        await deed.note(connection, after={"applied": applied, **granted})
 
 
 @db.command()

@@ -10,6 +10,7 @@ import asyncpg
 import click
 
 from ostiary.cli.configuration import config_option, postgres_of, read_configuration
+from ostiary.control_plane.audit.commands import by_command
 from ostiary.control_plane.db import DatabaseUnavailable
 from ostiary.control_plane.usage.retention import RetentionBusy, Upkeep, connected, keep_up
 from ostiary.core.usage import Retention
@@ -59,10 +60,11 @@ def retention(config_path: str, dry_run: bool, as_json: bool) -> None:
         click.echo(f"{verb} {done.segments_deleted} entries of the ledger")
     if done.events_deleted:
         click.echo(f"{verb} {done.events_deleted} events")
-    if not (done.dropped or done.days_deleted or done.segments_deleted or done.events_deleted):
+    if not done.something:
         click.echo("nothing to do: all that is there is kept")
 
 
 async def _run(url: str, kept: Retention, dry_run: bool) -> Upkeep:
     async with connected(url) as connection:
-        return await keep_up(connection, kept, today=datetime.now(UTC).date(), dry_run=dry_run)
+        today = datetime.now(UTC).date()
+        return await keep_up(connection, kept, today=today, by=by_command(), dry_run=dry_run)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import asyncpg
 from click.testing import CliRunner, Result
 
 from ostiary.cli.main import main
@@ -31,6 +32,12 @@ async def test_status_and_migrate_tell_where_the_schema_stands(empty_database: s
     assert (migrated.exit_code, migrated.stdout.splitlines()) == (0, [f"applied {name}" for name in NAMES])
     again = await _run("db", "migrate", "-c", path)
     assert (again.exit_code, again.stdout) == (0, "nothing to do: the schema is current\n")
+
+    connection = await asyncpg.connect(empty_database)
+    told = await connection.fetch("SELECT operation, actor, after FROM audit_log")
+    await connection.close()
+    assert [tuple(row)[:2] for row in told] == [("migrateDatabase", "command")], "what changed nothing is not told"
+    assert json.loads(told[0]["after"]) == {"applied": NAMES}
 
     after = await _run("db", "status", "-c", path)
     assert after.exit_code == 0

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ostiary.control_plane.audit.commands import by_command
 from ostiary.control_plane.authorization import MATRIX
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.events import KINDS, UNTOLD
@@ -272,11 +273,11 @@ async def test_old_events_go_and_numbers_go_on(api: Api, connection: Connection,
     service = await asyncpg.connect(url_for(SERVICE_ROLE, database))
     try:
         kept = Retention(events_days=None, minutes_days=None, hours_days=None, days_days=None)
-        assert (await keep_up(service, kept, today=today, dry_run=True)).events_deleted == 2
-        assert (await keep_up(connection, kept, today=today)).events_deleted == 2
+        assert (await keep_up(service, kept, today=today, by=by_command(), dry_run=True)).events_deleted == 2
+        assert (await keep_up(connection, kept, today=today, by=by_command())).events_deleted == 2
         assert (await api.get("/events")).document["oldest"] == 3
         await connection.execute("UPDATE event_outbox SET occurred_at = $1", old)
-        assert (await keep_up(connection, kept, today=today)).events_deleted == 1
+        assert (await keep_up(connection, kept, today=today, by=by_command())).events_deleted == 1
         await append(connection, "ak_next")
         assert [event["number"] for event in await events(api)] == [4, 5]
         # The service's own role may drop what is old, and write nothing that did not happen.

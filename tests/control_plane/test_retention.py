@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from ostiary.cli.main import main
+from ostiary.control_plane.audit.commands import by_command
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.usage.retention import AHEAD_DAYS, RetentionBusy, connected, keep_up
 from ostiary.control_plane.usage.upkeep import run_upkeep
@@ -60,7 +61,7 @@ async def _partitions(connection: Connection) -> dict[str, list[str]]:
 
 async def test_partitions_are_there_before_they_are_needed(connection: Connection) -> None:
     """Row 92: month change. Without it: the first calls of a day wait for tables, in every gateway at once."""
-    await keep_up(connection, KEPT, today=date(2026, 6, 28))
+    await keep_up(connection, KEPT, today=date(2026, 6, 28), by=by_command())
     days = [f"{date(2026, 6, 28) + timedelta(days=ahead):%Y%m%d}" for ahead in range(AHEAD_DAYS + 1)]
     assert await _partitions(connection) == {
         "usage_events": days,
@@ -80,9 +81,9 @@ async def test_what_is_old_goes_and_the_books_still_balance(
     await _ship(tmp_path / "spool", database, *days)
     await connection.execute("UPDATE usage_segments SET shipped_at = '2020-01-01'")
     await connection.execute("UPDATE usage_runs SET ended_at = '2020-01-01'")
-    would = await keep_up(connection, KEPT, today=TODAY, dry_run=True)
+    would = await keep_up(connection, KEPT, today=TODAY, by=by_command(), dry_run=True)
     assert await connection.fetchval("SELECT count(*) FROM usage_events") == 18
-    done = await keep_up(connection, KEPT, today=TODAY)
+    done = await keep_up(connection, KEPT, today=TODAY, by=by_command())
     assert done == would
     assert (done.days_deleted, done.segments_deleted) == (2, 1)
     events, minutes, hours, kept_days = [
@@ -104,7 +105,15 @@ async def test_what_is_old_goes_and_the_books_still_balance(
     result = await reconcile(tmp_path / "spool", database)
     assert result.holds, result
     assert result.written_by_segments == result.rolled_up == 18
-    assert (await keep_up(connection, KEPT, today=TODAY)).dropped == ()
+    assert (await keep_up(connection, KEPT, today=TODAY, by=by_command())).dropped == ()
+    told = await connection.fetch("SELECT operation, actor, before FROM audit_log")
+    assert [(row["operation"], row["actor"]) for row in told] == [("dropUsage", "command")], "once, and not for nothing"
+    assert json.loads(told[0]["before"]) == {
+        "dropped": list(done.dropped),
+        "days_deleted": done.days_deleted,
+        "segments_deleted": done.segments_deleted,
+        "events_deleted": done.events_deleted,
+    }
 
 
 async def test_a_late_row_of_a_dropped_day_is_written_and_goes_again(
@@ -113,12 +122,12 @@ async def test_a_late_row_of_a_dropped_day_is_written_and_goes_again(
     """Row 92: a gateway that was away for longer than events are kept. Its call is billed, and nothing else is disturbed."""
     old = TODAY - timedelta(days=60)
     await _ship(tmp_path / "spool", database, old)
-    await keep_up(connection, KEPT, today=TODAY)
+    await keep_up(connection, KEPT, today=TODAY, by=by_command())
     await _ship(tmp_path / "spool", database, old)
     assert await connection.fetchval("SELECT count(*) FROM usage_events") == 3
     assert await connection.fetchval("SELECT calls FROM usage_rollups_day") == 6
     assert (await reconcile(tmp_path / "spool", database)).holds
-    assert (await keep_up(connection, KEPT, today=TODAY)).dropped
+    assert (await keep_up(connection, KEPT, today=TODAY, by=by_command())).dropped
     assert await connection.fetchval("SELECT count(*) FROM usage_events") == 0
 
 
@@ -131,9 +140,9 @@ async def test_a_drop_that_was_cut_short_is_finished(connection: Connection, dat
     await reader.execute("BEGIN; SELECT count(*) FROM usage_events")
     await connection.execute("SET lock_timeout = '50ms'")
     with pytest.raises(RetentionBusy, match="a reader"):
-        await keep_up(connection, KEPT, today=TODAY)
+        await keep_up(connection, KEPT, today=TODAY, by=by_command())
     await reader.close()
-    await keep_up(connection, KEPT, today=TODAY)
+    await keep_up(connection, KEPT, today=TODAY, by=by_command())
     found = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname ~ '^usage_events_20260[1-5]..$'")
     assert found == 0
 
@@ -142,7 +151,7 @@ async def test_two_at_once_are_one(connection: Connection, other: Connection) ->
     """Without it: two control planes drop the same partition, and one of them fails every hour."""
     await other.execute("SELECT pg_advisory_lock($1)", int.from_bytes(b"ostiaryr", "big"))
     with pytest.raises(RetentionBusy, match="another process"):
-        await keep_up(connection, KEPT, today=TODAY)
+        await keep_up(connection, KEPT, today=TODAY, by=by_command())
 
 
 async def test_a_shipper_goes_on_while_a_reader_holds_what_is_dropped(
@@ -153,7 +162,7 @@ async def test_a_shipper_goes_on_while_a_reader_holds_what_is_dropped(
     await _ship(tmp_path / "spool", database, old)
     await other.execute("BEGIN; SELECT count(*) FROM usage_events")
     await connection.execute("SET lock_timeout = '2s'")
-    dropping = asyncio.create_task(keep_up(connection, KEPT, today=TODAY))
+    dropping = asyncio.create_task(keep_up(connection, KEPT, today=TODAY, by=by_command()))
     await asyncio.sleep(0)
     await asyncio.wait_for(_ship(tmp_path / "spool", database, TODAY), 1.5)
     with pytest.raises(RetentionBusy):

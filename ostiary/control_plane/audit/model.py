@@ -41,13 +41,16 @@ Moment = Annotated[
 ]
 
 
+_OPERATIONS = "an operationId of this document; of commands `migrateDatabase`, `rewrapKeys`, `dropUsage`"
+
+
 class AuditFilter(Parameters):
     """Which rows: those for which all that is given holds."""
 
     actor: Principal | None = None
     resource: Annotated[Word | None, Field(description="the type of thing, as in `resource_type`")] = None
     resource_id: ResourceId | None = None
-    operation: Annotated[Word | None, Field(description="an operationId of this document")] = None
+    operation: Annotated[Word | None, Field(description=_OPERATIONS)] = None
     outcome: Literal["done", "refused"] | None = None
     since: Annotated[Moment | None, Field(description="from this moment on")] = None
     until: Annotated[Moment | None, Field(description="up to this moment, which is not of it")] = None
@@ -64,8 +67,9 @@ class AuditQuery(AuditFilter):
 
 class AuditRow(Answer):
     """Who did what to which thing, and with what outcome. `actor` is the principal, which is never that of another; `unknown`
-    is one whose credentials were refused. `before` and `after` have the fields that changed; before is null for what was
-    made, after for what was deleted. Of a refusal, `after` may tell how many more of the same actor were not written down.
+    is one whose credentials were refused, `command` whoever runs `ostiary` where the configuration is,
+    `control-plane` itself. `before` and `after` have the fields that changed; before is null for what was made, after for
+    what was deleted. Of a refusal, `after` may tell how many more of the same actor were not written down.
 
     `hash` covers the row and `previous_hash`, the hash of the row before it: `ostiary audit verify`."""
 

@@ -6,12 +6,14 @@ harm. Nothing is kept of a run: whatever is wrapped under the current KEK is pas
 at any time. Gateways hear of each row by the change feed and read it again when it is next used; until then they
 need both KEKs.
 
-No sealed secret is opened: data keys alone pass through here."""
+No sealed secret is opened: data keys alone pass through here. The audit log has a row when a run begins and one when it ends:
+from which KEKs to which, and how many data keys."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from ostiary.control_plane.audit.commands import Deed, by_command
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.db.pool import CONNECT_ERRORS, CONNECT_SECONDS, unavailable
 from ostiary.core.encryption import (
@@ -31,6 +34,8 @@ from ostiary.core.encryption import (
     kek_id,
 )
 
+log = logging.getLogger("ostiary.control_plane.keys")
+
 # What a service takes in one call; some 10 ms for Postgres.
 BATCH_MAX = 100
 # Of keys that can't be opened; more are counted.
@@ -40,6 +45,9 @@ TRIES = 5
 _TRY_AGAIN_SECONDS = 1.0
 # Rows that were written under another KEK meanwhile are found by another look; who still finds some then is told why.
 _PASSES = 3
+
+# For the row of a run that was ended; somebody waits for the shell.
+_LAST_ROW_SECONDS = 5.0
 
 _COLUMNS = """
 -- Guarantees every column that has wrapped data keys, of whatever version the schema is: one that was left out would be a
@@ -128,13 +136,48 @@ async def rewrap(
     progress = Progress()
     async with _connected(url) as connection:
         columns = await _columns(connection)
-        for _ in range(1 if dry_run else _PASSES):
-            before, progress.failed = progress.rewrapped, 0  # those that failed are met again
-            for column in columns:
-                await _rewrap_column(connection, column, keks, prefix, rows_per_second, dry_run, progress, tell)
-            if progress.rewrapped == before:
-                break
+        async with _written_down(connection, columns, keks, prefix, progress, dry_run=dry_run):
+            for _ in range(1 if dry_run else _PASSES):
+                before, progress.failed = progress.rewrapped, 0  # those that failed are met again
+                for column in columns:
+                    await _rewrap_column(connection, column, keks, prefix, rows_per_second, dry_run, progress, tell)
+                if progress.rewrapped == before:
+                    break
         return progress, await _uses(connection, columns, keks, prefix)
+
+
+@asynccontextmanager
+async def _written_down(
+    connection: Connection,
+    columns: Sequence[str],
+    keks: KeyWrappers,
+    prefix: bytes,
+    progress: Progress,
+    *,
+    dry_run: bool,
+) -> AsyncIterator[None]:
+    """Nothing is written of a run that has nothing to do. What can't be written down does not begin."""
+    wanted = [use for use in await _uses(connection, columns, keks, prefix) if use.left]
+    if dry_run or not wanted:
+        yield
+        return
+    deed = Deed("rewrapKeys", resource="key_encryption", by=by_command())
+    under = {"name": keks.name_of(keks.current.id), "id": keks.current.id.hex()}
+    left = [{"name": use.name, "id": use.identity, "data_keys": use.left} for use in wanted]
+    await deed.note(connection, before={"to_rewrap": left}, after={"state": "begun", "under": under})
+    state = "broken_off"
+    try:
+        yield
+        state = "ended"
+    finally:
+        counts = {"rewrapped": progress.rewrapped, "elsewhere": progress.elsewhere, "failed": progress.failed}
+        try:
+            async with asyncio.timeout(_LAST_ROW_SECONDS):
+                await deed.note(connection, after={"state": state, "under": under, **counts})
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if state == "ended":
+                raise
+            log.warning("rewrapping_not_in_audit_log", extra={"fields": {"error": type(error).__qualname__}})
 
 
 async def _rewrap_column(

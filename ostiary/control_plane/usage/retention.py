@@ -14,8 +14,10 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import asyncpg
 
+from ostiary.control_plane.audit.commands import Deed
 from ostiary.control_plane.db import Connection
 from ostiary.control_plane.db.pool import CONNECT_ERRORS, CONNECT_SECONDS, unavailable
+from ostiary.control_plane.http.access import Actor
 from ostiary.core.usage import Retention
 
 # Partitions are there this long before they are needed: a control plane that is away for a long week-end is not missed.
@@ -62,6 +64,10 @@ class Upkeep:
     segments_deleted: int
     events_deleted: int
 
+    @property
+    def something(self) -> bool:
+        return bool(self.dropped or self.days_deleted or self.segments_deleted or self.events_deleted)
+
 
 class RetentionBusy(Exception):
     """Another process is at it, or a reader holds a partition; the next hour does it."""
@@ -90,9 +96,11 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         await connection.close(timeout=CONNECT_SECONDS)
 
 
-async def keep_up(connection: Connection, retention: Retention, *, today: date, dry_run: bool = False) -> Upkeep:
+async def keep_up(
+    connection: Connection, retention: Retention, *, today: date, by: Actor, dry_run: bool = False
+) -> Upkeep:
     """Makes the partitions of the days to come and drops what is no longer kept. Safe to repeat, and to be killed anywhere.
-    Raises RetentionBusy, and asyncpg's errors."""
+    What was dropped is written into the audit log. Raises RetentionBusy, and asyncpg's errors."""
     # Guarantees that one process at a time drops; the lock ends with the connection.
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK):
         raise RetentionBusy("another process is dropping old usage now")
@@ -117,7 +125,16 @@ async def keep_up(connection: Connection, retention: Retention, *, today: date, 
         if (first := kept_from(today, retention.days_days)) is not None:
             days_deleted = await _delete_days(connection, first, dry_run)
         segments = await _delete_segments(connection, today - timedelta(days=LEDGER_DAYS), dry_run)
-        return Upkeep(tuple(dropped), days_deleted, segments, events)
+        done = Upkeep(tuple(dropped), days_deleted, segments, events)
+        if done.something and not dry_run:
+            gone = {
+                "dropped": dropped,
+                "days_deleted": days_deleted,
+                "segments_deleted": segments,
+                "events_deleted": events,
+            }
+            await Deed("dropUsage", resource="usage", by=by).note(connection, before=gone)
+        return done
     except asyncpg.LockNotAvailableError as error:
         raise RetentionBusy(f"a reader has held a partition for over {LOCK_WAIT}") from error
     finally:

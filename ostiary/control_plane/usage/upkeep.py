@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from ostiary.control_plane.audit.commands import by_itself
 from ostiary.control_plane.db import DatabaseUnavailable
 from ostiary.control_plane.usage.retention import RetentionBusy, connected, keep_up
 from ostiary.core.usage import Retention
@@ -24,8 +25,8 @@ async def run_upkeep(postgres_url: str, retention: Retention, *, first_seconds: 
     while True:
         try:
             async with connected(postgres_url) as connection:
-                done = await keep_up(connection, retention, today=datetime.now(UTC).date())
-            if done.dropped or done.days_deleted or done.segments_deleted or done.events_deleted:
+                done = await keep_up(connection, retention, today=datetime.now(UTC).date(), by=by_itself())
+            if done.something:
                 fields = {
                     "dropped": list(done.dropped),
                     "days": done.days_deleted,
