@@ -164,10 +164,16 @@ async def build_app(
             "invitation_id": members.organization_of_invitation,
         },
         locks={
-            "organization_id": accounts.lock_organization,
-            "app_id": accounts.lock_app,
-            "key_id": keys.lock_key,
-            "plan_name": lambda connection, _: routes.lock(connection),  # plans change with versions, and no other way
+            "organization": accounts.lock_organization,
+            "app": accounts.lock_app,
+            "key": keys.lock_key,
+            "key_limits": keys.lock_key,
+            "plan": lambda connection, _: routes.lock(connection),  # plans change with versions, and no other way
+            "user": users.lock_user,
+            "member": members.lock_member,
+            "invitation": members.lock_invitation,
+            "platform_token": platform_tokens.lock_token,
+            "session": sign_in.lock_session,
         },
         subjects=preconditions.subjects(declared),
         audit=audit.AuditLog(),

@@ -28,6 +28,7 @@ MATRIX: Mapping[str, Access] = {
     "getMe": THEIR_OWN,
     "changePassword": THEIR_OWN,
     "listMySessions": THEIR_OWN,
+    "getMySession": THEIR_OWN,
     "endMySession": THEIR_OWN,
     "acceptInvitationAsUser": THEIR_OWN,
     "leaveOrganization": THEIR_OWN,
@@ -43,10 +44,12 @@ MATRIX: Mapping[str, Access] = {
     "revokePlatformToken": OPERATORS,
     # Members. Nobody gives or takes a role above their own: `members` sees to that
     "listMembers": members(Role.VIEWER, "organization_id", platform=READERS),
+    "getMember": members(Role.VIEWER, "organization_id", platform=READERS),
     "amendMember": members(Role.ADMIN, "organization_id"),
     "removeMember": members(Role.ADMIN, "organization_id"),
     "createInvitation": members(Role.ADMIN, "organization_id"),
     "listInvitations": members(Role.ADMIN, "organization_id", platform=READERS),
+    "getInvitation": members(Role.ADMIN, "invitation_id", platform=READERS),
     "revokeInvitation": members(Role.ADMIN, "invitation_id"),
     # Organizations and apps
     "createOrganization": OPERATORS,

@@ -8,7 +8,7 @@ from asyncpg import Record
 
 from ostiary.control_plane.accounts.model import App, Approval, NewApp, Organization
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Position
+from ostiary.control_plane.http import Ids, Position
 
 # Lists: a place in one total order (time, then id), read along an index from the position on; without a position, from the
 # end of time. (`$1 IS NULL OR ...` would be shorter, and would read all of the list up to the position.)
@@ -206,11 +206,11 @@ async def organization_of_app(connection: Connection, app_id: str) -> str | None
     return None if found is None else str(found)
 
 
-async def lock_organization(connection: Connection, organization_id: str) -> None:
+async def lock_organization(connection: Connection, ids: Ids) -> None:
     # Guarantees that no other transaction changes the organization until this one ends; what refers to it may come and go.
-    await connection.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", organization_id)
+    await connection.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", ids["organization_id"])
 
 
-async def lock_app(connection: Connection, app_id: str) -> None:
+async def lock_app(connection: Connection, ids: Ids) -> None:
     # Guarantees that no other transaction changes the app until this one ends; what refers to it may come and go.
-    await connection.execute("SELECT FROM apps WHERE id = $1 FOR NO KEY UPDATE", app_id)
+    await connection.execute("SELECT FROM apps WHERE id = $1 FOR NO KEY UPDATE", ids["app_id"])

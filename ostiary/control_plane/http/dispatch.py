@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import export, idempotency, preconditions, reading
 from ostiary.control_plane.http.access import Access, Caller
-from ostiary.control_plane.http.auditing import AuditTrail
+from ostiary.control_plane.http.auditing import Audited, AuditTrail, Ids
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
@@ -24,16 +24,15 @@ from ostiary.control_plane.http.recording import OwnerLookup, Recording
 from ostiary.control_plane.http.telling import Telling
 from ostiary.control_plane.http.transactions import Transactions
 
-# Keeps others from changing the thing of this id until the transaction ends.
-Lock = Callable[[Connection, str], Awaitable[None]]
+# Keeps others from changing the thing that these parameters name until the transaction ends.
+Lock = Callable[[Connection, Ids], Awaitable[None]]
 
 
 class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
     thing to the organization it belongs to, `audit` where changes and refusals are written down, `telling` what others
-    are told of changes. `subjects` is what
-    `If-Match` of an operation is compared with (see `preconditions`), while the thing is locked by the one of `locks` that
-    its parameter names.
+    are told of changes. `subjects` is what `If-Match` of an operation is compared with (see `preconditions`), while the
+    thing is locked by the one of `locks` for its type, as the audit log calls it.
 
     Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
     something and does not say what is written down of it, or asks for a membership without a transaction to look it up in: at
@@ -64,6 +63,8 @@ class Dispatcher:
             if operation.unbound:
                 raise ValueError(f"{operation.id}: a membership is looked up in the transaction of the call")
         self._recording.check(operation)
+        if operation.id in self._subjects:
+            self._lock_of(operation)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
@@ -101,6 +102,8 @@ class Dispatcher:
                 claim = _claim(operation, request, caller, sent.value)
 
         if operation.unbound:
+            if preconditions.are_given(request.headers):
+                raise _no_version()
             note = partial(self._recording.note, operation, caller)
             return await self._serve_unbound(operation, UnboundCall(path, body, caller, request, note))
         call = partial(Call, path=path, query=query, body=body, caller=caller)
@@ -137,20 +140,21 @@ class Dispatcher:
         if operation.method is Method.GET:
             return operation if preconditions.has_versions(operation) else None
         subject = self._subjects.get(operation.id)
-        named = [name for name in operation.path_model.model_fields if name in self._locks]
         if not preconditions.are_given(request.headers):
             return subject
-        if subject is None or not named:
-            raise Problem(
-                ProblemCode.PRECONDITION_FAILED, "There is no version to compare with here: leave If-Match out."
-            )
-        await self._locks[named[0]](connection, getattr(path, named[0]))
+        if subject is None:
+            raise _no_version()
+        await self._lock_of(operation)(connection, path.model_dump())
         query = subject.query_model()
         current = await subject.handler(
             Call(path=path, query=query, body=NoBody(), caller=caller, connection=connection)
         )
         preconditions.require_match(request.headers, preconditions.entity_tag(current))
         return subject
+
+    def _lock_of(self, operation: AnyOperation) -> Lock:
+        assert isinstance(operation.audited, Audited)  # noqa: S101  else it has no subject
+        return self._locks[operation.audited.resource]
 
     async def _serve_unbound(self, operation: AnyOperation, call: UnboundCall[Any, Any]) -> web.Response:
         answer = await operation.handler(call)
@@ -210,6 +214,10 @@ class Dispatcher:
         code = ProblemCode.NOT_FOUND if in_path else ProblemCode.INVALID_FIELDS
         # Also of what is not there: that it were written down, or not, would take another time, and tell which it is.
         raise NotPermitted(code, errors=() if in_path else (absent,))
+
+
+def _no_version() -> Problem:
+    return Problem(ProblemCode.PRECONDITION_FAILED, "There is no version to compare with here: leave If-Match out.")
 
 
 def _claim(operation: AnyOperation, request: web.Request, caller: Caller, body: object) -> idempotency.Claim | None:

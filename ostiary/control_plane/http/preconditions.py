@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import pydantic_core
 from multidict import CIMultiDictProxy
 
+from ostiary.control_plane.http.auditing import Audited
 from ostiary.control_plane.http.fields import Answer, NoParameters
 from ostiary.control_plane.http.operations import AnyOperation, Method
 from ostiary.control_plane.http.paging import Page
@@ -36,14 +37,21 @@ def has_versions(operation: AnyOperation) -> bool:
 
 
 def subjects(operations: Sequence[AnyOperation]) -> Mapping[str, AnyOperation]:
-    """Of each operation that replaces, amends or removes a resource, by its id: the one that reads the same resource."""
+    """Of each operation that changes a resource which is there, by its id: the one that reads the same resource. That is of
+    the same path; or of one that ends with the id of what the audit log is told of, as for `POST /keys/{key_id}/rotate`."""
     reads = {operation.path: operation for operation in operations if has_versions(operation)}
-    changes = (Method.PUT, Method.PATCH, Method.DELETE)
-    return {
-        operation.id: reads[operation.path]
-        for operation in operations
-        if operation.method in changes and operation.path in reads
-    }
+    of_ids = {path.rpartition("/")[2]: operation for path, operation in reads.items() if path.endswith("}")}
+    found: dict[str, AnyOperation] = {}
+    for operation in operations:
+        audited = operation.audited
+        if operation.method is Method.GET or not isinstance(audited, Audited):
+            continue
+        if audited.id_from not in operation.path_model.model_fields:  # it is made by this
+            continue
+        subject = reads.get(operation.path) or of_ids.get(f"{{{audited.id_from}}}")
+        if subject is not None:
+            found[operation.id] = subject
+    return found
 
 
 def entity_tag(answer: Answer) -> str:

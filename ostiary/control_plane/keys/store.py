@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Position
+from ostiary.control_plane.http import Ids, Position
 from ostiary.control_plane.keys.model import Generation, Key, KeyChanges, KeyState, NewKey
 
 
@@ -256,6 +256,6 @@ async def organization_of_key(connection: Connection, key_id: str) -> str | None
     return None if found is None else str(found)
 
 
-async def lock_key(connection: Connection, key_id: str) -> None:
+async def lock_key(connection: Connection, ids: Ids) -> None:
     # Guarantees that no other transaction changes the key, its limits included, until this one ends.
-    await connection.execute("SELECT FROM api_keys WHERE id = $1 FOR NO KEY UPDATE", key_id)
+    await connection.execute("SELECT FROM api_keys WHERE id = $1 FOR NO KEY UPDATE", ids["key_id"])

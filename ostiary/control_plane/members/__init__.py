@@ -8,6 +8,6 @@ model     what goes in and out
 
 from ostiary.control_plane.members.api import operations
 from ostiary.control_plane.members.service import Members
-from ostiary.control_plane.members.store import organization_of_invitation
+from ostiary.control_plane.members.store import lock_invitation, lock_member, organization_of_invitation
 
-__all__ = ["Members", "operations", "organization_of_invitation"]
+__all__ = ["Members", "lock_invitation", "lock_member", "operations", "organization_of_invitation"]

@@ -67,6 +67,9 @@ def operations(members: Members) -> tuple[AnyOperation, ...]:
     async def list_members(call: Call[OrganizationPath, Paging, NoBody]) -> MemberPage:
         return await members.members(call.connection, call.path.organization_id, call.query)
 
+    async def get_member(call: Call[MemberPath, NoParameters, NoBody]) -> Member:
+        return await members.member(call.connection, call.path.organization_id, call.path.user_id)
+
     async def amend_member(call: Call[MemberPath, NoParameters, MemberChanges]) -> Member:
         path, by = call.path, call.caller.actor
         return await members.set_role(call.connection, path.organization_id, path.user_id, call.body.role, by=by)
@@ -91,6 +94,9 @@ def operations(members: Members) -> tuple[AnyOperation, ...]:
     async def list_all_invitations(call: Call[NoParameters, Paging, NoBody]) -> InvitationPage:
         return await members.invitations(call.connection, None, call.query)
 
+    async def get_invitation(call: Call[InvitationPath, NoParameters, NoBody]) -> Invitation:
+        return await members.invitation(call.connection, call.path.invitation_id)
+
     async def revoke_invitation(call: Call[InvitationPath, NoParameters, NoBody]) -> Invitation:
         return await members.revoke_invitation(call.connection, call.path.invitation_id, by=call.caller.actor)
 
@@ -110,6 +116,15 @@ def operations(members: Members) -> tuple[AnyOperation, ...]:
             path_model=OrganizationPath,
             query_model=Paging,
             answer=MemberPage,
+        ),
+        read(
+            "getMember",
+            "/organizations/{organization_id}/members/{user_id}",
+            tag="members",
+            summary="Read a member.",
+            handler=get_member,
+            path_model=MemberPath,
+            answer=Member,
         ),
         amend(
             "amendMember",
@@ -187,6 +202,15 @@ def operations(members: Members) -> tuple[AnyOperation, ...]:
             handler=list_all_invitations,
             query_model=Paging,
             answer=InvitationPage,
+        ),
+        read(
+            "getInvitation",
+            "/invitations/{invitation_id}",
+            tag="members",
+            summary="Read an invitation, without its token.",
+            handler=get_invitation,
+            path_model=InvitationPath,
+            answer=Invitation,
         ),
         remove(
             "revokeInvitation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from ostiary.control_plane.users.model import Email, NewPassword, User
 
 class Member(Answer):
     """`id` is that of the user."""
+
+    # The user's own, whoever changes it: what a membership is of itself is its role.
+    passing: ClassVar[Any] = {"email", "name", "disabled"}
 
     id: Uuid
     email: str

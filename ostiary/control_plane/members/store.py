@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Position
+from ostiary.control_plane.http import Ids, Position
 from ostiary.control_plane.http.access import PlatformRole, Role
 from ostiary.control_plane.members.model import Invitation, InvitationState, Member
 
@@ -53,6 +53,18 @@ async def lock(connection: Connection, organization_id: str) -> bool:
         organization_id,
     )
     return found is not None
+
+
+async def lock_member(connection: Connection, ids: Ids) -> None:
+    """Raises nothing for one who is not there."""
+    # Before the membership, as in every change of one: else two would wait for each other.
+    await lock(connection, ids["organization_id"])
+    # Guarantees that the member's role neither changes nor goes in another transaction until this one ends.
+    await connection.execute(
+        "SELECT FROM memberships WHERE organization_id = $1 AND user_id = $2 FOR UPDATE",
+        ids["organization_id"],
+        ids["user_id"],
+    )
 
 
 async def other_owners(connection: Connection, organization_id: str, user_id: str) -> int:
@@ -181,6 +193,11 @@ async def take_pending(connection: Connection, token_sha256: bytes) -> Invitatio
         token_sha256,
     )
     return None if row is None else _invitation(row)
+
+
+async def lock_invitation(connection: Connection, ids: Ids) -> None:
+    # Guarantees that the invitation is neither accepted nor revoked in another transaction until this one ends.
+    await connection.execute("SELECT FROM invitations WHERE id = $1 FOR UPDATE", ids["invitation_id"])
 
 
 async def accept(connection: Connection, invitation_id: str, user_id: str) -> None:

@@ -8,5 +8,6 @@ model     what goes in and out
 
 from ostiary.control_plane.platform_tokens.api import operations
 from ostiary.control_plane.platform_tokens.service import PlatformTokens
+from ostiary.control_plane.platform_tokens.store import lock_token
 
-__all__ = ["PlatformTokens", "operations"]
+__all__ = ["PlatformTokens", "lock_token", "operations"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -40,6 +40,8 @@ class PlatformTokenState(StrEnum):
 
 class PlatformToken(Answer):
     """`hint` is the last four characters. `created_by` is a principal. `last_used_at` is to the minute."""
+
+    passing: ClassVar[Any] = {"last_used_at"}
 
     id: Uuid
     name: str

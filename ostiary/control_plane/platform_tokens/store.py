@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Position
+from ostiary.control_plane.http import Ids, Position
 from ostiary.control_plane.http.access import PlatformRole, Role
 from ostiary.control_plane.platform_tokens.model import NewPlatformToken, PlatformToken, PlatformTokenState
 
@@ -92,6 +92,11 @@ async def revoke(connection: Connection, token_id: str) -> None:
     await connection.execute(
         "UPDATE platform_tokens SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", token_id
     )
+
+
+async def lock_token(connection: Connection, ids: Ids) -> None:
+    # Guarantees that no other transaction changes the token until this one ends.
+    await connection.execute("SELECT FROM platform_tokens WHERE id = $1 FOR NO KEY UPDATE", ids["token_id"])
 
 
 def _token(row: Record) -> PlatformToken:

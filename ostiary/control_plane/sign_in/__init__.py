@@ -17,5 +17,15 @@ from ostiary.control_plane.sign_in.authentication import Authentication
 from ostiary.control_plane.sign_in.outside_issuer import OutsideIssuer
 from ostiary.control_plane.sign_in.service import Cookie, SignIn
 from ostiary.control_plane.sign_in.signing_keys import SigningKeys
+from ostiary.control_plane.sign_in.store import lock_session
 
-__all__ = ["AccessTokens", "Authentication", "Cookie", "OutsideIssuer", "SignIn", "SigningKeys", "operations"]
+__all__ = [
+    "AccessTokens",
+    "Authentication",
+    "Cookie",
+    "OutsideIssuer",
+    "SignIn",
+    "SigningKeys",
+    "lock_session",
+    "operations",
+]

@@ -24,6 +24,7 @@ from ostiary.control_plane.sign_in.model import (
     PasswordChange,
     RecordedSession,
     RefreshToken,
+    Session,
     SessionPage,
     SessionPath,
     SignedIn,
@@ -67,6 +68,9 @@ def operations(sign_in: SignIn, cookie: Cookie) -> tuple[AnyOperation, ...]:
 
     async def list_sessions(call: Call[NoParameters, NoParameters, NoBody]) -> SessionPage:
         return await sign_in.sessions(call.connection, call.caller.actor)
+
+    async def get_session(call: Call[SessionPath, NoParameters, NoBody]) -> Session:
+        return await sign_in.own_session(call.connection, call.caller.actor, call.path.session_id)
 
     async def end_session(call: Call[SessionPath, NoParameters, NoBody]) -> SignedOut:
         return await sign_in.end_session(call.connection, call.caller.actor, call.path.session_id)
@@ -141,6 +145,16 @@ def operations(sign_in: SignIn, cookie: Cookie) -> tuple[AnyOperation, ...]:
             summary="Your sessions, of browsers and programs, newest first.",
             handler=list_sessions,
             answer=SessionPage,
+            refusals=(ProblemCode.ROLE_MISSING,),
+        ),
+        read(
+            "getMySession",
+            "/me/sessions/{session_id}",
+            tag="sign-in",
+            summary="Read one of your sessions.",
+            handler=get_session,
+            path_model=SessionPath,
+            answer=Session,
             refusals=(ProblemCode.ROLE_MISSING,),
         ),
         remove(

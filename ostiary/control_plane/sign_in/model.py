@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -76,6 +76,8 @@ class SessionKind(StrEnum):
 
 class Session(Answer):
     """`current` is the one of this call. `address` and `user_agent` are those it began with."""
+
+    passing: ClassVar[Any] = {"current", "last_used_at"}
 
     id: Uuid
     kind: SessionKind

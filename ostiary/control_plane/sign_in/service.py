@@ -182,6 +182,13 @@ class SignIn:
         found = await store.sessions_of(connection, _require_user(actor), current=actor.session_id)
         return SessionPage(data=tuple(found), next_cursor=None, total=len(found))
 
+    async def own_session(self, connection: Connection, actor: Actor, session_id: str) -> Session:
+        found = await store.sessions_of(connection, _require_user(actor), current=actor.session_id)
+        session = next((each for each in found if each.id == session_id), None)
+        if session is None:
+            raise Problem(ProblemCode.NOT_FOUND, "There is no such session.")
+        return session
+
     async def end_session(self, connection: Connection, actor: Actor, session_id: str) -> SignedOut:
         if not await store.end_session(connection, session_id, _require_user(actor)):
             raise Problem(ProblemCode.NOT_FOUND, "There is no such session.")

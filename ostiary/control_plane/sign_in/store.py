@@ -10,6 +10,7 @@ from typing import NamedTuple
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
+from ostiary.control_plane.http import Ids
 from ostiary.control_plane.http.access import Actor, PlatformRole, Role
 from ostiary.control_plane.sign_in.model import Membership, RecordedSession, Session, SessionKind
 
@@ -212,6 +213,11 @@ async def session(connection: Connection, session_id: str) -> RecordedSession | 
     if row is None:
         return None
     return RecordedSession(user_id=str(row["user_id"]), kind=SessionKind(row["kind"]), created_at=row["created_at"])
+
+
+async def lock_session(connection: Connection, ids: Ids) -> None:
+    # Guarantees that the session neither ends nor gets other tokens in another transaction until this one ends.
+    await connection.execute("SELECT FROM sessions WHERE id = $1 FOR UPDATE", ids["session_id"])
 
 
 async def end_session(connection: Connection, session_id: str, user_id: str) -> bool:

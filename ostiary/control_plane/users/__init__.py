@@ -11,5 +11,6 @@ password_rules  which passwords are taken
 from ostiary.control_plane.users.api import operations
 from ostiary.control_plane.users.passwords import Passwords
 from ostiary.control_plane.users.service import Users
+from ostiary.control_plane.users.store import lock_user
 
-__all__ = ["Passwords", "Users", "operations"]
+__all__ = ["Passwords", "Users", "lock_user", "operations"]

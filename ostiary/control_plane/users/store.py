@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from asyncpg import Record
 
 from ostiary.control_plane.db import Connection
-from ostiary.control_plane.http import Position
+from ostiary.control_plane.http import Ids, Position
 from ostiary.control_plane.http.access import PlatformRole
 from ostiary.control_plane.users.model import User
 
@@ -129,3 +129,8 @@ def _user(row: Record) -> User:
 async def end_sessions(connection: Connection, user_id: str, *, but: str | None = None) -> None:
     # Guarantees that no session of the user is left, nor any token of one, but the one given.
     await connection.execute("DELETE FROM sessions WHERE user_id = $1 AND id IS DISTINCT FROM $2::uuid", user_id, but)
+
+
+async def lock_user(connection: Connection, ids: Ids) -> None:
+    # Guarantees that no other transaction changes the user until this one ends; their sessions and roles may come and go.
+    await connection.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", ids["user_id"])
