@@ -16,6 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import click
 
+from ostiary.cli.client_tls import TlsFiles
+
 DEFAULT_URL = "http://127.0.0.1:8081"
 # The first that is set: a token of whatever kind, or the configuration's, by the name that the control plane reads, too.
 TOKEN_VARIABLES = ("OSTIARY_TOKEN", "OSTIARY_OPERATOR_TOKEN")
@@ -26,6 +28,18 @@ TIMEOUT_SECONDS = 20.0
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PAGE_ITEMS = 100
 DOWNLOAD_BYTES = 64 * 1024
+
+# What OpenSSL calls the alerts by which a server refuses a client for its certificate (RFC 8446 §6.2).
+_ABOUT_OUR_CERTIFICATE = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
 
 Document = dict[str, Any]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -84,10 +98,11 @@ def parse_address(url: str) -> Address:
 @dataclass(frozen=True, slots=True)
 class Client:
     """Calls with a token, without any if it is empty. Follows no redirect: the token goes to the address that was given, and
-    no other."""
+    no other. `tls` is how that is known, and we to it; None for what the system trusts."""
 
     address: Address
     token: str = field(repr=False)
+    tls: ssl.SSLContext | None = None
 
     def get(self, path: str, parameters: Mapping[str, object] | None = None) -> Document:
         """Raises ApiError."""
@@ -146,6 +161,8 @@ class Client:
             connection.close()
 
     def _no_answer(self, error: Exception) -> ApiError:
+        if isinstance(error, ssl.SSLError):
+            return ApiError(f"{self.address.shown} and we do not agree on TLS ({_told_of_tls(error)})")
         reason = getattr(error, "strerror", None) or type(error).__name__
         return ApiError(
             f"no answer from {self.address.shown} ({reason}); is the control plane running there? See --url"
@@ -172,7 +189,8 @@ class Client:
     def _connection(self) -> HTTPConnection:
         host, port = self.address.host, self.address.port
         if self.address.scheme == "https":
-            return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
+            context = self.tls or ssl.create_default_context()
+            return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
         return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
 
     def _document(self, response: HTTPResponse, text: bytes) -> Document:
@@ -191,6 +209,14 @@ class Client:
         return cast("Document", document)
 
 
+def _told_of_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate: {error.verify_message}; see --ca"
+    if error.reason in _ABOUT_OUR_CERTIFICATE:
+        return "it does not take our certificate, or wants one; see --client-certificate"
+    return error.reason or type(error).__name__
+
+
 def _told(status: int, problem: Document) -> str:
     lines = [f"{problem.get('detail') or problem.get('title') or 'refused'} ({status} {problem.get('code', '')})"]
     lines += [f"  {error['field'] or 'body'}: {error['problem']}" for error in problem.get("errors", ())]
@@ -205,51 +231,82 @@ def segment(text: str) -> str:
 
 
 def open_command(function: FunctionT) -> FunctionT:
-    """Adds --url; the command gets a Client without a token as its first argument."""
+    """Adds --url and its TLS; the command gets a Client without a token as its first argument."""
 
-    @_url_option
+    @_connection_options
     @functools.wraps(function)
-    def command(*arguments: Any, url: str, **options: Any) -> Any:
-        return function(Client(_address(url, "the password"), ""), *arguments, **options)
+    def command(*arguments: Any, url: str, tls: TlsFiles, **options: Any) -> Any:
+        return function(_client(url, "", "the password", tls), *arguments, **options)
 
     return cast("FunctionT", command)
 
 
 def api_command(function: FunctionT) -> FunctionT:
-    """Adds --url and --token-file; the command gets a Client as its first argument. The token comes from a file or the
-    environment and never from the arguments, which every user of the machine can read."""
+    """Adds --url, its TLS and --token-file; the command gets a Client as its first argument. The token comes from a file or
+    the environment and never from the arguments, which every user of the machine can read."""
 
-    @_url_option
+    @_connection_options
     @click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         help=f"A file with the token; without it, the token is taken from {' or '.join(TOKEN_VARIABLES)}.",
     )
     @functools.wraps(function)
-    def command(*arguments: Any, url: str, token_file: Path | None, **options: Any) -> Any:
-        return function(Client(_address(url, "the token"), _token(token_file)), *arguments, **options)
+    def command(*arguments: Any, url: str, tls: TlsFiles, token_file: Path | None, **options: Any) -> Any:
+        return function(_client(url, _token(token_file), "the token", tls), *arguments, **options)
 
     return cast("FunctionT", command)
 
 
-def _url_option(function: FunctionT) -> FunctionT:
-    return click.option(
+_PEM_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _connection_options(function: FunctionT) -> FunctionT:
+    """The command gets `url` and `tls`."""
+
+    @click.option(
         "--url",
         envvar="OSTIARY_URL",
         default=DEFAULT_URL,
         show_default=True,
         help="The control plane [env: OSTIARY_URL].",
-    )(function)
+    )
+    @click.option(
+        "--ca",
+        envvar="OSTIARY_CA",
+        type=_PEM_FILE,
+        help="Whose certificates the control plane may have, PEM; without it, the system's [env: OSTIARY_CA].",
+    )
+    @click.option(
+        "--client-certificate",
+        envvar="OSTIARY_CLIENT_CERTIFICATE",
+        type=_PEM_FILE,
+        help="A certificate to show, PEM, for privileged calls [env: OSTIARY_CLIENT_CERTIFICATE].",
+    )
+    @click.option(
+        "--client-key",
+        envvar="OSTIARY_CLIENT_KEY",
+        type=_PEM_FILE,
+        help="Its key, PEM, if it is in a file of its own [env: OSTIARY_CLIENT_KEY].",
+    )
+    @functools.wraps(function)
+    def command(
+        *arguments: Any, ca: Path | None, client_certificate: Path | None, client_key: Path | None, **options: Any
+    ) -> Any:
+        return function(*arguments, tls=TlsFiles(ca, client_certificate, client_key), **options)
+
+    return cast("FunctionT", command)
 
 
-def _address(url: str, secret: str) -> Address:
+def _client(url: str, token: str, secret: str, tls: TlsFiles) -> Client:
+    """`secret` is what is sent. Raises click.UsageError."""
     try:
         address = parse_address(url)
     except ValueError as error:
         raise click.UsageError(f"--url {error}") from error
     if address.crosses_a_network_in_the_clear:
         click.echo(f"warning: {secret} crosses the network in the clear; use https", err=True)
-    return address
+    return Client(address, token, tls.context() if address.scheme == "https" else None)
 
 
 def json_option(function: FunctionT) -> FunctionT:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ostiary.cli.configuration import BadConfiguration, config_option, read_configuration
@@ -24,13 +26,14 @@ def control_plane(config_path: str) -> None:
     from ostiary.control_plane.app import SettingsRefused, StartRefused, run
     from ostiary.control_plane.db import DatabaseUnavailable
     from ostiary.control_plane.log import configure_logging
+    from ostiary.tls import CertificateRefused
 
     keep_off_disk()
     configuration = read_configuration(config_path)
     configure_logging()
     try:
-        run(configuration)
-    except SettingsRefused as error:
+        run(configuration, Path(config_path))
+    except (SettingsRefused, CertificateRefused) as error:
         raise BadConfiguration(str(error)) from error
     except (StartRefused, DatabaseUnavailable) as error:
         raise click.ClickException(str(error)) from error

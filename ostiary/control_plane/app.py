@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 
 import asyncpg
 import uvloop
@@ -40,7 +41,9 @@ from ostiary.control_plane.db import (
 )
 from ostiary.control_plane.http import Transactions, documentation, interactive, openapi, preconditions, problem_pages
 from ostiary.control_plane.http.browser import BrowserSessions
+from ostiary.control_plane.http.certificates import ClientCertificates
 from ostiary.control_plane.http.dispatch import Dispatcher
+from ostiary.control_plane.http.doors import Doors
 from ostiary.control_plane.http.edge import (
     KEY_DOCUMENT_PATH,
     OPERATOR_TOKEN_LENGTH_MIN,
@@ -54,9 +57,11 @@ from ostiary.control_plane.http.problems import Problem, ProblemCode
 from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 from ostiary.control_plane.http.telling import Telling
+from ostiary.control_plane.renewal import Renewal
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration, KeyEncryption, Listen
 from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
+from ostiary.tls import server_context
 
 log = logging.getLogger("ostiary.control_plane")
 
@@ -87,10 +92,14 @@ class _Settings:
 
 
 async def build_app(
-    configuration: Configuration, *, served: Callable[[AnyOperation], AnyOperation] = lambda operation: operation
+    configuration: Configuration,
+    *,
+    certificates: ClientCertificates | None = None,
+    served: Callable[[AnyOperation], AnyOperation] = lambda operation: operation,
 ) -> web.Application:
-    """The API, connected to Postgres; its cleanup closes the connections. `served` is how each operation is served: as it is
-    declared, unless somebody wants to know who gets through to it.
+    """The API, connected to Postgres; its cleanup closes the connections. `certificates` is what is asked of clients, if that
+    may change; `served` is how each operation is served: as it is declared, unless somebody wants to know who gets through to
+    it.
 
     Raises SettingsRefused when the configuration lacks something, StartRefused when the schema is not current,
     DatabaseUnavailable."""
@@ -151,6 +160,7 @@ async def build_app(
         *audit.operations(audit.Audit(accounts=directory)),
         *events.operations(events.Events()),
     )
+    certificates = certificates or ClientCertificates(configuration.control_plane)
     rates = CallRates(
         per_actor=configuration.control_plane.rate_per_actor, per_address=configuration.control_plane.rate_per_address
     )
@@ -178,6 +188,7 @@ async def build_app(
         subjects=preconditions.subjects(declared),
         audit=audit.AuditLog(),
         telling=Telling(events.EventOutbox(), events.KINDS),
+        certificates=certificates,
     )
     edge = Edge(
         operator_token=settings.operator_token,
@@ -185,6 +196,7 @@ async def build_app(
         sessions=BrowserSessions(cookie.name, configuration.control_plane.public_url, authentication.of_cookie),
         unknown=[(operation.method, BASE + operation.path) for operation in declared if MATRIX[operation.id].unknown],
         rates=rates,
+        certificates=certificates,
         turned_away=dispatcher.turned_away,
     )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
@@ -213,37 +225,53 @@ async def build_app(
     return app
 
 
-def run(configuration: Configuration) -> None:
-    """Serves until SIGTERM or SIGINT, then ends the calls under way and returns. Raises as `build_app` does, and OSError
-    when the address can't be listened on."""
-    uvloop.run(serve(configuration, announce=lambda url: log.info("listening", extra={"fields": {"url": url}})))
+def run(configuration: Configuration, file: Path) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the calls under way and returns. `file` is what the configuration was read
+    from. Raises as `build_app` does, CertificateRefused, and OSError when the address can't be listened on."""
+    uvloop.run(
+        serve(configuration, file=file, announce=lambda url: log.info("listening", extra={"fields": {"url": url}}))
+    )
 
 
 async def serve(
     configuration: Configuration,
     *,
     announce: Callable[[str], None],
+    file: Path | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """As `run`, in a loop that is running; ends when `stop` is set too. `announce` gets the base URL once it serves."""
+    """As `run`, in a loop that is running; ends when `stop` is set too. `announce` gets the base URL once it serves. Without
+    `file`, certificates are not renewed."""
     stop = stop or asyncio.Event()
     listen = configuration.control_plane.listen
-    listener = Listener(await build_app(configuration))
+    tls = server_context(listen.tls)
+    certificates = ClientCertificates(configuration.control_plane)
+    listener = Listener(await build_app(configuration, certificates=certificates))
     loop = asyncio.get_running_loop()
     await listener.setup()
+    doors = Doors(listener)
+    renewing: asyncio.Task[None] | None = None
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await web.TCPSite(listener, listen.host, listen.port).start()
-        if not _is_loopback(listen.host):
+        await doors.open(listen.host, listen.port, tls)
+        if file is not None and tls is not None:
+            renewal = Renewal(file, configuration, listener=listener, doors=doors, certificates=certificates)
+            renewing = asyncio.create_task(renewal.follow())
+        if tls is None and not _is_loopback(listen.host):
             # Allowed, for a TLS proxy in front; a network that can be listened to would give the token away.
-            log.warning("operator_token_in_the_clear", extra={"fields": {"mend": "listen on 127.0.0.1, behind TLS"}})
+            mend = "set control_plane.listen.tls, or listen on 127.0.0.1 behind a proxy with TLS"
+            log.warning("operator_token_in_the_clear", extra={"fields": {"mend": mend}})
         announce(_base_url(listener, listen))
         await stop.wait()
         log.info("ending")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        if renewing is not None:
+            renewing.cancel()
+            await asyncio.wait({renewing})
+        doors.close()
         await listener.cleanup()
 
 
@@ -310,7 +338,7 @@ def _add_pages(
     described = json.dumps(openapi.document(declared, unknown=unknown, cookie=cookie)).encode()
     # By path: the description of this API, and of each error code of the gateway.
     pages = {
-        interactive.REFERENCE: documentation.page(declared),
+        interactive.REFERENCE: documentation.page(declared, unknown=unknown),
         **problem_pages.pages(problem_pages.installed_text()),
     }
     assets = interactive.assets()
@@ -370,7 +398,7 @@ def _speaks_tls_to_browsers(configuration: Configuration) -> bool:
     control_plane = configuration.control_plane
     if control_plane.public_url is not None:
         return control_plane.public_url.startswith("https:")
-    return not _is_loopback(control_plane.listen.host)
+    return bool(control_plane.listen.tls) or not _is_loopback(control_plane.listen.host)
 
 
 def _issuer_url(configuration: Configuration) -> str:
@@ -388,4 +416,4 @@ def _is_loopback(host: str) -> bool:
 def _base_url(listener: Listener, listen: Listen) -> str:
     port = listener.addresses[0][1]  # the real one, when 0 was asked for
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"http://{host}:{port}"
+    return f"{'https' if listen.tls else 'http'}://{host}:{port}"

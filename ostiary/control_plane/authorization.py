@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ostiary.control_plane.http.access import OPERATORS as _OPERATORS
-from ostiary.control_plane.http.access import READERS, Access, Role, anyone, members, platform, unknown
+from ostiary.control_plane.http.access import READERS, Access, Role, anyone, members, oneself, platform, unknown
 
 OPERATORS = platform(_OPERATORS)
 PLATFORM_READERS = platform(READERS)
 
-# Whoever is known; what is shown, and changed, is theirs alone.
+# Whoever is known; what is shown, and changed, is theirs alone. To a role over the platform everything is.
 THEIR_OWN = anyone()
+# What is theirs as a person or a program, also of those with a role over the platform.
+OF_ONESELF = oneself()
 EVERYONE = unknown()
 
 MATRIX: Mapping[str, Access] = {
@@ -24,14 +26,14 @@ MATRIX: Mapping[str, Access] = {
     "refreshAccessToken": EVERYONE,
     "acceptInvitation": EVERYONE,
     # Of oneself
-    "signOut": THEIR_OWN,
-    "getMe": THEIR_OWN,
-    "changePassword": THEIR_OWN,
-    "listMySessions": THEIR_OWN,
-    "getMySession": THEIR_OWN,
-    "endMySession": THEIR_OWN,
-    "acceptInvitationAsUser": THEIR_OWN,
-    "leaveOrganization": THEIR_OWN,
+    "signOut": OF_ONESELF,
+    "getMe": OF_ONESELF,
+    "changePassword": OF_ONESELF,
+    "listMySessions": OF_ONESELF,
+    "getMySession": OF_ONESELF,
+    "endMySession": OF_ONESELF,
+    "acceptInvitationAsUser": OF_ONESELF,
+    "leaveOrganization": OF_ONESELF,
     # Users and the platform
     "listUsers": PLATFORM_READERS,
     "getUser": PLATFORM_READERS,

@@ -478,6 +478,7 @@ class ControlPlaneSettings:
     app_approval: AppApproval = AppApproval.AUTOMATIC
     public_url: str | None = None
     issuer: SignInIssuer | None = None
+    privileged_certificate: ClientCertificate = ClientCertificate.OPTIONAL
 
 
 @dataclass(frozen=True, slots=True, repr=False)

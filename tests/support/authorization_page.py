@@ -20,6 +20,11 @@ What belongs to an organization that the caller has no role in is answered as if
 body, nothing in a list or for a filter. Where the caller may see a thing and not do this to it: 403 `role_missing`. Roles are
 read with every call. Nobody gives, changes or takes a role above their own, whatever the table says.
 
+Whoever has a role over the platform (operator, auditor; by the operator token, a platform token or as a user) makes
+**privileged calls**: all but those that are open and those marked `·`, which are about nothing but the caller. Where
+`control_plane.privileged.client_certificate` is `required`, these need a client certificate besides the token: else 403
+`client_certificate_missing`, whatever the role would allow ([0034](decisions/0034-privileged-calls.md)).
+
 | operation | operator | auditor | owner | admin | developer | viewer | no organization | not known |
 |---|---|---|---|---|---|---|---|---|
 """
@@ -35,7 +40,8 @@ def page() -> str:
         members = [_member(access, role) for role in reversed(Role)]
         cells = [_platform(access, PlatformRole.OPERATOR), _platform(access, PlatformRole.AUDITOR), *members]
         everyone = "open" if access.unknown else "theirs" if access.anyone else ""
-        lines.append(f"| `{name}` | {' | '.join([*cells, everyone, 'open' if access.unknown else ''])} |")
+        mark = " ·" if access.oneself and not access.unknown else ""
+        lines.append(f"| `{name}`{mark} | {' | '.join([*cells, everyone, 'open' if access.unknown else ''])} |")
     return _HEAD + "\n".join(lines) + "\n"
 
 

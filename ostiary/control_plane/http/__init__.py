@@ -3,6 +3,7 @@
     operations     an operation, declared: what comes in, what goes out, who does it. Read it first
     fields paging  what requests and answers are made of
     access         who calls and who may: roles, and what a row of the authorization matrix says
+    certificates   what a client has shown in its TLS handshake, and whether privileged calls must
     rates          rate limits on the API itself
     preconditions  versions of resources: ETag, If-Match
     browser        sessions by cookie, and from which pages they may change anything
@@ -14,7 +15,7 @@
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
     openapi documentation interactive examples  describe operations;  problem_pages  the gateway's errors
-    listener       the listening side
+    listener       the listening side;  doors  its sockets, and TLS that changes on them
 
 The names below are what domains are written with; the composition root takes the rest from its modules.
 """

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ostiary.control_plane.http.certificates import ShownCertificate
+
 
 class Role(StrEnum):
     """A member's role in an organization, each with all that those before it may."""
@@ -60,24 +62,32 @@ UNKNOWN = Actor("unknown", "")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An actor in one call. `address` is the peer's, None if it has gone."""
+    """An actor in one call. `address` is the peer's, None if it has gone; `certificate` is what its connection has shown, and
+    holds."""
 
     actor: Actor
     address: str | None
     request_id: str
+    certificate: ShownCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may call an operation: the roles `platform` of the platform, and members with at least the role `least` in the
     organization that `whose` leads to (a parameter of the path, or a field of the body). Without `whose`, anyone who is
-    known: the handler shows what is theirs. Without `least`, no member as such. `unknown`: who is not known, too."""
+    known: the handler shows what is theirs. Without `least`, no member as such. `oneself`: nothing but what is the caller's
+    own is shown or changed, whatever their role over the platform. `unknown`: who is not known, too."""
 
     platform: frozenset[PlatformRole]
     least: Role | None = None
     whose: str | None = None
     anyone: bool = False
+    oneself: bool = False
     unknown: bool = False
+
+    def is_privileged(self, actor: Actor) -> bool:
+        """Whether a call by this actor is let in, or shown more, for a role over the platform."""
+        return actor.platform_role is not None and not self.oneself
 
 
 def platform(roles: frozenset[PlatformRole]) -> Access:
@@ -93,6 +103,11 @@ def anyone() -> Access:
     return Access(READERS, anyone=True)
 
 
+def oneself() -> Access:
+    """As `anyone`, of what has nothing to do with a role over the platform."""
+    return Access(READERS, anyone=True, oneself=True)
+
+
 def unknown() -> Access:
     """Everyone: what makes somebody known. The handler is bound to ask for a proof, and to bound how often."""
-    return Access(READERS, anyone=True, unknown=True)
+    return Access(READERS, anyone=True, oneself=True, unknown=True)

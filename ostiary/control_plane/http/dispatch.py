@@ -16,6 +16,7 @@ from ostiary.control_plane.db import Connection, Pool
 from ostiary.control_plane.http import export, idempotency, preconditions, reading
 from ostiary.control_plane.http.access import Access, Caller
 from ostiary.control_plane.http.auditing import Audited, AuditTrail, Ids
+from ostiary.control_plane.http.certificates import ClientCertificates
 from ostiary.control_plane.http.edge import caller as the_caller
 from ostiary.control_plane.http.fields import Answer, NoBody, Parameters
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Call, Method, UnboundCall
@@ -32,11 +33,12 @@ class Dispatcher:
     """Makes aiohttp handlers of operations. `matrix` is who may call each, `owners` leads from the parameter that names a
     thing to the organization it belongs to, `audit` where changes and refusals are written down, `telling` what others
     are told of changes. `subjects` is what `If-Match` of an operation is compared with (see `preconditions`), while the
-    thing is locked by the one of `locks` for its type, as the audit log calls it.
+    thing is locked by the one of `locks` for its type, as the audit log calls it. `certificates` says whether privileged
+    calls must come with one.
 
-    Raises KeyError when an operation is not in the matrix, or a row names no known kind of thing; ValueError when one changes
-    something and does not say what is written down of it, or asks for a membership without a transaction to look it up in: at
-    start, not in a call."""
+    Raises KeyError when an operation is not in the matrix, a row names no known kind of thing, or what has versions has no
+    lock; ValueError when one changes something and does not say what is written down of it, or asks for a membership without
+    a transaction to look it up in: at start, not in a call."""
 
     def __init__(
         self,
@@ -48,12 +50,14 @@ class Dispatcher:
         telling: Telling | None = None,
         locks: Mapping[str, Lock] | None = None,
         subjects: Mapping[str, AnyOperation] | None = None,
+        certificates: ClientCertificates | None = None,
     ) -> None:
         self._transactions = Transactions(pool)
         self._matrix = matrix
         self._owners = owners
         self._locks = locks or {}
         self._subjects = subjects or {}
+        self._certificates = certificates
         self._recording = Recording(log=audit, owners=owners, transaction=self._transaction, telling=telling)
         self._operations: dict[Handler, AnyOperation] = {}
 
@@ -86,6 +90,7 @@ class Dispatcher:
     async def _serve(self, operation: AnyOperation, request: web.Request) -> web.StreamResponse:
         caller = the_caller()
         self._require_platform_role(operation, caller)
+        self._require_certificate(operation, caller)
         path = reading.path_parameters(operation.path_model, request)
         query = reading.query_parameters(operation.query_model, request)
         if operation.csv is not None and query.format == "csv":
@@ -195,6 +200,12 @@ class Dispatcher:
         access = self._matrix[operation.id]
         if access.least is None and not access.anyone and caller.actor.platform_role not in access.platform:
             raise NotPermitted(ProblemCode.ROLE_MISSING)
+
+    def _require_certificate(self, operation: AnyOperation, caller: Caller) -> None:
+        """A token that is stolen is then of no use to whoever has not the key of a certificate too."""
+        required = self._certificates is not None and self._certificates.required_of_privileged
+        if required and caller.certificate is None and self._matrix[operation.id].is_privileged(caller.actor):
+            raise NotPermitted(ProblemCode.CLIENT_CERTIFICATE_MISSING)
 
     async def _require_membership(
         self, operation: AnyOperation, connection: Connection, caller: Caller, path: Parameters, body: BaseModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from ostiary.control_plane.http.fields import NoBody
@@ -34,9 +34,9 @@ def content_security_policy() -> str:
     )
 
 
-def page(operations: Sequence[AnyOperation]) -> str:
-    """The page, as HTML."""
-    sections = "\n".join(_operation(operation) for operation in operations)
+def page(operations: Sequence[AnyOperation], *, unknown: Collection[str]) -> str:
+    """The page, as HTML; `unknown` as for `openapi.document`."""
+    sections = "\n".join(_operation(operation, known=operation.id not in unknown) for operation in operations)
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Ostiary control plane</title>
@@ -68,9 +68,10 @@ field that is not as it must be, with a <code>pointer</code> to it in the body.<
 </table>"""
 
 
-def _operation(operation: AnyOperation) -> str:
+def _operation(operation: AnyOperation, *, known: bool) -> str:
     fields = _fields(operation)
-    codes = ", ".join(f'<a href="#{code.code}">{code.value.status} {code.code}</a>' for code in refusals(operation))
+    refused = refusals(operation, known=known)
+    codes = ", ".join(f'<a href="#{code.code}">{code.value.status} {code.code}</a>' for code in refused)
     return f"""<section id="{escape(operation.id)}">
 <h3><code>{operation.method} {escape(BASE + operation.path)}</code></h3>
 <p>{escape(operation.summary)}</p>

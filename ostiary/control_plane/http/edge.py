@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from ostiary.control_plane.http import interactive, problem_pages
 from ostiary.control_plane.http.access import UNKNOWN, Actor, Caller, PlatformRole
 from ostiary.control_plane.http.browser import BrowserSessions
+from ostiary.control_plane.http.certificates import ClientCertificates
 from ostiary.control_plane.http.operations import BASE
 from ostiary.control_plane.http.problems import Problem, ProblemCode, answer
 from ostiary.control_plane.http.rates import CallRates, Headers
@@ -99,6 +100,7 @@ class Edge:
         sessions: BrowserSessions | None = None,
         unknown: Collection[tuple[str, str]] = (),
         rates: CallRates | None = None,
+        certificates: ClientCertificates | None = None,
         turned_away: Witness | None = None,
     ) -> None:
         self._authenticators = tuple(authenticators)
@@ -106,6 +108,7 @@ class Edge:
         self._unknown = frozenset(unknown)
         self._paths_for_everyone = frozenset(path for _, path in unknown)
         self._rates = rates or CallRates(per_actor=None, per_address=None)
+        self._certificates = certificates
         self._turned_away = turned_away
         # Digests are compared: of one length whatever is sent, so that time tells nothing about the token's length.
         self._token_sha256 = hashlib.sha256(operator_token.encode()).digest()
@@ -157,6 +160,7 @@ class Edge:
                     _rate_headers.set(self._rates.unknown(request.remote))
             else:
                 try:
+                    certificate = None if self._certificates is None else self._certificates.of(request)
                     for_everyone = self._is_for_everyone(request)
                     actor = UNKNOWN if for_everyone else await self._authenticate(request)
                 except Problem as problem:
@@ -165,7 +169,7 @@ class Edge:
                     raise
                 taken = self._rates.unknown(request.remote) if for_everyone else self._rates.known(actor.principal)
                 _rate_headers.set(taken)
-                _caller.set(Caller(actor, request.remote, request_id))
+                _caller.set(Caller(actor, request.remote, request_id, certificate))
             return await handler(request)
         except Problem as problem:
             return answer(problem, request_id)

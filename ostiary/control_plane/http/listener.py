@@ -20,6 +20,14 @@ log = logging.getLogger("ostiary.control_plane")
 class _Protocol(web.RequestHandler):
     __slots__ = ()
 
+    def end_soon(self) -> None:
+        """With the answer to the call that is under way; at once if there is none."""
+        if self._waiter is None:
+            self.close()
+        elif self.transport is not None:
+            # `close` ends the task that waits for a call, and leaves the connection open: nobody would answer on it.
+            self.transport.close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -66,6 +74,12 @@ class Listener(web.AppRunner):
 
     def __init__(self, app: web.Application) -> None:
         super().__init__(app, access_log=None, shutdown_timeout=self.DRAIN_SECONDS)
+
+    def end_connections(self) -> None:
+        """All that there are: who wants to go on connects anew."""
+        for connection in self.server.connections if self.server is not None else ():
+            if isinstance(connection, _Protocol):
+                connection.end_soon()
 
     async def _make_server(self) -> web.Server:
         inner = await super()._make_server()

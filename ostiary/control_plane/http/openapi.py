@@ -25,12 +25,18 @@ _REFERENCE = "#/components/schemas/{model}"
 COMMON = (
     ProblemCode.CREDENTIALS_MISSING,
     ProblemCode.CREDENTIALS_INVALID,
+    ProblemCode.CLIENT_CERTIFICATE_REFUSED,
     ProblemCode.EXPECTATION_FAILED,
     ProblemCode.INVALID_FIELDS,  # a query parameter that the operation does not know
     ProblemCode.RATE_LIMITED,
     ProblemCode.INTERNAL_ERROR,
     ProblemCode.OVERLOADED,
     ProblemCode.DATABASE_UNAVAILABLE,
+)
+# Where it has to be known who calls.
+OF_KNOWN = (
+    ProblemCode.ROLE_MISSING,
+    ProblemCode.CLIENT_CERTIFICATE_MISSING,
 )
 WITH_BODY = (
     ProblemCode.MALFORMED_REQUEST,
@@ -41,9 +47,13 @@ WITH_BODY = (
 WITH_IDEMPOTENCY_KEY = (ProblemCode.CALL_UNDER_WAY, ProblemCode.IDEMPOTENCY_KEY_REUSED)
 
 
-def refusals(operation: AnyOperation) -> tuple[ProblemCode, ...]:
-    """Every problem the operation may answer with, in order of status."""
+def refusals(operation: AnyOperation, *, known: bool) -> tuple[ProblemCode, ...]:
+    """Every problem the operation may answer with, in order of status; `known` if not everyone may call it."""
     codes = {*COMMON, *operation.refusals}
+    if known:
+        codes.update(OF_KNOWN)
+        if operation.method not in browser.SAFE_METHODS:
+            codes.add(ProblemCode.FOREIGN_PAGE)
     if operation.body_model is not NoBody:
         codes.update(WITH_BODY)
     if operation.takes_idempotency_key:
@@ -189,7 +199,10 @@ def _operation(
     schemas: dict[str, Any],
     security: Security,
 ) -> dict[str, Any]:
-    responses = {str(operation.status): _success(operation, subject, schemas), **_failures(operation)}
+    responses = {
+        str(operation.status): _success(operation, subject, schemas),
+        **_failures(operation, known=bool(security)),
+    }
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.tag],
@@ -287,9 +300,9 @@ def _success(operation: AnyOperation, subject: AnyOperation | None, schemas: dic
     }
 
 
-def _failures(operation: AnyOperation) -> dict[str, Any]:
+def _failures(operation: AnyOperation, *, known: bool) -> dict[str, Any]:
     by_status: dict[int, list[ProblemCode]] = {}
-    for code in refusals(operation):
+    for code in refusals(operation, known=known):
         by_status.setdefault(code.value.status, []).append(code)
     return {
         str(status): {

@@ -29,6 +29,17 @@ class ProblemCode(Enum):
     )
     CREDENTIALS_INVALID = Meaning(401, "Credentials invalid", "This is not valid, or not any more.")
     ROLE_MISSING = Meaning(403, "Role missing", "Your role does not allow this; see /docs for the one that does.")
+    CLIENT_CERTIFICATE_MISSING = Meaning(
+        403,
+        "Client certificate missing",
+        "A call by the platform's own people needs a client certificate besides its token: make the connection with one that "
+        "`control_plane.listen.tls.client_ca` has signed (ostiary: --client-certificate and --client-key).",
+    )
+    CLIENT_CERTIFICATE_REFUSED = Meaning(
+        403,
+        "Client certificate refused",
+        "The client certificate of this connection is revoked, or has ended: make another connection, with one that holds.",
+    )
     FOREIGN_PAGE = Meaning(
         403,
         "Foreign page",

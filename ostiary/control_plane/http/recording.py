@@ -237,5 +237,10 @@ class Recording:
 
 
 def _wanted(problem: Problem) -> bool:
-    refused = (ProblemCode.ROLE_MISSING, ProblemCode.CREDENTIALS_MISSING, ProblemCode.CREDENTIALS_INVALID)
+    refused = (
+        ProblemCode.ROLE_MISSING,
+        ProblemCode.CREDENTIALS_MISSING,
+        ProblemCode.CREDENTIALS_INVALID,
+        ProblemCode.CLIENT_CERTIFICATE_REFUSED,
+    )
     return isinstance(problem, NotPermitted) or problem.code in refused

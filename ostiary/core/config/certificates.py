@@ -1,4 +1,4 @@
-"""`gateway.listen.tls`: certificates, their keys, and whose client certificates are taken."""
+"""`listen.tls`, of the gateway and of the control plane: certificates, their keys, whose client certificates are taken."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _CLIENT_CA = optional(
 _CLIENT_CERTIFICATE = optional(
     "client_certificate",
     Choice(ClientCertificate),
-    "Whether a client must have a certificate of `client_ca`, or may; `required` if `client_ca` is given. The upstream gets "
-    "it as `Client-Cert` (RFC 9440).",
+    "Whether a client must have a certificate of `client_ca`, or may; `required` if `client_ca` is given. Upstreams of the "
+    "gateway get it as `Client-Cert` (RFC 9440).",
 )
 _CLIENT_CRL = optional(
     "client_crl",
@@ -94,13 +94,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 CERTIFICATE: Record[Certificate] = Record(
     "Certificate",
-    "One certificate of the gateway. With several, the client's SNI chooses. A file that changes is read again.",
+    "One certificate of a listener. With several, the client's SNI chooses. A file that changes is read again.",
     (_CERT, _KEY, _CLIENT_CA, _CLIENT_CERTIFICATE, _CLIENT_CRL),
     _certificate,
 )
-
-
-def same_for_all_names(certificates: tuple[Certificate, ...]) -> bool:
-    """Whether all certificates ask the same of clients. They must: a client that names one host in its SNI may name another
-    in its Host header, and so choose what is asked of it (CVE-2025-23419 is the same by way of a resumed session)."""
-    return len({certificate.clients for certificate in certificates}) <= 1

@@ -117,7 +117,7 @@ _AT_RESTART = (
 def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
     for change in _changed("settings", _setting_parts(before), _setting_parts(after)):
         field = change.field or ""
-        meaning = _RESTART if _takes_a_restart(field) else _setting_meaning(field, after)
+        meaning = _RESTART if _takes_a_restart(field, before, after) else _setting_meaning(field, after)
         if field == "gateway.ip":
             meaning = addresses_meaning(before.gateway.addresses, after.gateway.addresses)
         if field == "certificates":
@@ -125,7 +125,9 @@ def _settings(before: Configuration, after: Configuration) -> Iterator[Change]:
         yield change._replace(meaning=meaning)
 
 
-def _takes_a_restart(field: str) -> bool:
+def _takes_a_restart(field: str, before: Configuration, after: Configuration) -> bool:
+    if field.startswith(("control_plane.listen.tls", "control_plane.privileged.")):
+        return bool(before.control_plane.listen.tls) != bool(after.control_plane.listen.tls)
     return field in _AT_RESTART or field.startswith(("control_plane.", "stores."))
 
 
@@ -134,10 +136,15 @@ def _setting_meaning(field: str, after: Configuration) -> str | None:
         return "what is older is dropped within the hour, once the control plane has been restarted"
     if field == "usage.record.ip" and after.usage.recording.address is AddressRecording.FULL:
         return "the addresses of clients are kept from now on"
-    tls = after.gateway.listen.tls
-    if field == "gateway.listen.tls":
+    if field == "control_plane.privileged.client_certificate":
+        if after.control_plane.privileged_certificate is ClientCertificate.REQUIRED:
+            return "privileged calls without a client certificate are refused"
+        return "OPEN: a token alone is enough for privileged calls"
+    listener, _, part = field.partition(".listen.")
+    tls = after.control_plane.listen.tls if listener == "control_plane" else after.gateway.listen.tls
+    if part == "tls":
         return "holds for new connections" if tls else "new connections are not encrypted any more"
-    if field == "gateway.listen.tls.client_ca" and tls:
+    if part == "tls.client_ca" and tls:
         clients = tls[0].clients
         if clients is None:
             return "OPEN: clients need no certificate from now on"
@@ -154,7 +161,7 @@ def _setting_parts(configuration: Configuration) -> Parts:
     return {
         **{name: Part((at.host, at.port), f"{at.host}:{at.port}") for name, at in listen.items()},
         "gateway.listen.workers": Part(gateway.listen.workers, str(gateway.listen.workers)),
-        **_tls(gateway.listen.tls),
+        **_tls("gateway.listen.tls", gateway.listen.tls),
         "gateway.trusted_proxies": Part(
             gateway.trusted_proxies, words.listed(str(network) for network in gateway.trusted_proxies)
         ),
@@ -181,6 +188,10 @@ def _setting_parts(configuration: Configuration) -> Parts:
             "what the system allows" if limits.memory_bytes is None else words.size(limits.memory_bytes),
         ),
         "gateway.limits.held_bodies": _size(limits.held_body_bytes),
+        **_tls("control_plane.listen.tls", control.listen.tls),
+        "control_plane.privileged.client_certificate": Part(
+            control.privileged_certificate, control.privileged_certificate
+        ),
         "control_plane.operator_token": _secret(control.operator_token),
         "control_plane.public_url": Part(control.public_url, control.public_url or "none"),
         "control_plane.issuer": Part(control.issuer, "none" if control.issuer is None else control.issuer.issuer.url),
@@ -208,14 +219,14 @@ def _setting_parts(configuration: Configuration) -> Parts:
     }
 
 
-def _tls(certificates: tuple[Certificate, ...]) -> Parts:
+def _tls(field: str, certificates: tuple[Certificate, ...]) -> Parts:
     """Of a key, that it is another one shows in its certificate."""
     clients = certificates[0].clients if certificates else None
     return {
-        "gateway.listen.tls": Part(
+        field: Part(
             [(each.cert_pem, each.key_pem) for each in certificates], words.listed(map(words.certificate, certificates))
         ),
-        "gateway.listen.tls.client_ca": Part(clients, words.client_authorities(clients)),
+        f"{field}.client_ca": Part(clients, words.client_authorities(clients)),
     }
 
 

@@ -2,106 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from typing import Final
-
-from ostiary.core.config.addresses import Directory, ListenHost, StoreUrl
-from ostiary.core.config.certificates import CERTIFICATE, same_for_all_names
+from ostiary.core.config.addresses import Directory, StoreUrl
+from ostiary.core.config.callers import asks_for_certificates
 from ostiary.core.config.edge import ADDRESS_LISTS
-from ostiary.core.config.fields import (
-    Kind,
-    ListOf,
-    NameOrRecord,
-    OneOrMany,
-    Record,
-    Schema,
-    Values,
-    defaulted,
-    optional,
-)
+from ostiary.core.config.fields import ListOf, NameOrRecord, Record, Values, defaulted, optional
 from ostiary.core.config.header_edits import SECURITY
 from ostiary.core.config.issuers import SIGN_IN_ISSUER
 from ostiary.core.config.key_encryption import fields as key_encryption_fields
 from ostiary.core.config.key_encryption import the_only_one
-from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind, or_reference
+from ostiary.core.config.kinds import Choice, Duration, Integer, NetworkKind, Secret, Size, TextKind
+from ostiary.core.config.listening import ADMIN, CONTROL_LISTEN, LISTEN
 from ostiary.core.config.plans import COUNT_MAX, Span
-from ostiary.core.config.reading import Place, Reading, Refused
+from ostiary.core.config.reading import Refused
 from ostiary.core.config.redis import REDIS
 from ostiary.core.config.resilience import Off
 from ostiary.core.errors import PROBLEM_PAGES
 from ostiary.core.limiting import LimitOutOfRange, TokenBucket
 from ostiary.core.model import (
     AppApproval,
+    ClientCertificate,
     ClientLimits,
     ControlPlaneSettings,
     FailedAttempts,
     GatewaySettings,
-    Listen,
     Rate,
     Stores,
 )
-
-
-class Workers(Kind[int]):
-    """`auto`, or a number of processes."""
-
-    _NUMBER: Final = Integer(1, 256)
-
-    def read(self, place: Place, reading: Reading) -> int | Refused:
-        text = reading.text(place)
-        if isinstance(text, Refused):
-            return text
-        if text.value == "auto":  # the processors that this process may use: a container's share, where it is pinned
-            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self._NUMBER.read(place, reading)
-
-    def schema(self) -> Schema:
-        return or_reference({"anyOf": [{"const": "auto"}, self._NUMBER.schema()]})
-
-    @property
-    def words(self) -> str:
-        return "`auto` (one per processor), or a whole number from 1 to 256"
-
-
-# --- listening --------------------------------------------------------------------------------------------------------
-
-_PORT = Integer(0, 65535)
-
-
-def _listen(title: str, says: str, host: str, port: int) -> Record[Listen]:
-    """A place to listen on without workers and TLS: the admin listener and the control plane."""
-    host_field = defaulted("host", ListenHost(), "The address to listen on.", host)
-    port_field = defaulted("port", _PORT, "The port; 0 lets the system choose.", port)
-    return Record(
-        title,
-        says,
-        (host_field, port_field),
-        lambda values: Listen(host=values[host_field], port=values[port_field]),
-    )
-
-
-_HOST = defaulted("host", ListenHost(), "The address to listen on.", "0.0.0.0")  # noqa: S104  a gateway is for everyone
-_LISTEN_PORT = defaulted("port", _PORT, "The port; 0 lets the system choose.", 8080)
-_WORKERS = defaulted("workers", Workers(), "Worker processes.", "auto")
-_TLS = optional("tls", OneOrMany(CERTIFICATE, high=100), "Certificates; without any, the gateway speaks plain HTTP.")
-
-
-def _gateway_listen(values: Values) -> Listen | Refused:
-    certificates = values[_TLS] or ()
-    if not same_for_all_names(certificates):
-        return values.problem(
-            _TLS,
-            "asks for client certificates under one name and not, or of others, under another: a client chooses the name",
-            "give all the same client_ca and client_certificate",
-        )
-    return Listen(host=values[_HOST], port=values[_LISTEN_PORT], workers=values[_WORKERS], tls=certificates)
-
-
-LISTEN: Record[Listen] = Record(
-    "Gateway listen", "Where clients connect.", (_HOST, _LISTEN_PORT, _WORKERS, _TLS), _gateway_listen
-)
-ADMIN = _listen("Admin listen", "Where operators look: /metrics /healthz /readyz /status.", "127.0.0.1", 9090)
-CONTROL_LISTEN = _listen("Control plane listen", "Where the API and the portal are.", "127.0.0.1", 8081)
 
 # --- gateway ----------------------------------------------------------------------------------------------------------
 
@@ -303,22 +229,33 @@ _PUBLIC_URL = optional(
     TextKind(r"https?://[A-Za-z0-9.:\[\]-]{1,255}", "scheme and host, as in `https://console.example.com`"),
     "Where browsers find it, behind a proxy with TLS: their cookies and pages are held to it, and tokens name it.",
 )
+_PRIVILEGED_CERTIFICATE = defaulted(
+    "client_certificate",
+    Choice(ClientCertificate),
+    "Whether a privileged call must come with a client certificate, besides its token. Needs `listen.tls.client_ca`.",
+    "optional",
+)
+PRIVILEGED: Record[ClientCertificate] = Record(
+    "Privileged calls",
+    "What is asked, besides the token, of calls by whoever has a role over the platform: by the operator token, a platform "
+    "token with such a role, or a user who is operator or auditor.",
+    (_PRIVILEGED_CERTIFICATE,),
+    lambda values: values[_PRIVILEGED_CERTIFICATE],
+)
+_PRIVILEGED = defaulted("privileged", PRIVILEGED, "What is asked of privileged calls besides their token.", {})
 _SIGN_IN_ISSUER = optional("issuer", SIGN_IN_ISSUER, "Whose tokens let users in, besides our own.")
-CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
-    "Control plane",
-    "The API that manages organizations, apps, keys and plans.",
-    (
-        _CONTROL_LISTEN,
-        _PUBLIC_URL,
-        _OPERATOR_TOKEN,
-        _SIGN_IN_ISSUER,
-        _KEY_PREFIX,
-        _RATE_PER_ACTOR,
-        _RATE_PER_ADDRESS,
-        _APP_APPROVAL,
-    ),
-    lambda values: ControlPlaneSettings(
-        listen=values[_CONTROL_LISTEN],
+
+
+def _control_plane(values: Values) -> ControlPlaneSettings | Refused:
+    listen, certificate = values[_CONTROL_LISTEN], values[_PRIVILEGED]
+    if certificate is ClientCertificate.REQUIRED and not asks_for_certificates(listen.tls):
+        return values.problem(
+            _PRIVILEGED,
+            "asks for client certificates, and the listener takes none: nobody could make a privileged call",
+            "add client_ca to control_plane.listen.tls; client_certificate: optional there if others may do without",
+        )
+    return ControlPlaneSettings(
+        listen=listen,
         operator_token=values[_OPERATOR_TOKEN],
         key_prefix=values[_KEY_PREFIX],
         rate_per_actor=values[_RATE_PER_ACTOR],
@@ -326,7 +263,18 @@ CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
         app_approval=values[_APP_APPROVAL],
         public_url=values[_PUBLIC_URL],
         issuer=values[_SIGN_IN_ISSUER],
+        privileged_certificate=certificate,
+    )
+
+
+CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
+    "Control plane",
+    "The API that manages organizations, apps, keys and plans.",
+    (
+        *(_CONTROL_LISTEN, _PUBLIC_URL, _OPERATOR_TOKEN, _PRIVILEGED, _SIGN_IN_ISSUER),
+        *(_KEY_PREFIX, _RATE_PER_ACTOR, _RATE_PER_ADDRESS, _APP_APPROVAL),
     ),
+    _control_plane,
 )
 
 # --- stores -----------------------------------------------------------------------------------------------------------

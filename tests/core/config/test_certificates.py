@@ -1,4 +1,5 @@
-"""`gateway.listen.tls`: what is read with the configuration, what is refused, and what a renewal means."""
+"""`listen.tls`, of the gateway and of the control plane: what is read with the configuration, what is refused, and what a
+renewal means."""
 
 from __future__ import annotations
 
@@ -126,3 +127,57 @@ def test_what_is_asked_of_clients_is_a_difference_of_its_own(
         load_with(directory, f"{{cert: a.pem, key: a.key{after}}}"),
     )
     assert [(change.field, change.meaning) for change in changed] == [("gateway.listen.tls.client_ca", meaning)]
+
+
+# --- of the control plane ---------------------------------------------------------------------------------------------
+
+
+def control_plane(directory: Path, text: str) -> Configuration:
+    path = directory / "gateway.yaml"
+    path.write_text(VALID.replace("version: 1", f"version: 1\ncontrol_plane: {text}"))
+    return load_file(path, environment={"SECRET": SECRET})
+
+
+ASKING = "{cert: a.pem, key: a.key, client_ca: ca.pem, client_certificate: optional}"
+
+
+def test_the_control_plane_has_tls_as_the_gateway_has(directory: Path) -> None:
+    """An operator would have to learn two ways to say one thing."""
+    settings = control_plane(
+        directory, f"{{listen: {{tls: {ASKING}}}, privileged: {{client_certificate: required}}}}"
+    ).control_plane
+    (certificate,) = settings.listen.tls
+    assert certificate.names == ("a.test", "*.a.test")
+    assert certificate.clients is not None
+    assert certificate.clients.presence is ClientCertificate.OPTIONAL
+    assert settings.privileged_certificate is ClientCertificate.REQUIRED
+    assert control_plane(directory, "{}").control_plane.privileged_certificate is ClientCertificate.OPTIONAL
+
+
+@pytest.mark.parametrize("tls", ["", "listen: {tls: {cert: a.pem, key: a.key}}, "])
+def test_certificates_that_nobody_could_show_are_not_asked_for(directory: Path, tls: str) -> None:
+    """Nobody could make a privileged call, nor mend that over the API."""
+    with pytest.raises(ConfigurationError) as error:
+        control_plane(directory, f"{{{tls}privileged: {{client_certificate: required}}}}")
+    (problem,) = error.value.problems
+    assert problem.path == "control_plane.privileged"
+    assert "nobody could make a privileged call" in problem.message
+    assert "client_ca" in str(problem.mend)
+
+
+def test_a_change_of_the_control_planes_tls_says_when_and_for_whom_it_holds(directory: Path) -> None:
+    """A mistake in who needs a certificate would be seen when the first stolen token works."""
+    plain = control_plane(directory, "{}")
+    optional = control_plane(directory, f"{{listen: {{tls: {ASKING}}}}}")
+    required = control_plane(directory, f"{{listen: {{tls: {ASKING}}}, privileged: {{client_certificate: required}}}}")
+
+    def told(before: Configuration, after: Configuration) -> dict[str | None, str | None]:
+        return {change.field: change.meaning for change in compare(before, after)}
+
+    assert told(plain, optional)["control_plane.listen.tls"] == "takes effect at a restart, not at a reload"
+    assert told(optional, required) == {
+        "control_plane.privileged.client_certificate": "privileged calls without a client certificate are refused"
+    }
+    assert told(required, optional) == {
+        "control_plane.privileged.client_certificate": "OPEN: a token alone is enough for privileged calls"
+    }
