@@ -249,6 +249,9 @@ async def test_problems_point_at_the_place_in_the_body(api: Api) -> None:
         "allowed_ips.0": "#/allowed_ips/0",
         "a/b~c": "#/a~1b~0c",
     }
+    unspeakable = await api.post("/organizations", {"name": "x", "a password": 1, "t" * 33: 1})
+    assert {error["field"] for error in unspeakable.document["errors"]} == {""}
+    assert "password" not in unspeakable.text
     missing = await api.post("/organizations", {})
     assert missing.document["errors"] == [{"field": "name", "problem": "is required", "pointer": "#/name"}]
     by_rule = await api.post(f"/apps/{app_id}/keys", {"name": "x", "plan": "none such"})

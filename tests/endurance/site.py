@@ -143,7 +143,9 @@ class Site:
             return next((str(line["url"]) for line in lines if line["event"] == "listening"), None)
 
         try:
-            yield ControlPlane(eventually(url, "the control plane listens"), self.secrets["operator_token"])
+            yield ControlPlane(
+                eventually(url, "the control plane listens"), self.secrets["operator_token"], process.pid
+            )
         finally:
             process.terminate()
             process.wait(DEADLINE_SECONDS)
@@ -199,10 +201,11 @@ class Site:
 
 
 class ControlPlane:
-    """The API, as the operator calls it."""
+    """The API, as the operator calls it. `pid` is that of its process."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, pid: int = 0) -> None:
         self.url = url
+        self.pid = pid
         self._token = token
 
     def post(self, path: str, body: dict[str, object]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ostiary.demo.stores import EmbeddedPostgres, EmbeddedValkey
 from tests.endurance.conftest import MakeSite
 from tests.endurance.origin import OriginProcess
 from tests.endurance.secrecy import command_lines, files, leaks, postgres_text, redis_text
+from tests.endurance.signing_in import misused, signed_in, used_twice
 from tests.endurance.site import ControlPlane, Site
 from tests.support.certificates import issue
 from tests.support.gateway_process import DEADLINE_SECONDS, REPOSITORY, GatewayProcess, eventually
@@ -57,12 +58,15 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
         made, canaries["secret of an idempotent create"] = made_keys(control_plane)
         canaries["made key"] = str(made["secret"])
         canaries["hmac signature"] = signature_of(made["key_id"], canaries["made key"])
-        assert len(canaries) >= 20
+        canaries |= signed_in(site, control_plane)
+        assert len(canaries) >= 30
         answers = session(gateway, made["key_id"], canaries)
         assert [status_of(answer) for answer in answers[:4]] == [200, 200, 200, 200]
         assert {status_of(answer) for answer in answers[4:]} == {400, 401}
         answers.append(refused_by_the_control_plane(control_plane, canaries["mistyped bearer"]))
         answers.append(refused_repetition(control_plane, made["app_id"]))
+        answers += misused(control_plane, canaries)
+        answers.append(used_twice(control_plane, canaries))
         crash(gateway)
         refuse_a_file(gateway, site, canaries)
         shown["config check"] = checked(site, canaries)
@@ -80,6 +84,7 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
         eventually(lambda: "WRONGPASS" in gateway.admin("/status")[1], "a password that is wrong now")
         answers += session(gateway, made["key_id"], canaries)
         answers.append(refused_by_the_control_plane(control_plane, site.secrets["operator_token"]))
+        answers += misused(control_plane, canaries)
         gateway.wait_for_log("usage_ship_failed")
         shown["spool"] = files(site.directory / "spool")
         shown["reconcile"] = (books := site.reconcile()).stdout.encode() + books.stderr.encode()
@@ -88,6 +93,8 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
         shown |= pages(gateway, "with the stores away")
         gateway.signal(signal.SIGTERM)
         gateway.wait()
+        assert resource.prlimit(control_plane.pid, resource.RLIMIT_CORE)[0] == 0
+        os.kill(control_plane.pid, signal.SIGSEGV)
 
     assert core_dumps() == []
     shown["answers"] = b"\n".join(answers)
@@ -106,7 +113,7 @@ def test_no_secret_shows_anywhere_whatever_goes_wrong(
     ]
     for place, content in {
         "standard error": b"credentials_invalid",
-        "control plane's log": b"listening",
+        "control plane's log": b"refresh_token_reused",
         "config check": b"a secret, not shown",
         "rewrap": b"Every data key is under the current key-encryption key",
         "rewrap without Postgres": b"can't be used",

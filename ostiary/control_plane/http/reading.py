@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -19,6 +20,10 @@ BODY_BYTES_MAX = 64 * 1024
 BODY_SECONDS_MAX = 10.0
 # A caller mends a handful of fields at a time; an array of thousands of wrong items would answer megabytes.
 PROBLEMS_MAX = 50
+
+# A name of a client's own making that may be repeated: a slip of the pen. What looks otherwise may be a secret in a name's
+# place; no token is as short.
+_NAME = re.compile(r"[!-~]{1,32}")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -93,14 +98,13 @@ def invalid_fields(error: ValidationError, body: Body | None = None) -> Problem:
     """What the model refused, without the values: one of them may be a secret in the wrong place. With `body`, each problem
     also points at its place there."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    problems: Sequence[FieldProblem] = [
-        FieldProblem(
-            ".".join(str(part) for part in detail["loc"])[:200],
-            _sentence(detail["type"], detail["msg"]),
-            pointer=None if body is None else pointer(_in_body(detail["loc"], body.value)),
-        )
-        for detail in details[:PROBLEMS_MAX]
-    ]
+    problems: list[FieldProblem] = []
+    for detail in details[:PROBLEMS_MAX]:
+        place, says = detail["loc"], _sentence(detail["type"], detail["msg"])
+        if detail["type"] == "extra_forbidden" and not _NAME.fullmatch(str(place[-1])):
+            place, says = place[:-1], "has a field that is none of this request; it is not repeated here"
+        in_body = None if body is None else pointer(_in_body(place, body.value))
+        problems.append(FieldProblem(".".join(str(part) for part in place)[:200], says, pointer=in_body))
     return Problem(ProblemCode.INVALID_FIELDS, errors=problems)
 
 
