@@ -21,7 +21,7 @@ from ostiary.control_plane.http import AnyOperation, NoBody, NoParameters, Probl
 from ostiary.control_plane.http.access import Access, PlatformRole, Role
 from ostiary.core.model import Configuration
 from tests.control_plane.people import invited, person
-from tests.control_plane.support import Api, ListeningServer
+from tests.control_plane.support import Api, ListeningServer, Reply
 from tests.support import authorization_page
 
 ABSENT = "00000000-0000-4000-8000-000000000000"
@@ -147,6 +147,17 @@ def address(operation: AnyOperation, things: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", segment, operation.path)
 
 
+async def answered(
+    gate: Api, method: str, path: str, token: str | None, options: Mapping[str, Any], *, tries: int = 5
+) -> Reply:
+    """What is decided, and not that a busy machine's Postgres took too long: that passes."""
+    for _ in range(tries):
+        reply = await gate.request(method, path, token=token, **options)
+        if reply.status != 503:
+            break
+    return reply
+
+
 async def test_every_operation_by_every_role_on_own_other_and_nothing(gate: Api, walk: Walk, world: World) -> None:
     """Row 126: also of users who are disabled or deleted, and of who is not known at all."""
     assert {operation.id for operation in walk.operations} == set(MATRIX), (
@@ -163,7 +174,7 @@ async def test_every_operation_by_every_role_on_own_other_and_nothing(gate: Api,
             for place in ("own",) if whose is None else ("own", "other", "absent"):
                 things = world.things[place]
                 options = {} if in_path or whose is None else {"json": {whose: things[whose]}}
-                reply = await gate.request(operation.method, address(operation, things), token=who.token, **options)
+                reply = await answered(gate, operation.method, address(operation, things), who.token, options)
                 wanted = expected(access, who, place, in_path=in_path)
                 walked += 1
                 statuses.add(reply.status)
