@@ -95,7 +95,6 @@ def fuzz(
     settings = directory / "schemathesis.toml"
     settings.touch(mode=0o600)
     settings.write_text(configuration(token), encoding="utf-8")
-    report = directory / "report.ndjson"
     ran = subprocess.run(
         [
             *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
@@ -103,7 +102,6 @@ def fuzz(
             *("--max-examples", str(examples), "--seed", str(seed), "--workers", str(workers)),
             *("--continue-on-failure", "--generation-database", "none", "--no-color"),
             *("--suppress-health-check", "all", "--request-timeout", "60", "--no-shrink", "--warnings", "off"),
-            *("--report", "ndjson", "--report-ndjson-path", str(report)),
             *options,
         ],
         cwd=directory,
