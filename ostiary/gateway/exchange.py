@@ -72,6 +72,8 @@ class Exchange:
     # prepare
     upstream_head: bytes
     upstream_target: bytes | None = None  # where the path is rewritten; else the target is passed on as it came
+    # open
+    slot: int = -1  # among the calls under way, in the run of the worker
     # forward
     upstream: UpstreamConnection | None = None
     alarm: Alarm | None = None  # ends a call that takes too long as a whole

@@ -75,6 +75,7 @@ class Pipeline:
             authorize(exchange)
             await limit(exchange, self._limiter)
             prepare(exchange)
+            self._recorder.open(exchange, self._clock())
             head = await forward(exchange, self._clock)
             if exchange.charge is not None:
                 settle(exchange, exchange.charge, head, self._limiter)

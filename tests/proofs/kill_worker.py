@@ -1,6 +1,6 @@
-"""Proof: kill -9 of workers and of the shipper at random moments under load: the rows in Postgres are the calls in the
-origin's own log, by request id, but for those that were cut unanswered; none is there twice, only a killed worker's own
-connections are cut, and a worker's death is mended within a second."""
+"""Proof: kill -9 of workers and of the shipper at random moments under load: every call in the origin's own log is a row in
+Postgres, by request id, and no other is but what a killed worker was about to send; none is there twice, only a killed
+worker's own connections are cut, and a worker's death is mended within a second."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def judge(site: Site, calls: list[Call], kills: list[Kill], arrivals: dict[str, 
         f"answered calls: origin's log {len(arrivals.keys() - cut)}, rows {len(set(rows) - cut - {ASK_ID})}; calls cut "
         f"unanswered: origin's log {len(arrivals.keys() & cut)}, rows {len(set(rows) & cut)}"
     )
-    failures += [f"in the origin's log alone: {request_id}" for request_id in of_origin_alone - cut]
-    failures += [f"in Postgres alone: {request_id}" for request_id in of_rows_alone]
+    failures += [f"in the origin's log alone: {request_id}" for request_id in of_origin_alone]
+    failures += [f"in Postgres alone: {request_id}" for request_id in of_rows_alone - cut]
     books = site.reconcile(seconds=600)
     return failures if books.returncode == 0 else [*failures, books.stdout + books.stderr]
 

@@ -11,11 +11,20 @@ from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.limits import QuotaEvents, QuotaReached
 from ostiary.gateway.telemetry.meters import RouteMeters
 from ostiary.gateway.telemetry.metrics import Metrics
-from ostiary.gateway.usage import ENTRIES_MAX, NOTHING_TOLD, ClientFields, Spool, encode, told_part
+from ostiary.gateway.usage import (
+    CUT_SHORT_STATUS,
+    ENTRIES_MAX,
+    NOTHING_TOLD,
+    ClientFields,
+    Spool,
+    encode,
+    encode_begun,
+    told_part,
+)
 
 logger: Final = logging.getLogger("ostiary.gateway.request")
 
-CLIENT_GONE_STATUS: Final = 499  # no status was sent; nginx's number for it, which log tools know
+CLIENT_GONE_STATUS: Final = CUT_SHORT_STATUS
 
 
 _NO_EVENTS: Final[list[QuotaReached]] = []
@@ -51,6 +60,24 @@ class Recorder:
         self._overhead = metrics.histogram("gateway_overhead_seconds")
         self.wall_clock_offset = 0.0
         self.client_fields = ClientFields()
+
+    def open(self, exchange: Exchange, now: float) -> None:
+        """Before the upstream hears of the call: what is left of it, should this worker be killed before `record`."""
+        spool, route, admission, decision = self._spool, exchange.route, exchange.admission, exchange.decision
+        if spool is None or route is None or admission is None or not route.metered:
+            return
+        head, request_id = exchange.head, exchange.request_id
+        begun = encode_begun(
+            admission.caller,
+            route.usage,
+            request_id,
+            head.method,
+            exchange.ip.encode(),
+            head.values.get(b"user-agent"),
+            self.client_fields,
+        )
+        overage = decision is not None and decision.overage
+        exchange.slot = spool.open(begun, len(request_id), now + self.wall_clock_offset, overage)
 
     def record(self, exchange: Exchange, now: float) -> None:
         """Meters the call if it is known whose it is, or its route is open to everyone. Never raises for a request's sake."""
@@ -102,7 +129,7 @@ class Recorder:
         )
         if exchange.claimed:
             self._spool.release()
-        if self._spool.append(record):
+        if self._spool.append(record) if exchange.slot < 0 else self._spool.append_ended(record, exchange.slot):
             self._values[self._accepted] += 1
         else:
             self._values[self._dropped] += 1

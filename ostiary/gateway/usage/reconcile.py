@@ -287,7 +287,7 @@ def _read_spool(
     found: dict[UUID, tuple[UUID, Segment | None]] = {}
     for name in contents.segments:
         run, alive = states.get(name.run_id, (None, False))
-        stored = run.accepted - run.dropped if run is not None and not alive else None
+        stored = run.stored if run is not None and not alive else None
         try:
             segment = _read_wherever(name, directory, stored)
         except (DamagedFile, FileNotFoundError):

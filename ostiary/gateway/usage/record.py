@@ -57,6 +57,8 @@ NAME_CHARACTERS_MAX = 512  # routes, templates and key ids: the roll-up's index 
 
 METHODS_REMEMBERED_MAX = 4096
 
+CUT_SHORT_STATUS = 499  # no status was sent; nginx's number for it, which log tools know
+
 _EPOCH_US = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
 
 # What most calls tell of limits in shadow and of quotas.
@@ -162,6 +164,37 @@ def encode(
         _FLAGS[overage][complete],
         told,
     )
+
+
+def encode_begun(
+    caller: bytes,
+    route: bytes,
+    request_id: bytes,
+    method: bytes,
+    ip: bytes,
+    user_agent: bytes | None,
+    client: ClientFields = EVERYTHING,
+) -> bytes:
+    """What is known of a call when it goes upstream, for `cut_short`. About 0.3 us. The parameters are those of `encode`;
+    `request_id` must be a plain one, as the gateway's are."""
+    try:
+        method_field = _methods[method]
+        address_field = client.addresses[ip]
+        agent_field = client.agents[user_agent]
+    except KeyError:
+        method_field = _learn(method)
+        address_field, agent_field = client.learn(ip, user_agent)
+    return b"%b%b%b%b%b%b" % (request_id, method_field, caller, route, address_field, agent_field)
+
+
+def cut_short(begun: bytes, request_id_bytes: int, occurred_at: float, overage: bool) -> bytes:
+    """The record of a call of which no more is known than `encode_begun` said: no status was sent, and it is not complete.
+    Raises struct.error, ValueError and OverflowError for what is none."""
+    method_end = request_id_bytes + 4 + _unpack_length(begun, request_id_bytes)[0]
+    occurred_us = int(occurred_at * 1e6) - _EPOCH_US
+    numbers = _pack_numbers_no_upstream(_HEAD, occurred_us, 8, 0, -1, 8, 0, 8, 0, request_id_bytes)
+    status, flags = _STATUS[CUT_SHORT_STATUS], _FLAGS[overage][False]
+    return b"%b%b%b%b%b%b" % (numbers, begun[:method_end], status, begun[method_end:], flags, NOTHING_TOLD)
 
 
 def occurred_day(record: bytes) -> int:

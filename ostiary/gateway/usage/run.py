@@ -1,14 +1,15 @@
 """A run: one life of one worker, as its spool sees it.
 
-Its file holds the worker's own counts, in memory that outlives the process, and a lock that the kernel lets go when the
-process ends however it ends. The counts are what `ostiary usage reconcile` holds the delivered rows against; the lock is how
-the shipper knows that nobody writes to a segment any more."""
+Its file holds the worker's own counts and the calls that are under way, in memory that outlives the process, and a lock that
+the kernel lets go when the process ends however it ends. The counts are what `ostiary usage reconcile` holds the delivered
+rows against; the lock is how the shipper knows that nobody writes to a segment any more."""
 
 from __future__ import annotations
 
 import fcntl
 import mmap
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,26 +18,31 @@ from uuid import UUID, uuid4
 from zlib import crc32
 
 from ostiary.gateway.usage.segment import DamagedFile, reserve
+from ostiary.gateway.usage.under_way import TABLE_AT, TABLE_BYTES, CallsUnderWay
 
 RUN_SUFFIX = ".run"
 NEW_SUFFIX = ".new"
 
-_BYTES = 4096
+_BYTES = TABLE_AT  # of the counts; the table of calls under way comes after them
 _MAGIC = b"OSTRUN\r\n"
 _VERSION = 1
 _HEADER = Struct("<8sI16sq64s")
 _CRC = Struct("<I")
+_BOOT_AT = 1024
+_BOOT_BYTES = 36
 _COUNTERS_AT = 2048
-_COUNTERS = Struct("=QQQ")
+_COUNTERS = Struct("=QQQQ")
+_RESCUED_AT = _COUNTERS_AT + 24
 
-ACCEPTED, DROPPED, CLOSED = range(3)
+ACCEPTED, DROPPED, CLOSED, RESCUED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a run's file says. `accepted` counts every call handed to the spool, those `dropped` included; `closed` says that
-    the worker ended in good order, so the counts are exact. A run that was killed may have stored or dropped one record
-    more than it counted."""
+    """What a run's file says. `accepted` counts every call handed to the spool, those `dropped` included, and those that
+    were `rescued`: under way when it was killed, and put into a segment since (None: nobody has looked). `closed` says
+    that the worker ended in good order, so the counts are exact. A run that was killed may have stored or dropped one
+    record more than it counted."""
 
     run_id: UUID
     worker: str
@@ -44,12 +50,19 @@ class RunState:
     accepted: int
     dropped: int
     closed: bool
+    rescued: int | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many records its worker has stored, in all its segments."""
+        return self.accepted - self.dropped - (self.rescued or 0)
 
 
 class Run:
-    """A worker's hold on its run file. `counters` (accepted, dropped, closed) are the file's bytes themselves."""
+    """A worker's hold on its run file. `counters` (accepted, dropped, closed, rescued) are the file's bytes themselves, and
+    so are the calls `under_way`."""
 
-    __slots__ = ("_fd", "_map", "counters", "id", "path")
+    __slots__ = ("_fd", "_map", "counters", "id", "path", "under_way")
 
     def __init__(self, directory: Path, worker: str) -> None:
         """Raises OSError. The file gets its name when it is locked and whole: nobody sees an unlocked run that lives."""
@@ -59,16 +72,19 @@ class Run:
         self._fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            reserve(self._fd, _BYTES)
+            reserve(self._fd, _BYTES + TABLE_BYTES)
             header = _HEADER.pack(_MAGIC, _VERSION, self.id.bytes, time.time_ns() // 1000, worker.encode()[:64])
             os.pwrite(self._fd, header + _CRC.pack(crc32(header)), 0)
-            self._map = mmap.mmap(self._fd, _BYTES)
+            os.pwrite(self._fd, boot_id(), _BOOT_AT)
+            self._map = mmap.mmap(self._fd, _BYTES + TABLE_BYTES)
+            self._map.madvise(mmap.MADV_RANDOM)  # as of a segment: a page at a time
             os.rename(new, self.path)
         except OSError:
             os.close(self._fd)
             new.unlink(missing_ok=True)
             raise
         self.counters = memoryview(self._map)[_COUNTERS_AT : _COUNTERS_AT + _COUNTERS.size].cast("Q")
+        self.under_way = CallsUnderWay(self._map)
 
     def close(self) -> None:
         """Says that the counts are final, and lets the lock go."""
@@ -83,7 +99,8 @@ class Run:
 
 def read_run(path: Path) -> RunState:
     """Raises DamagedFile, and OSError from reading."""
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(_BYTES)
     if len(data) < _BYTES:
         raise DamagedFile(f"{len(data)} bytes are too few for a run file")
     magic, version, run_id, started_us, worker = _HEADER.unpack_from(data)
@@ -91,9 +108,32 @@ def read_run(path: Path) -> RunState:
         raise DamagedFile("its header is not that of a run file")
     if version != _VERSION:
         raise DamagedFile(f"it is of version {version}, and this Ostiary reads version {_VERSION}")
-    accepted, dropped, closed = _COUNTERS.unpack_from(data, _COUNTERS_AT)
+    accepted, dropped, closed, told = _COUNTERS.unpack_from(data, _COUNTERS_AT)
+    rescued = told - 1 if told else None
     name = worker.rstrip(b"\0").decode("utf-8", "replace")
-    return RunState(UUID(bytes=run_id), name, started_us, accepted, dropped, closed == 1)
+    return RunState(UUID(bytes=run_id), name, started_us, accepted + (rescued or 0), dropped, closed == 1, rescued)
+
+
+def boot_id() -> bytes:
+    """Which life of this machine it is; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()[:_BOOT_BYTES]
+    except OSError:
+        return b""
+
+
+def is_of_this_boot(path: Path) -> bool:
+    """Was the run of this life of the machine? Of another, its file is what the disk had of it. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(_BOOT_AT)
+        return file.read(_BOOT_BYTES).rstrip(b"\0") == boot_id()
+
+
+def write_rescued(path: Path, count: int) -> None:
+    """Says of a run that is over how many of its calls were rescued. Raises OSError."""
+    with path.open("r+b") as file:
+        file.seek(_RESCUED_AT)
+        file.write((count + 1).to_bytes(8, sys.byteorder))
 
 
 def is_alive(path: Path) -> bool:

@@ -1,5 +1,7 @@
 """The shipper: takes finished segments from the spool to a sink (Postgres, or a stream), and deletes what was delivered.
 
+Of a worker that was killed it makes one segment more: the calls that were under way (`rescue`).
+
 One per spool directory, by a lock; two that ship copies of one segment are told apart by the ledger. It owns no state: kill
 it anywhere and the next one goes on. While its sink is away it waits, longer each time, and the spool grows to its bound."""
 
@@ -17,6 +19,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, SegmentName, clear_leftovers, look, spool_id
+from ostiary.gateway.usage.rescue import rescue
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, Segment, read_segment
 from ostiary.gateway.usage.sink import Sink, SinkFailed
@@ -88,6 +91,8 @@ class Shipper:
         contents = look(self._directory)
         self._observe.spool_bytes(contents.segment_bytes)
         over = {run_id for run_id, path in contents.runs.items() if not is_alive(path)}
+        for run_id in over:
+            rescue(self._directory, contents, run_id)
         # Looked at again, because a run that is over now may have sealed a segment since: after this, nothing of it is new.
         contents = look(self._directory)
         living = contents.runs.keys() - over
@@ -123,7 +128,7 @@ class Shipper:
         path = name.path(self._directory)
         run = _state(run_path)
         try:
-            segment = read_segment(path, run.accepted - run.dropped if run else None)
+            segment = read_segment(path, run.stored if run else None)
         except (DamagedFile, OSError) as error:
             if isinstance(error, OSError) and error.errno != errno.EIO:
                 raise

@@ -29,6 +29,7 @@ from ostiary.gateway.usage.segment import (
     reserve,
 )
 from ostiary.gateway.usage.sync import FollowedSegment, SegmentSync
+from ostiary.gateway.usage.under_way import NO_SLOT
 
 # 4 MiB are about 11 000 records: a tenth of a second's work for the shipper. Reserving them takes the loop 0.2 ms (to 0.9 ms
 # on a busy disk), a few times a second at most. What a finished segment did not use is not given back: cutting the file costs
@@ -171,6 +172,21 @@ class Spool:
         self.accepted = accepted = self.accepted + 1
         self._counters[ACCEPTED] = accepted
         return True
+
+    def open(self, begun: bytes, request_id_bytes: int, occurred_at: float, overage: bool) -> int:
+        """Notes a call that is about to go upstream, for the case that this process is killed (`under_way`). Returns its
+        slot, for `append_ended`. Never raises. About 0.4 us with that."""
+        return self._run.under_way.open(begun, request_id_bytes, occurred_at, overage) if self._end >= 0 else NO_SLOT
+
+    def append_ended(self, record: bytes, slot: int) -> bool:
+        """`append`, of the call of this slot."""
+        if self._end < 0:
+            return self.append(record)
+        under_way = self._run.under_way
+        under_way.ends(slot, self.accepted + 1)
+        taken = self.append(record)
+        under_way.close(slot)
+        return taken
 
     def claim(self) -> bool:
         """Keeps room for the record of a call that begins. False: there is none, and the call must not be served; it is

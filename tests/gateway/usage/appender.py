@@ -1,8 +1,8 @@
-"""A worker to be killed: appends calls and acknowledges each on standard output once `append` has returned.
+"""A worker to be killed: opens calls, appends them and acknowledges each on standard output once `append_ended` has returned.
 
 python -m tests.gateway.usage.appender run DIRECTORY         until it is killed; 8 bytes a call
 python -m tests.gateway.usage.appender lines DIRECTORY       a life for each line of the spool's code, killed at that line;
-                                                             prints a JSON list of what each acknowledged"""
+                                                             prints a JSON list of what each opened and acknowledged"""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.gateway.usage.calls import call, open_spool
+from tests.gateway.usage.calls import begin, call, open_spool
 
-CALLS_PER_LIFE = 420  # enough for the smallest segment to fill, so that a life goes through every line
-_TRACED = ("spool.py", "run.py", "segment.py")
+CALLS_PER_LIFE = 360  # enough for the smallest segment to fill, so that a life goes through every line
+_TRACED = ("spool.py", "run.py", "segment.py", "under_way.py")
+_OPENED = 1 << 62  # in what a life tells: added to the number of a call that has gone upstream
 
 
 def run(directory: Path) -> None:
@@ -27,7 +28,8 @@ def run(directory: Path) -> None:
     prefix = f"{os.getpid()}-"
     number = 0
     while True:
-        if spool.append(call(f"{prefix}{number}")):
+        slot = begin(spool, f"{prefix}{number}")
+        if spool.append_ended(call(f"{prefix}{number}"), slot):
             os.write(1, struct.pack("<Q", number))
         number += 1
         if number % 170 == 0:
@@ -39,13 +41,15 @@ def lines(directory: Path) -> None:
     lives = []
     step = 0
     while True:
-        acknowledged, ended = _life(directory, kill_at=step)
-        lives.append({"life": step, "acknowledged": acknowledged})
+        told, ended = _life(directory, kill_at=step)
+        opened = [number - _OPENED for number in told if number >= _OPENED]
+        acknowledged = [number for number in told if number < _OPENED]
+        lives.append({"life": step, "opened": opened, "acknowledged": acknowledged})
         if ended:
             break
         # Every line while the spool is opened and for the first calls; then leaps of a prime through the many calls that
         # are all alike, so that each line of `append` is hit at different fillings.
-        step += 1 if step < 120 else 97
+        step += 1 if step < 120 else 199
     json.dump(lives, sys.stdout)
 
 
@@ -81,7 +85,9 @@ def _live(directory: Path, kill_at: int, acknowledge: int) -> None:
     sys.settrace(at_call)
     spool = open_spool(directory, worker=str(kill_at))
     for number in range(CALLS_PER_LIFE):
-        if spool.append(call(f"{kill_at}-{number}")):
+        slot = begin(spool, f"{kill_at}-{number}")
+        os.write(acknowledge, struct.pack("<Q", _OPENED + number))
+        if spool.append_ended(call(f"{kill_at}-{number}"), slot):
             os.write(acknowledge, struct.pack("<Q", number))
         if number % 150 == 149:
             spool.seal()

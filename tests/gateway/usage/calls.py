@@ -13,7 +13,7 @@ import asyncpg
 
 import ostiary.control_plane
 from ostiary.core.usage import SpoolSettings
-from ostiary.gateway.usage import NOTHING_TOLD, ClientFields, Spool, caller_part, encode, route_part
+from ostiary.gateway.usage import NOTHING_TOLD, ClientFields, Spool, caller_part, encode, encode_begun, route_part
 from ostiary.gateway.usage.record import COLUMNS, COLUMNS_OF, EVERYTHING
 from ostiary.gateway.usage.segment import HEADER_BYTES, RECORD_BYTES_MAX, read_header
 
@@ -68,6 +68,12 @@ def call(
         told,
         client,
     )
+
+
+def begin(spool: Spool, name: str, *, user_agent: bytes = b"curl/8.5.0") -> int:
+    """The slot of a call of `call` that goes upstream."""
+    begun = encode_begun(CALLER, ROUTE, name.encode(), b"GET", b"192.0.2.7", user_agent)
+    return spool.open(begun, len(name), time.time(), False)
 
 
 def as_version_1(record: bytes) -> bytes:

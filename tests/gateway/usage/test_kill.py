@@ -31,6 +31,10 @@ async def _delivered(rows: Rows) -> Counter[str]:
     return Counter({row["request_id"]: row["calls"] for row in found})
 
 
+async def _incomplete(rows: Rows) -> int:
+    return int(await rows.fetchval("SELECT count(*) FROM usage_events WHERE NOT complete") or 0)
+
+
 def _run_and_kill(directory: Path, after_seconds: float) -> set[str]:
     """A worker's life, ended `after_seconds` after its first acknowledged call; the request ids it acknowledged."""
     process = subprocess.Popen(
@@ -66,6 +70,7 @@ async def test_every_acknowledged_call_outlives_kill_9_at_any_moment(
     assert acknowledged - delivered.keys() == set()
     assert set(delivered.values()) == {1}
     assert len(delivered) - len(acknowledged) <= KILLS  # at most the one call under way in each life
+    assert await _incomplete(rows) <= len(delivered) - len(acknowledged)
     assert look(spool_directory).segments == []
     assert look(spool_directory).runs == {}
     result = await reconcile(spool_directory, database)
@@ -77,7 +82,8 @@ async def test_every_acknowledged_call_outlives_kill_9_at_every_line(
     spool_directory: Path, shipper: Shipper, rows: Rows, database: str
 ) -> None:
     """Row 87: lives that are killed before each line of the spool's code in turn: making the directory, the run and a
-    segment, appending, filling a segment up, sealing, closing."""
+    segment, opening a call, appending, filling a segment up, sealing, closing. Every call that was opened, so that an
+    upstream may have seen it, is there once; every one that was acknowledged is there as it ended."""
     output = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "tests.gateway.usage.appender", "lines", str(spool_directory)],
@@ -87,13 +93,19 @@ async def test_every_acknowledged_call_outlives_kill_9_at_every_line(
     lives = json.loads(output.stdout)
     assert len(lives) > 120
     acknowledged = {f"{life['life']}-{number}" for life in lives for number in life["acknowledged"]}
+    opened = {f"{life['life']}-{number}" for life in lives for number in life["opened"]}
+    assert len(opened) > len(acknowledged)
     for path in segment_files(spool_directory, "open"):
         assert scan(path.read_bytes())[1] == 0, "a record under way showed before it was whole"
     await shipper.ship()
     delivered = await _delivered(rows)
     assert acknowledged - delivered.keys() == set()
     assert set(delivered.values()) == {1}
+    assert opened - delivered.keys() == set()
     assert len(delivered) - len(acknowledged) <= len(lives)
+    cut = {row["request_id"] for row in await rows.fetch("SELECT request_id FROM usage_events WHERE NOT complete")}
+    assert cut & acknowledged == set()
+    assert len(cut) > 20
     assert look(spool_directory).segments == []
     result = await reconcile(spool_directory, database)
     assert result.holds, result
