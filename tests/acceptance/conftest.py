@@ -9,16 +9,13 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from ostiary.control_plane.db import migrate
-
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # text: only the stubs of asyncpg know the parameter
 
 
 @pytest.fixture
-async def database(empty_database: str) -> str:
+async def database(migrated_database: str) -> str:
     """The URL of a database with every table."""
-    await migrate(empty_database)
-    return empty_database
+    return migrated_database
 
 
 @pytest.fixture

@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import asyncpg
 import pytest
 from click.testing import CliRunner
 
 from ostiary.cli.main import main
 from ostiary.gateway.usage import Spool, caller_part, encode, route_part
-from tests.gateway.usage.calls import SCHEMA
 
 
 @pytest.fixture
-async def configuration(empty_database: str, tmp_path: Path) -> Path:
-    connection = await asyncpg.connect(empty_database)
-    await connection.execute(SCHEMA)
-    await connection.close()
+async def configuration(migrated_database: str, tmp_path: Path) -> Path:
     path = tmp_path / "gateway.yaml"
     path.write_text(
         "version: 1\nroutes: []\n"
         "gateway: {listen: {host: 127.0.0.1, port: 8080}}\n"
-        f"stores: {{postgres: '{empty_database}', spool: {tmp_path / 'spool'}}}\n"
+        f"stores: {{postgres: '{migrated_database}', spool: {tmp_path / 'spool'}}}\n"
     )
     return path
 

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from click.testing import CliRunner
 
@@ -22,19 +21,16 @@ from ostiary.core.usage import NatsStream
 from ostiary.gateway.usage import Spool
 from ostiary.gateway.usage.shipper import Shipper
 from ostiary.gateway.usage.stream import StreamSink
-from tests.gateway.usage.calls import SCHEMA, Observed, call
+from tests.gateway.usage.calls import Observed, call
 from tests.support.nats_server import NatsServer, ask
 
 
 @pytest.fixture
-async def configuration(empty_database: str, nats_server: NatsServer, tmp_path: Path) -> Path:
-    connection = await asyncpg.connect(empty_database)
-    await connection.execute(SCHEMA)
-    await connection.close()
+async def configuration(migrated_database: str, nats_server: NatsServer, tmp_path: Path) -> Path:
     path = tmp_path / "gateway.yaml"
     path.write_text(
         "version: 1\nroutes: []\n"
-        f"stores: {{postgres: '{empty_database}', spool: {tmp_path / 'spool'}}}\n"
+        f"stores: {{postgres: '{migrated_database}', spool: {tmp_path / 'spool'}}}\n"
         f"usage: {{sink: {{nats: {{servers: ['nats://127.0.0.1:{nats_server.port}'], stream: cli_{uuid4().hex}, "
         f"quarantine: {tmp_path / 'quarantine'}}}}}}}\n"
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
-from ostiary.control_plane.db import Connection, grant, migrate
+from ostiary.control_plane.db import Connection, grant
 from ostiary.core.model import Configuration
 from ostiary.demo.stores import EmbeddedPostgres
 from tests.control_plane.support import SERVICE_ROLE, Api, configuration_for, serving, url_for
+from tests.support.databases import database_on
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +31,26 @@ def service_role(postgres_server: EmbeddedPostgres) -> str:
     return SERVICE_ROLE
 
 
+@pytest.fixture(scope="session")
+def granted_schema(postgres_server: EmbeddedPostgres, current_schema: str, service_role: str) -> str:
+    """As `current_schema`, and the service's role has its rights in it."""
+
+    async def prepare() -> None:
+        admin = await asyncpg.connect(postgres_server.url())
+        await admin.execute(f"CREATE DATABASE granted_schema TEMPLATE {current_schema}")
+        await admin.close()
+        await grant(postgres_server.url("granted_schema"), service_role)
+
+    asyncio.run(prepare())
+    return "granted_schema"
+
+
 @pytest.fixture
-async def database(empty_database: str, service_role: str) -> str:
+async def database(postgres_server: EmbeddedPostgres, granted_schema: str) -> AsyncIterator[str]:
     """The owner's URL of a database with the current schema, in which the service's role has its rights."""
-    await migrate(empty_database)
-    await grant(empty_database, service_role)
-    return empty_database
+    name = f"control_plane_{next(_numbers)}"
+    async with database_on(postgres_server, name, template=granted_schema):
+        yield postgres_server.url(name)
 
 
 @pytest.fixture
@@ -43,15 +61,13 @@ async def connection(database: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def shared_database(postgres_server: EmbeddedPostgres, service_role: str) -> str:
+def shared_database(postgres_server: EmbeddedPostgres, granted_schema: str) -> str:
     """A database with the current schema, for all tests whose calls change nothing."""
 
     async def prepare() -> None:
         admin = await asyncpg.connect(postgres_server.url())
-        await admin.execute("CREATE DATABASE control_plane_shared")
+        await admin.execute(f"CREATE DATABASE control_plane_shared TEMPLATE {granted_schema}")
         await admin.close()
-        await migrate(postgres_server.url("control_plane_shared"))
-        await grant(postgres_server.url("control_plane_shared"), service_role)
 
     asyncio.run(prepare())
     return postgres_server.url("control_plane_shared")

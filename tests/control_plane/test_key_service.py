@@ -10,7 +10,6 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from ostiary.control_plane.db import migrate
 from ostiary.core.encryption import Envelope, KeyWrappers
 from ostiary.core.model import KeyEncryption
 from ostiary.key_encryption.vault import VaultKeyWrapper
@@ -22,21 +21,20 @@ TIMEOUT_SECONDS = 0.3
 
 
 @pytest.fixture
-async def api(empty_database: str, vault: VaultServer) -> AsyncIterator[Api]:
-    await migrate(empty_database)
-    configuration = configuration_for(empty_database)
+async def api(migrated_database: str, vault: VaultServer) -> AsyncIterator[Api]:
+    configuration = configuration_for(migrated_database)
     kept = KeyEncryption("vault", {"vault": vault.settings(timeout_seconds=TIMEOUT_SECONDS)})
     async with serving(replace(configuration, stores=replace(configuration.stores, key_encryption=kept))) as api:
         yield api
 
 
 async def test_a_key_is_sealed_under_the_key_that_vault_keeps(
-    api: Api, empty_database: str, vault: VaultServer
+    api: Api, migrated_database: str, vault: VaultServer
 ) -> None:
     """Whoever has the database, and the control plane's files, must have no secret."""
     app = await api.app()
     made = await asyncio.gather(*(api.key(app, name=f"key {number}") for number in range(20)))
-    connection = await asyncpg.connect(empty_database)
+    connection = await asyncpg.connect(migrated_database)
     try:
         rows = await connection.fetch("SELECT id, secret_sealed, data_key_wrapped FROM api_keys")
     finally:

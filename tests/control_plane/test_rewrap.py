@@ -21,10 +21,10 @@ OLD, NEW = LocalKeyWrapper(os.urandom(32)), LocalKeyWrapper(os.urandom(32))
 
 
 @pytest.fixture
-async def keys(empty_database: str) -> AsyncIterator[KeyDatabase]:
-    connection = await asyncpg.connect(empty_database)
-    keys = KeyDatabase(empty_database, connection)
-    await keys.migrate()
+async def keys(migrated_database: str) -> AsyncIterator[KeyDatabase]:
+    connection = await asyncpg.connect(migrated_database)
+    keys = KeyDatabase(migrated_database, connection)
+    await keys.begin()
     yield keys
     await connection.close()
 

@@ -164,17 +164,17 @@ def test_a_subject_can_t_break_out_of_its_header(tmp_path: Path) -> None:
 
 
 async def test_a_certificate_is_a_key_of_the_control_plane_too_until_that_is_revoked(
-    origin: Origin, parties: Parties, empty_database: str
+    origin: Origin, parties: Parties, migrated_database: str
 ) -> None:
     """Row 70: most keys are there, and `ostiary keys revoke` is what an operator reaches for."""
-    connection = await asyncpg.connect(empty_database)
+    connection = await asyncpg.connect(migrated_database)
     try:
-        database = KeyDatabase(empty_database, connection)
-        await database.migrate()
+        database = KeyDatabase(migrated_database, connection)
+        await database.begin()
         made = await database.add(scopes=["read"])
         base = settings(origin.port, parties, use(CertificateName.URI, URI, made.id))
         async with (
-            running_gateway(replace(base, stores=replace(base.stores, postgres=empty_database))) as gateway,
+            running_gateway(replace(base, stores=replace(base.stores, postgres=migrated_database))) as gateway,
             connected(gateway, parties.client) as way,
         ):
             assert (await exchange(way))[0] == 200

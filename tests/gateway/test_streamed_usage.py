@@ -16,7 +16,7 @@ import pytest
 
 from ostiary.core.usage import NatsStream
 from ostiary.gateway.usage.reconcile import reconcile
-from tests.gateway.test_worker import CONFIGURATION, calls, migrate, origin_port
+from tests.gateway.test_worker import CONFIGURATION, calls, origin_port
 from tests.gateway.usage.stream.streaming import consume_all, consumer_of
 from tests.support.gateway_process import GatewayProcess, eventually
 from tests.support.nats_server import NatsServer, create
@@ -45,7 +45,7 @@ def gateway(settings: NatsStream, tmp_path: Path, origin_port: int) -> Iterator[
 
 
 async def test_calls_of_a_gateway_without_postgres_reach_it_through_the_stream(
-    gateway: GatewayProcess, settings: NatsStream, empty_database: str, tmp_path: Path
+    gateway: GatewayProcess, settings: NatsStream, migrated_database: str, tmp_path: Path
 ) -> None:
     """The gateway is started before its stream is there: it serves, says what is wrong, and delivers once that is mended.
     Without it: a mistake in the stream stops the gateway, or loses what was called meanwhile."""
@@ -71,12 +71,11 @@ async def test_calls_of_a_gateway_without_postgres_reach_it_through_the_stream(
     gateway.signal(signal.SIGTERM)
     assert await asyncio.to_thread(gateway.wait) == 0
 
-    await migrate(empty_database)
-    consumer = consumer_of(settings, empty_database)
+    consumer = consumer_of(settings, migrated_database)
     await consume_all(consumer)
     await consumer.close()
-    connection = await asyncpg.connect(empty_database)
+    connection = await asyncpg.connect(migrated_database)
     assert await connection.fetchval("SELECT count(DISTINCT request_id) FROM usage_events") == 25
     await connection.close()
-    assert (await reconcile(tmp_path / "spool", empty_database, stream=settings)).holds
+    assert (await reconcile(tmp_path / "spool", migrated_database, stream=settings)).holds
     assert not [name for name in os.listdir(tmp_path / "spool") if "sealed" in name]

@@ -83,12 +83,13 @@ async def migrate(url: str) -> None:
 
 
 @pytest.fixture
-async def configuration(tmp_path: Path, empty_database: str, valkey_server: EmbeddedValkey, origin_port: int) -> Path:
-    await migrate(empty_database)
+async def configuration(
+    tmp_path: Path, migrated_database: str, valkey_server: EmbeddedValkey, origin_port: int
+) -> Path:
     path = tmp_path / "gateway.yaml"
     path.write_text(
         CONFIGURATION.format(
-            redis=valkey_server.url(), postgres=empty_database, spool=tmp_path / "spool", origin=origin_port
+            redis=valkey_server.url(), postgres=migrated_database, spool=tmp_path / "spool", origin=origin_port
         )
     )
     return path
@@ -128,7 +129,7 @@ def unhurt(worker: dict[str, Any]) -> bool:
 
 
 async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gateway_has_ended(
-    configuration: Path, empty_database: str
+    configuration: Path, migrated_database: str
 ) -> None:
     """Row 109: the parts of a worker belong together: what it served is metered once, a killed worker's calls included."""
     with configuration.open("a") as file:
@@ -165,14 +166,14 @@ async def test_every_call_is_served_limited_counted_and_in_postgres_when_the_gat
         await asyncio.to_thread(calls, gateway, 7)
         gateway.signal(signal.SIGTERM)
         assert await asyncio.to_thread(gateway.wait) == 0
-        assert await rows(empty_database) == 67, "what was metered last is shipped before the gateway ends"
+        assert await rows(migrated_database) == 67, "what was metered last is shipped before the gateway ends"
         assert SECRET not in "".join(gateway.text)
     finally:
         gateway.stop()
 
 
 def test_what_is_recorded_of_clients_is_as_the_file_says_and_changes_with_a_reload(
-    configuration: Path, empty_database: str, tmp_path: Path
+    configuration: Path, migrated_database: str, tmp_path: Path
 ) -> None:
     """An operator who has promised not to keep addresses would find them in the table."""
     writer = MMDBWriter(database_type="Test-Country")
@@ -192,7 +193,7 @@ def test_what_is_recorded_of_clients_is_as_the_file_says_and_changes_with_a_relo
         assert gateway.wait() == 0
 
     async def recorded() -> list[tuple[object, ...]]:
-        connection = await asyncpg.connect(empty_database)
+        connection = await asyncpg.connect(migrated_database)
         found = await connection.fetch(
             "SELECT country, ip IS NOT NULL AS ip, count(DISTINCT ip_hash) AS hashes, count(*) AS calls FROM usage_events "
             "WHERE user_agent ~ '^[^ ]+$' GROUP BY 1, 2 ORDER BY 1"

@@ -47,10 +47,10 @@ SCHEMES = Authentication(schemes=frozenset({Scheme.BEARER, Scheme.HMAC, Scheme.H
 
 
 @pytest.fixture
-async def database(empty_database: str) -> AsyncIterator[KeyDatabase]:
-    connection = await asyncpg.connect(empty_database)
-    database = KeyDatabase(empty_database, connection)
-    await database.migrate()
+async def database(migrated_database: str) -> AsyncIterator[KeyDatabase]:
+    connection = await asyncpg.connect(migrated_database)
+    database = KeyDatabase(migrated_database, connection)
+    await database.begin()
     yield database
     await connection.close()
 

@@ -43,6 +43,10 @@ class KeyDatabase:
     async def migrate(self) -> None:
         for script in MIGRATIONS:
             await self.connection.execute(script.read_text(encoding="utf-8"))
+        await self.begin()
+
+    async def begin(self) -> None:
+        """One organization with one app, for keys to belong to."""
         self.organization_id = await self.connection.fetchval(
             "INSERT INTO organizations (name) VALUES ('Molam') RETURNING id::text"
         )
@@ -107,11 +111,11 @@ def make_key() -> MadeKey:
 
 
 @pytest.fixture
-async def database(empty_database: str) -> AsyncIterator[KeyDatabase]:
-    connection = await asyncpg.connect(empty_database)
+async def database(migrated_database: str) -> AsyncIterator[KeyDatabase]:
+    connection = await asyncpg.connect(migrated_database)
     try:
-        database = KeyDatabase(empty_database, connection)
-        await database.migrate()
+        database = KeyDatabase(migrated_database, connection)
+        await database.begin()
         yield database
     finally:
         await connection.close()

@@ -19,7 +19,7 @@ from ostiary.gateway.limits import script as lua
 from ostiary.gateway.usage import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
 from tests.gateway.limits.support import Script, decided, policy, running
-from tests.gateway.usage.calls import SCHEMA, Observed
+from tests.gateway.usage.calls import Observed
 from tests.support.gateway import configuration, route, running_gateway, talk, upstream
 from tests.support.metering import metered_calls
 from tests.support.origin import Origin
@@ -28,9 +28,8 @@ QUOTA_OF_TEN = policy(Plan("standard", quotas=(Quota(10, Period.MONTH),)))
 
 
 @pytest.fixture
-async def rows(empty_database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(empty_database)
-    await connection.execute(SCHEMA)
+async def rows(migrated_database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(migrated_database)
     yield connection
     await connection.close()
 
@@ -117,7 +116,7 @@ async def test_both_reach_postgres_with_the_calls_and_each_event_once(
     valkey_server: EmbeddedValkey,
     origin: Origin,
     tmp_path: Path,
-    empty_database: str,
+    migrated_database: str,
     rows: asyncpg.Connection[asyncpg.Record],
 ) -> None:
     """Row 90: a customer would not hear that its quota ends, or hear it with every call."""
@@ -138,7 +137,7 @@ async def test_both_reach_postgres_with_the_calls_and_each_event_once(
             answer = await talk(running.port, request.encode())
             assert answer.startswith(b"HTTP/1.1 200" if number < 10 else b"HTTP/1.1 429")
         await metered_calls(spool, 12)
-    shipper = Shipper(directory=spool, sink=PostgresSink(empty_database), observe=Observed())
+    shipper = Shipper(directory=spool, sink=PostgresSink(migrated_database), observe=Observed())
     await shipper.ship()
     await shipper.close()
     events = await rows.fetch("SELECT * FROM quota_events ORDER BY threshold")

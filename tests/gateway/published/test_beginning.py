@@ -7,7 +7,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ostiary.control_plane.db import migrate
 from ostiary.core.config import load_text
 from ostiary.core.model import Configuration
 from ostiary.core.published import RouteVersion, document_sha256
@@ -37,9 +36,8 @@ def last_good(tmp_path: Path) -> LastGood:
 
 
 @pytest.fixture
-async def database(empty_database: str) -> str:
-    await migrate(empty_database)
-    return empty_database
+async def database(migrated_database: str) -> str:
+    return migrated_database
 
 
 async def publish(database: str, text: str, *, sha256: str | None = None) -> None:

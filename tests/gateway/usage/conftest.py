@@ -10,18 +10,13 @@ import pytest
 
 from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.shipper import Shipper
-from tests.gateway.usage.calls import SCHEMA, Observed, Rows
+from tests.gateway.usage.calls import Observed, Rows
 
 
 @pytest.fixture
-async def database(empty_database: str) -> str:
+async def database(migrated_database: str) -> str:
     """The URL of a database with the current schema."""
-    connection = await asyncpg.connect(empty_database)
-    try:
-        await connection.execute(SCHEMA)
-    finally:
-        await connection.close()
-    return empty_database
+    return migrated_database
 
 
 @pytest.fixture
