@@ -34,6 +34,14 @@ async def proxy(origin: Origin) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def gateway(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    settings = configuration([upstream(proxy.port)], [route()])
+    async with running_gateway(settings, spool_directory=tmp_path / "spool") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def impatient(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """One that gives up soon."""
     settings = configuration([upstream(proxy.port, timeouts=QUICK)], [route()])
     async with running_gateway(settings, spool_directory=tmp_path / "spool") as gateway:
         yield gateway
@@ -106,12 +114,12 @@ async def test_a_target_that_is_not_there_is_502_at_once(
 
 
 async def test_silence_instead_of_a_head_is_504(
-    gateway: RunningGateway, proxy: FaultProxy, origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    impatient: RunningGateway, proxy: FaultProxy, origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Row 96: the request arrived, the answer is lost; it may have been done, so it is asked once."""
     proxy.to_client = Faults(ending=Ending.BLACKHOLE)
     with takes(QUICK.first_byte_seconds):
-        data = await talk(gateway.port, request())
+        data = await talk(impatient.port, request())
     assert_problem(data, 504, "upstream_timeout")
     assert logged(caplog) == ("upstream_timeout", "upstream origin: no head of an answer within 0.3 s")
     assert len(origin.seen) == 1
@@ -119,21 +127,21 @@ async def test_silence_instead_of_a_head_is_504(
 
 
 async def test_a_head_that_trickles_is_504_at_the_time_for_a_head(
-    gateway: RunningGateway, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+    impatient: RunningGateway, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Row 102: a byte now and then would keep a caller for ever, were each to begin the time anew."""
     proxy.to_client = Faults(slice_bytes=1, slice_pause_seconds=0.05)  # 3 s for the whole head
     with takes(QUICK.first_byte_seconds):
-        data = await talk(gateway.port, request())
+        data = await talk(impatient.port, request())
     assert_problem(data, 504, "upstream_timeout")
 
 
 async def test_silence_within_an_upload_is_504(
-    gateway: RunningGateway, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+    impatient: RunningGateway, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Row 96: what the upstream does not take stays with the client, until the pause is too long."""
     proxy.blackhole()
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
     size = 32 << 20  # more than all the system's buffers on the way
     writer.write(request("/", b"Content-Length: %d" % size, method=b"POST", close=False) + bytes(size))
     async with asyncio.timeout(10):
@@ -147,7 +155,7 @@ async def test_silence_within_an_upload_is_504(
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
 async def test_silence_within_a_body_breaks_the_answer_off(
     framing: bytes,
-    gateway: RunningGateway,
+    impatient: RunningGateway,
     proxy: FaultProxy,
     origin: Origin,
     tmp_path: Path,
@@ -158,7 +166,7 @@ async def test_silence_within_a_body_breaks_the_answer_off(
     origin.answer = answer_with(head + b"186a0\r\n" * (b"chunked" in framing) + b"x" * 100_000)
     proxy.to_client = Faults(ending=Ending.BLACKHOLE, after_bytes=1000)
     with takes(QUICK.idle_seconds):
-        data = await talk(gateway.port, request("/", close=False))
+        data = await talk(impatient.port, request("/", close=False))
     assert data.startswith(b"HTTP/1.1 200 OK\r\n")
     assert data.count(b"x") > 800
     assert_broken_off(data)
@@ -458,7 +466,7 @@ async def test_a_body_without_end_ends_with_its_client(gateway: RunningGateway, 
     assert incomplete(tmp_path) == [True]
 
 
-async def test_a_body_that_trickles_passes_byte_by_byte(gateway: RunningGateway, origin: Origin) -> None:
+async def test_a_body_that_trickles_passes_byte_by_byte(impatient: RunningGateway, origin: Origin) -> None:
     """Row 102: each byte is with the client before the next is sent, and as long as some come, no pause is too long."""
     arrived = asyncio.Semaphore(0)
 
@@ -470,7 +478,7 @@ async def test_a_body_that_trickles_passes_byte_by_byte(gateway: RunningGateway,
             await asyncio.sleep(0.05)  # the upstream's pace: in all three times the longest pause
 
     origin.answer = trickle
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
     writer.write(request("/", close=False))
     async with asyncio.timeout(10):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
