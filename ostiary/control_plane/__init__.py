@@ -1,6 +1,8 @@
 """The control plane: the API by which platform teams run the gateway.
 
     app              the composition root: build, serve, end
+    renewal          certificates that are renewed while it serves
+    pages            what it answers besides its operations
     log              the log, one JSON object a line
     http/            the transport kit; read `operations` first
     authorization    who may do what

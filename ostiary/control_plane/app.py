@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-import asyncpg
 import uvloop
 from aiohttp import web
 
@@ -39,24 +37,18 @@ from ostiary.control_plane.db import (
     open_pool,
     rights_over_audit_log,
 )
-from ostiary.control_plane.http import Transactions, documentation, interactive, openapi, preconditions, problem_pages
+from ostiary.control_plane.http import Transactions, preconditions
 from ostiary.control_plane.http.browser import BrowserSessions
 from ostiary.control_plane.http.certificates import ClientCertificates
 from ostiary.control_plane.http.dispatch import Dispatcher
 from ostiary.control_plane.http.doors import Doors
-from ostiary.control_plane.http.edge import (
-    KEY_DOCUMENT_PATH,
-    OPERATOR_TOKEN_LENGTH_MIN,
-    Edge,
-    dress,
-    expect_later,
-)
+from ostiary.control_plane.http.edge import OPERATOR_TOKEN_LENGTH_MIN, Edge, dress, expect_later
 from ostiary.control_plane.http.listener import Listener
 from ostiary.control_plane.http.operations import BASE, AnyOperation, address
-from ostiary.control_plane.http.problems import Problem, ProblemCode
 from ostiary.control_plane.http.rates import CallRates
 from ostiary.control_plane.http.reading import BODY_BYTES_MAX
 from ostiary.control_plane.http.telling import Telling
+from ostiary.control_plane.pages import add_key_document, add_pages
 from ostiary.control_plane.renewal import Renewal
 from ostiary.core.encryption import Envelope
 from ostiary.core.model import Configuration, KeyEncryption, Listen
@@ -65,8 +57,6 @@ from ostiary.tls import server_context
 
 log = logging.getLogger("ostiary.control_plane")
 
-# /readyz is asked by machines that wait for it; a slow yes is a no.
-READY_SECONDS = 1.0
 _SERVICE_ROLE = "give it a role of its own: ostiary db migrate -c FILE --service-role NAME"
 # After the calls have ended, no connection of the pool should be in use.
 POOL_CLOSE_SECONDS = 5.0
@@ -201,8 +191,8 @@ async def build_app(
     )
     app = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     _add_operations(app, [served(operation) for operation in declared], dispatcher)
-    _add_pages(app, declared, pool, warnings, cookie.name)
-    _add_key_document(app, signing_keys)
+    add_pages(app, declared, pool, warnings, cookie.name)
+    add_key_document(app, signing_keys)
     app.on_response_prepare.append(dress)
 
     async def close_pool(_: web.Application) -> None:
@@ -329,68 +319,6 @@ def _add_operations(app: web.Application, declared: Sequence[AnyOperation], disp
     for operation in declared:
         path = address(operation.path, paths)
         app.router.add_route(operation.method, path, dispatcher.handler(operation), expect_handler=expect_later)
-
-
-def _add_pages(
-    app: web.Application, declared: Sequence[AnyOperation], pool: Pool, warnings: Sequence[str], cookie: str
-) -> None:
-    unknown = [each.id for each in declared if MATRIX[each.id].unknown]
-    described = json.dumps(openapi.document(declared, unknown=unknown, cookie=cookie)).encode()
-    # By path: the description of this API, and of each error code of the gateway.
-    pages = {
-        interactive.REFERENCE: documentation.page(declared, unknown=unknown),
-        **problem_pages.pages(problem_pages.installed_text()),
-    }
-    assets = interactive.assets()
-    tried = interactive.page()
-    page_policy = {"Content-Security-Policy": documentation.content_security_policy()}
-
-    async def openapi_document(_: web.Request) -> web.Response:
-        return web.Response(body=described, content_type="application/json")
-
-    async def page(request: web.Request) -> web.Response:
-        return web.Response(text=pages[request.path], content_type="text/html", headers=page_policy)
-
-    async def docs(_: web.Request) -> web.Response:
-        policy = {"Content-Security-Policy": interactive.CONTENT_SECURITY_POLICY}
-        return web.Response(text=tried, content_type="text/html", headers=policy)
-
-    async def asset(request: web.Request) -> web.Response:
-        found = assets[request.path]
-        # Changes with a release of Swagger UI at most; an hour spares a reader the 2 MB.
-        caching = {"Cache-Control": "public, max-age=3600"}
-        return web.Response(body=found.content, content_type=found.content_type, headers=caching)
-
-    async def healthz(_: web.Request) -> web.Response:
-        # That this process answers. Not Postgres: to restart the control plane would not bring it back.
-        return web.json_response({"status": "ok"})
-
-    async def readyz(_: web.Request) -> web.Response:
-        try:
-            async with asyncio.timeout(READY_SECONDS), pool.acquire() as connection:
-                await connection.fetchval("SELECT 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise Problem(ProblemCode.DATABASE_UNAVAILABLE) from error
-        return web.json_response({"status": "ready", **({"warnings": list(warnings)} if warnings else {})})
-
-    for path, handler in (
-        (f"{BASE}/openapi.json", openapi_document),
-        ("/docs", docs),
-        *((path, asset) for path in assets),
-        *((path, page) for path in pages),
-        ("/healthz", healthz),
-        ("/readyz", readyz),
-    ):
-        app.router.add_route("GET", path, handler, expect_handler=expect_later)
-
-
-def _add_key_document(app: web.Application, keys: sign_in.SigningKeys) -> None:
-    async def key_document(_: web.Request) -> web.Response:
-        # Short: a key is published ten minutes before it signs.
-        headers = {"Cache-Control": "public, max-age=300"}
-        return web.json_response(await keys.document(), headers=headers, content_type="application/jwk-set+json")
-
-    app.router.add_route("GET", KEY_DOCUMENT_PATH, key_document, expect_handler=expect_later)
 
 
 def _speaks_tls_to_browsers(configuration: Configuration) -> bool:
