@@ -4,6 +4,7 @@ around every handler."""
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -189,9 +190,11 @@ class Recording:
     async def refused(
         self, operation: AnyOperation, request: web.Request, problem: Problem, caller: Caller | None, request_id: str
     ) -> None:
-        """What was refused for want of a right, within `RefusalBounds`; other problems are nothing to tell of. Never raises
-        for what goes wrong in writing: the caller is refused all the same, and the log of the process has it."""
-        if operation.audited is None or not _wanted(problem):
+        """What was refused for want of a right, within `RefusalBounds`; other problems are nothing to tell of, nor is that of
+        reading, but for a token of the platform without its certificate. Never raises for what goes wrong in writing: the
+        caller is refused all the same, and the log of the process has it."""
+        stolen = problem.code is ProblemCode.CLIENT_CERTIFICATE_MISSING  # or so it looks
+        if (operation.audited is None and not stolen) or not _wanted(problem):
             return
         actor = UNKNOWN if caller is None else caller.actor
         unwritten = self._bounds.take(actor.principal)
@@ -208,7 +211,7 @@ class Recording:
             address=request.remote,
             request_id=request_id,
             operation=operation.id,
-            resource_type=audited.resource,
+            resource_type=re.sub("[^a-z]", "_", operation.tag) if audited is None else audited.resource,
             resource_id=None if identifier is None else str(identifier),
             organization_id=problem.organization_id if isinstance(problem, NotPermitted) else None,
             outcome=Outcome.REFUSED,
