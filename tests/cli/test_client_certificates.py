@@ -118,6 +118,14 @@ def operator(secured: Secured) -> Issued:
     return secured.clients.sign("operator.test")
 
 
+def _or_nothing(secured: Secured, show: Issued) -> tuple[int, str] | None:
+    """None also where the connection was made right before it was to end: a client makes another one."""
+    try:
+        return secured.call("GET", "/users", show=show)
+    except (OSError, HTTPException):
+        return None
+
+
 def assert_ended(connection: HTTPSConnection) -> None:
     """By the other side, and not just silent."""
     with pytest.raises((OSError, HTTPException)) as ended:
@@ -160,16 +168,21 @@ def test_every_privileged_operation_needs_a_certificate_besides_the_token(secure
 
 def test_the_refusal_says_what_to_do_and_is_in_the_audit_log(secured: Secured, operator: Issued) -> None:
     """Who is refused would look for a mistake in the token; and who tries a stolen one would be seen by nobody."""
+    showing = secured.connection(operator)
+    _, stolen = document(showing, "POST", "/platform-tokens", {"name": "stolen", "platform_role": "operator"})
     plain = secured.connection()
-    status, problem = document(plain, "POST", "/organizations", {"name": "Nobody's"})
-    plain.close()
+    status, problem = document(plain, "POST", "/organizations", {"name": "Nobody's"}, token=stolen["token"])
     assert (status, problem["code"]) == MISSING
+    assert call(plain, "GET", "/users", token=stolen["token"]) == MISSING, "whoever has found it looks around first"
+    plain.close()
     for word in ("client certificate besides its token", "control_plane.listen.tls.client_ca", "--client-certificate"):
         assert word in problem["detail"]
-    showing = secured.connection(operator)
-    _, page = document(showing, "GET", "/audit?outcome=refused&operation=createOrganization")
+    _, page = document(showing, "GET", f"/audit?outcome=refused&actor=token:{stolen['id']}")
     showing.close()
-    assert {(row["code"], row["actor"]) for row in page["data"]} == {("client_certificate_missing", "operator")}
+    assert [(row["code"], row["operation"], row["resource_type"]) for row in page["data"]] == [
+        ("client_certificate_missing", "listUsers", "users"),
+        ("client_certificate_missing", "createOrganization", "organization"),
+    ]
 
 
 def test_members_need_none_and_no_other_role_over_the_platform_does_without(secured: Secured, operator: Issued) -> None:
@@ -207,11 +220,31 @@ def test_a_revoked_certificate_is_refused_on_kept_and_new_connections(secured: S
     kept = secured.connection(stolen)
     assert call(kept, "GET", "/users") == (200, "")
     replaced(secured.directory / "clients.crl", secured.clients.revocation_list(stolen))
-    eventually(lambda: secured.call("GET", "/users", show=stolen) == REFUSED, "it is revoked")
+    eventually(lambda: _or_nothing(secured, stolen) == REFUSED, "it is revoked")
     assert secured.call("GET", "/me", show=stolen) == REFUSED, "whatever is asked"
     assert_ended(kept)
     assert secured.call("GET", "/users", show=operator) == (200, "")
     assert secured.call("GET", "/users") == MISSING
+
+
+def test_a_call_under_way_is_answered_before_its_connection_ends(secured: Secured, operator: Issued) -> None:
+    """A change would be half sent and lost whenever somebody's certificate is revoked."""
+    body = json.dumps({"name": "Made meanwhile"}).encode()
+    kept = secured.connection(operator)
+    kept.putrequest("POST", "/api/v1/organizations")
+    fields = {"Authorization": f"Bearer {OPERATOR_TOKEN}", "Content-Type": "application/json"}
+    for name, value in {**fields, "Content-Length": str(len(body))}.items():
+        kept.putheader(name, value)
+    kept.endheaders(body[:5])
+    renewals = len(secured.events("certificates_renewed"))
+    gone = secured.clients.sign("gone.test")
+    replaced(secured.directory / "clients.crl", secured.clients.revocation_list(gone))
+    eventually(lambda: len(secured.events("certificates_renewed")) > renewals, "another revocation list")
+    kept.send(body[5:])
+    answer = kept.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (201, "close")
+    answer.read()
+    assert_ended(kept)
 
 
 def test_a_renewed_certificate_is_shown_without_a_restart_and_ends_no_connection(
@@ -266,13 +299,6 @@ def test_other_authorities_hold_for_who_connects_and_end_who_was_let_in_before(
     replaced(secured.directory / "clients.crl", (secured.directory / "ours.crl").read_bytes())
     replaced(file, ours)
     eventually(lambda: _or_nothing(secured, operator) == (200, ""), "ours are taken again")
-
-
-def _or_nothing(secured: Secured, show: Issued) -> tuple[int, str] | None:
-    try:
-        return secured.call("GET", "/users", show=show)
-    except (OSError, HTTPException):
-        return None
 
 
 def test_no_connection_is_refused_while_certificates_change(secured: Secured, operator: Issued) -> None:

@@ -234,13 +234,17 @@ def _of_router(error: web.HTTPException) -> Problem:
 
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
-    """The last touch on every answer: security headers, the request id, and no version of what serves it."""
+    """The last touch on every answer: security headers, the request id, no version of what serves it, and the end of a
+    connection that is to end with it."""
     response.headers.setdefault("X-Request-Id", _call_id.get() or uuid4().hex)
     for name, value in SECURITY_HEADERS:
         response.headers.setdefault(name, value)
     for name, value in _rate_headers.get():
         response.headers.setdefault(name, value)
     response.headers["Server"] = SERVER
+    if getattr(request.protocol, "ending", False):  # see `listener`
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 async def expect_later(request: web.Request) -> None:

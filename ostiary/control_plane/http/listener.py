@@ -6,6 +6,7 @@ token, so here nothing of the input is repeated."""
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -18,15 +19,19 @@ log = logging.getLogger("ostiary.control_plane")
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ()
+    __slots__ = ("ending",)
 
-    def end_soon(self) -> None:
-        """With the answer to the call that is under way; at once if there is none."""
-        if self._waiter is None:
-            self.close()
-        elif self.transport is not None:
-            # `close` ends the task that waits for a call, and leaves the connection open: nobody would answer on it.
+    ending: bool  # with its next answer
+
+    def end_soon(self, *, look_again: bool = True) -> None:
+        """With the answer to the call that is under way; at once if there is none. Not by `close`: what a client sends after
+        that is thrown away, the rest of a body included, and the connection stays open without anybody to answer."""
+        if self._waiter is not None and self.transport is not None:
             self.transport.close()
+            return
+        self.ending = True
+        if look_again:  # it has only just been made, and waits for a call in a moment
+            self._loop.call_soon(partial(self.end_soon, look_again=False))
 
     def handle_error(
         self,
@@ -56,7 +61,9 @@ class _Server(web.Server):
         self._options = options
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._options)
+        protocol = _Protocol(self, loop=self._loop, **self._options)
+        protocol.ending = False
+        return protocol
 
 
 class Listener(web.AppRunner):
