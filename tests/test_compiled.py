@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -80,10 +81,27 @@ def test_the_compiled_request_path_passes_the_tests_of_the_sources(compiled: Pat
     assert result.returncode == 0, result.stdout[result.stdout.find("= FAILURES =") :][:20_000]
 
 
+def compiled_modules() -> list[str]:
+    command = [sys.executable, "-c", "import hatch_build; print(*hatch_build.compiled_modules())"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_no_coroutine_gives_exceptions_of_two_types_one_name() -> None:
+    """Once compiled, a name in a coroutine has one type: the second handler would end in a TypeError."""
+    found = []
+    for module in compiled_modules():
+        for function in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+            if isinstance(function, ast.AsyncFunctionDef):
+                handlers = [each for each in ast.walk(function) if isinstance(each, ast.ExceptHandler) and each.name]
+                kinds = {(each.name, ast.unparse(each.type)) for each in handlers if each.type is not None}
+                if len(kinds) > len({name for name, _ in kinds}):
+                    found.append(f"{module}: {function.name}")
+    assert found == []
+
+
 def test_every_module_that_is_to_be_compiled_exists() -> None:
     """A renamed module would silently be interpreted."""
-    command = [sys.executable, "-c", "import hatch_build; print(*hatch_build.compiled_modules())"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    listed = compiled_modules()
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     named = [line.strip(' ",') for line in lines if line.startswith('    "ostiary/')]
     assert named

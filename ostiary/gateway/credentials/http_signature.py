@@ -65,8 +65,8 @@ async def check(exchange: Exchange, keys: KeyRing) -> None:
     _set_origin(exchange, message)
     try:
         base = claim.recipe.base(message, claim.parameters)
-    except Uncoverable as error:
-        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(error))
+    except Uncoverable as uncoverable:
+        refuse(exchange, "http-signature", ErrorCode.CREDENTIALS_INVALID, str(uncoverable))
     trial = keys.trial(known)
     body_holds, waited = True, False
     if body is not None:

@@ -24,8 +24,8 @@ async def check(exchange: Exchange, token: bytes) -> None:
         route.tokens.let_try(exchange.ip)
         try:
             caller = await route.tokens.verify(token, route.issuers)
-        except TokenRefused as error:
-            refuse(exchange, "jwt", ErrorCode.CREDENTIALS_INVALID, f"token: {error}")
+        except TokenRefused as refusal:
+            refuse(exchange, "jwt", ErrorCode.CREDENTIALS_INVALID, f"token: {refusal}")
         except GatewayError as error:
             count(exchange, "jwt", error.code)
             raise

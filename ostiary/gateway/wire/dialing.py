@@ -74,10 +74,10 @@ class Dialer:
                     await self._step_by_step(protocol, step)
                 finally:
                     clock.stop()
-        except TimeoutError as error:
-            raise ConnectTimedOut(f"no connection within {limit:g} s, while {step.name}") from error
-        except ssl.SSLCertVerificationError as error:
-            raise ConnectFailed(f"certificate refused: {error.verify_message}") from error
+        except TimeoutError as timeout:
+            raise ConnectTimedOut(f"no connection within {limit:g} s, while {step.name}") from timeout
+        except ssl.SSLCertVerificationError as refusal:
+            raise ConnectFailed(f"certificate refused: {refusal.verify_message}") from refusal
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(f"{type(error).__name__} while {step.name}: {error}") from error
 
