@@ -29,7 +29,6 @@ REQUEST_PATH = (
     "tests/gateway/resilience",
     "tests/gateway/limits/test_cluster.py",
     "tests/gateway/limits/test_costs.py",
-    "tests/gateway/limits/test_exactness.py",
     "tests/gateway/limits/test_kinds.py",
     "tests/gateway/limits/test_limiter.py",
     "tests/gateway/limits/test_local.py",

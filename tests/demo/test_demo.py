@@ -264,13 +264,12 @@ def refusal(answer: Answer) -> tuple[int, str]:
 # --- how it ends ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_when_it_is_asked_to_end(start: Callable[..., RunningDemo], number: signal.Signals) -> None:
+def test_nothing_is_left_when_it_is_asked_to_end(start: Callable[..., RunningDemo]) -> None:
     running = start()
     running.wait_until_up()
     descendants = running.descendants()
     assert len(descendants) >= 6, "Postgres, Valkey, control plane, supervisor, workers"
-    assert running.end(number) == 0
+    assert running.end(signal.SIGINT) == 0
     assert [process for process in descendants if not is_gone(process)] == []
     assert list(running.directory.iterdir()) == []
     assert running.stderr() == ""

@@ -28,6 +28,7 @@ from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 from ostiary.key_encryption.vault import BATCH_MAX, VaultKeyWrapper
 from tests.support.certificates import issue
 from tests.support.vault_server import VaultServer, running_vault
+from tests.support.waiting import MACHINE_SECONDS
 
 
 def data_keys(count: int) -> list[Wrapped]:
@@ -122,18 +123,19 @@ def test_a_token_that_can_be_renewed_does_not_end(vault: VaultServer) -> None:
 
 def test_a_vault_that_hangs_or_is_away_is_told_within_the_deadline(vault: VaultServer) -> None:
     """Row 118: else a call would wait for as long as a connection can hang."""
+    patient = VaultKeyWrapper("vault", vault.settings())
     kek = VaultKeyWrapper("vault", vault.settings(timeout_seconds=0.3))
     (key,) = data_keys(1)
-    kek.wrap_all([key])
+    patient.wrap_all([key])
     vault.pause()
     try:
         began = time.monotonic()
         with pytest.raises(KeyServiceUnavailable, match="does not answer within"):
             kek.wrap_all([key])
-        assert time.monotonic() - began < kek.deadline_seconds + 2
+        assert time.monotonic() - began < kek.deadline_seconds + MACHINE_SECONDS
     finally:
         vault.resume()
-    kek.wrap_all([key])
+    patient.wrap_all([key])
     away = VaultKeyWrapper("vault", vault.settings(address="http://127.0.0.1:1"))
     with pytest.raises(KeyServiceUnavailable, match="can't be reached"):
         away.wrap_all([key])
