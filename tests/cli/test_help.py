@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +145,21 @@ def test_without_a_token_is_wrong_usage_and_without_an_answer_a_failure(path: tu
     failed = runner.invoke(main, [*path, *needed(path), *url], env={"OSTIARY_OPERATOR_TOKEN": "t" * 32})
     assert failed.exit_code == 1
     assert "is the control plane running there?" in failed.stderr
+
+
+def test_a_shell_completes_commands_as_the_help_says() -> None:
+    """Eighty commands are more than anyone types from memory."""
+    asked = {"_OSTIARY_COMPLETE": "bash_complete", "COMP_WORDS": "ostiary usage sh", "COMP_CWORD": "2"}
+    program = "from ostiary.cli.main import main; main(prog_name='ostiary')"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["plain,shadow"]
+    script = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"_OSTIARY_COMPLETE": "zsh_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "_OSTIARY_COMPLETE=zsh_complete" in script.stdout
