@@ -152,7 +152,9 @@ class Subject:
     def find_route(self) -> object:
         return self.exchange.snapshot.table.match(self.head.host, self.head.path, "GET")
 
-    def record(self) -> None:
+    def open_and_record(self) -> None:
+        """Before the call goes upstream, and when it has ended: what is opened takes a slot, which recording frees."""
+        self.recorder.open(self.exchange, self.exchange.started)
         self.recorder.record(self.exchange, self.exchange.started + 0.0005)
 
     def append_usage(self) -> None:
@@ -192,7 +194,7 @@ class Subject:
         yield Line("prepare", cost(self.prepare))
         yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET")))
         yield Line("respond", cost(lambda: render_head(self.exchange, self.answer)))
-        yield Line("record", cost(self.record))
+        yield Line("open and record", cost(self.open_and_record))
         yield Line("of it: encode and append usage", cost(self.append_usage), counts=False)
 
 

@@ -34,7 +34,9 @@ async def test_every_phase_of_a_signed_request_is_counted(tmp_path: Path) -> Non
         return Spread.of([called])
 
     names = [line.name for line in await counted(tmp_path, once)]
-    assert {"request head", "match", "authenticate", "respond", "record", "jwt, verified anew (RS256)"} <= set(names)
+    assert {"request head", "match", "authenticate", "respond", "open and record", "jwt, verified anew (RS256)"} <= set(
+        names
+    )
 
 
 def test_more_than_the_tolerance_is_a_regression_and_is_shown() -> None:

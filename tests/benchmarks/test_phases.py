@@ -46,7 +46,7 @@ async def test_every_phase_of_a_signed_request_can_be_measured(tmp_path: Path) -
         assert subject.spool.accepted > 0
     names = [line.name for line in lines if line.counts]
     assert called == len(lines)
-    for phase in ("admit", "match", "authenticate", "authorize", "prepare", "respond", "record"):
+    for phase in ("admit", "match", "authenticate", "authorize", "prepare", "respond", "open and record"):
         assert phase in names
 
 
