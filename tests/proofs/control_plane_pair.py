@@ -33,6 +33,8 @@ async def prove(scratch: Path, seconds: float, kill_every: float) -> None:
     with EmbeddedPostgres(scratch / "postgres") as server:
         await asyncio.gather(*(migrate(server.url()) for _ in range(4)))
         file = write_configuration(scratch / "gateway.yaml", server.url())
+        # Twenty callers with one token, as fast as they are answered: no rate of an actor is meant for that.
+        file.write_text(file.read_text().replace("  operator_token:", "  rate_per_actor: off\n  operator_token:"))
         processes = [await asyncio.to_thread(start, file) for _ in range(2)]
         readers = {asyncio.create_task(drained(process)) for process in processes}
         kills = 0
