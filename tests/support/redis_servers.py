@@ -20,6 +20,7 @@ import redis
 from redis.exceptions import RedisError
 
 from tests.support.certificates import Issued
+from tests.support.freezing import freeze
 from tests.support.ports import free_port
 
 PROGRAM = "redis-server"
@@ -89,7 +90,7 @@ class Server:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        os.kill(self.process.pid, signal.SIGSTOP)
+        freeze(self.process.pid)
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ import requests
 from ostiary.core.model import AppRole, SecretFile, VaultTransit
 from ostiary.demo.valkey import free_port
 from tests.support.certificates import Issued, issue
+from tests.support.freezing import freeze
 
 READY_WITHIN_SECONDS = 30.0
 POLICY = """
@@ -123,7 +124,7 @@ class VaultServer:
         )
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process.pid)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
