@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ostiary.core.usage import NatsStream
 from ostiary.demo.valkey import free_port
 from ostiary.gateway.usage.stream.connection import StreamConnection
 from ostiary.gateway.usage.stream.fitness import stream_configuration
+from tests.support.freezing import freeze
 
 READY_WITHIN_SECONDS = 30.0
 _BYTES_MAX = 64 << 20  # of a stream: the server sets it aside at once
@@ -97,12 +96,7 @@ class NatsServer:
             self.kill()
 
     def pause(self) -> None:
-        """When it returns, no thread of it runs any more."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        began = time.monotonic()
-        while psutil.Process(self.process.pid).status() != psutil.STATUS_STOPPED:
-            assert time.monotonic() - began < READY_WITHIN_SECONDS, "nats-server does not stop"
-            time.sleep(0.01)
+        freeze(self.process.pid)
 
     def resume(self) -> None:
         if self.process.poll() is None:
