@@ -49,7 +49,8 @@ def test_eight_processes_on_one_key_never_get_more_than_its_limit(
     calls = hammer(running.site, running.gateway, eight_callers, key, seconds=SECONDS)
     admitted = moments_of(calls, running.origin.arrivals())
     print(f"{key}: asked {len(calls)}, admitted {len(admitted)}, {judge(key, admitted)}")
-    assert len(calls) > 2 * len(admitted), "far more was asked for than the limit"
+    # 400: what the largest of the limits lets in within a second.
+    assert len(calls) - len(admitted) > 400, "as much was refused as workers that count for themselves would let in"
 
 
 def hammer(site: Site, gateway: GatewayProcess, callers: Callers, key: str, *, seconds: float) -> list[Call]:

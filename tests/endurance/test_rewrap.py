@@ -29,7 +29,7 @@ class SignedCalls:
     """Threads that sign one call after the other, with each key in turn, on a connection of their own."""
 
     def __init__(self, port: int, keys: list[dict[str, Any]], threads: int = 3) -> None:
-        self.statuses: Counter[int | str] = Counter()
+        self.statuses: Counter[int | str] = Counter()  # of an error with its code
         self._port = port
         self._keys = keys
         self._over = threading.Event()
@@ -63,8 +63,8 @@ class SignedCalls:
             try:
                 connection.request("GET", TARGET, headers=headers)
                 answer = connection.getresponse()
-                answer.read()
-                self.statuses[answer.status] += 1
+                body = answer.read()
+                self.statuses[answer.status if answer.status == 200 else f"{answer.status} {body[:300]!r}"] += 1
             except (OSError, http.client.HTTPException) as error:
                 self.statuses[type(error).__name__] += 1
                 connection.close()

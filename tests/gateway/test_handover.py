@@ -91,16 +91,17 @@ def test_a_program_that_cannot_be_started_leaves_everything_as_it_was() -> None:
         os.close(descriptor)
 
 
-# A program that has threads at work, as a supervisor that reads files has, becomes another one; a signal came in between.
+# A program that has threads at work and a child, as a supervisor has, becomes another one; a signal came in between.
 FOLLOWED = """
 import asyncio, os, signal, sys
-from ostiary.gateway.handover import helper_threads, signals_wait
+from ostiary.gateway.handover import keep_signals_from_threads, signals_wait
 
 async def run():
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(helper_threads())
+    keep_signals_from_threads(loop)
     loop.add_signal_handler(signal.SIGHUP, lambda: print("heard by the first", flush=True))
     await asyncio.to_thread(int)
+    child = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
     os.kill(os.getpid(), signal.SIGHUP)
     async with signals_wait():
         os.kill(os.getpid(), signal.SIGHUP)

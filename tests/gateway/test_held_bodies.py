@@ -27,6 +27,7 @@ from tests.support.gateway import (
     upstream,
 )
 from tests.support.messages import parse, request
+from tests.support.open_files import open_files
 from tests.support.origin import Origin, Seen, answer_ok
 from tests.support.signatures import signed_upload
 
@@ -129,17 +130,12 @@ async def test_a_long_body_waits_on_disk_without_a_name_until_it_is_whole(
     await until(lambda: on_disk(gateway) > MIB - 2)
     assert os.listdir(tmp_path) == []
     assert b"".join(origin.raw) == b""
-    open_files = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _exists(name)]
-    assert sum(str(tmp_path) in name for name in open_files) == 1
+    assert sum(str(tmp_path) in name for name in open_files(os.getpid()).values()) == 1
     writer.write(data[-1:])
     assert b" 200 " in await reader.readline()
     writer.close()
     await until(lambda: on_disk(gateway) == 0)
     assert origin.seen[0].body == b"x" * MIB
-
-
-def _exists(name: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{name}")
 
 
 @every_scheme

@@ -61,7 +61,9 @@ def test_in_overload_some_are_served_the_rest_told_when_to_come_back_and_health_
     assert counts["served"] + counts["late"] > counts["begun"] / 20
     # Not of those served in time: in the first turns, before any is refused, all are equally late.
     low, normal, high = (by_path[path]["refused"] / by_path[path]["begun"] for path in ("/low", "/normal", "/high"))
-    assert low >= normal >= high
+    # Where far too many call, as good as all of the lower two are refused, and chance says which of these the more.
+    assert low > normal - 0.02
+    assert normal > high - 0.02
     assert low > high
     assert health.failures == []
     assert gateway.worker_pids() == [worker]
@@ -82,7 +84,8 @@ def test_more_clients_than_descriptors_wait_and_are_all_served(gateway: GatewayP
     with ExitStack() as stack:
         clients = []
         for _ in range(300):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=20))
+            # Usually six seconds, more than twenty once on a crowded machine: a segment that is lost is sent again by and by.
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=70))
             client.sendall(GET)
             clients.append(client)
         # All at once and each until its answer: those inside are idle after theirs, and make room for those who wait.

@@ -13,6 +13,7 @@ import pytest
 
 from ostiary.gateway.deaths import DEATHS_FREE
 from tests.support.gateway_process import SECRET, TinyGateway, eventually, is_alive
+from tests.support.open_files import open_files
 from tests.support.samples import samples
 from tests.support.waiting import MACHINE_SECONDS
 
@@ -291,9 +292,7 @@ def test_a_worker_shares_no_descriptor_with_another_process(steady: TinyGateway)
     would take calls that nobody answers."""
     seen: list[set[str]] = []
     for pid in (steady.process.pid, *steady.worker_pids()):
-        directory = Path(f"/proc/{pid}/fd")
-        beyond_stdio = [name for name in os.listdir(directory) if int(name) > 2]
-        links = {os.readlink(directory / name) for name in beyond_stdio}
+        links = {link for fd, link in open_files(pid).items() if fd > 2}
         seen.append({link for link in links if "socket:" in link})
         if pid != steady.process.pid:
             shared = {link.partition("memfd:ostiary-")[2].split()[0] for link in links if "memfd:ostiary-" in link}

@@ -34,7 +34,6 @@ async def build(context: ChildContext) -> TinyService:
 class TinyService:
     def __init__(self, context: ChildContext, directory: Path) -> None:
         self._configuration = context.configuration
-        self._values = context.metrics.values
         self._requests = context.metrics.counter("http_requests_total", route="tiny", method="GET", status="200")
         self._directory = directory
         self._draining = False
@@ -60,7 +59,7 @@ class TinyService:
             await asyncio.wait(self._running, timeout=deadline_seconds)
 
     def status(self) -> dict[str, object]:
-        return {"requests": self._values[self._requests]}
+        return {"requests": self._requests.total}
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -93,7 +92,7 @@ class TinyService:
             time.sleep(0.5)  # noqa: ASYNC251  the point of it
         if path == "/text":
             body = ",".join(route.name for route in self._configuration.routes)
-        self._values[self._requests] += 1  # before the client can have the answer
+        self._requests.add(1)  # before the client can have the answer
         connection = "close" if self._draining else "keep-alive"
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: {connection}\r\n\r\n"
         half = len(body) // 2

@@ -4,6 +4,7 @@ renewal means."""
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from ostiary.core.config import ConfigurationError, load_file
 from ostiary.core.config.difference import compare
 from ostiary.core.model import ClientCertificate, Configuration
+from ostiary.gateway.channel import pack_configuration, unpack_configuration
 from tests.core.config.loading import SECRET, VALID
 from tests.support.certificates import issue
 
@@ -163,6 +165,19 @@ def test_certificates_that_nobody_could_show_are_not_asked_for(directory: Path, 
     assert problem.path == "control_plane.privileged"
     assert "nobody could make a privileged call" in problem.message
     assert "client_ca" in str(problem.mend)
+
+
+def test_a_worker_is_not_told_what_opens_the_control_plane(directory: Path) -> None:
+    """Who has taken over the process that strangers talk to would have the platform with it."""
+    token = "operator-" + "t" * 32
+    configuration = control_plane(directory, f"{{operator_token: {token}, listen: {{port: 9411, tls: {ASKING}}}}}")
+    packed = pack_configuration(configuration)
+    (certificate,) = configuration.control_plane.listen.tls
+    assert token.encode() not in packed
+    assert certificate.key_pem not in packed
+    given = unpack_configuration(packed)
+    assert (given.control_plane.operator_token, given.control_plane.listen.tls) == (None, ())
+    assert replace(given, control_plane=configuration.control_plane) == configuration
 
 
 def test_a_change_of_the_control_planes_tls_says_when_and_for_whom_it_holds(directory: Path) -> None:
