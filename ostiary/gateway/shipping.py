@@ -87,23 +87,23 @@ class ShipperMetrics:
         self._last_failure: str | None = None
 
     def written(self, rows: int) -> None:
-        self._values[self._written] += rows
+        self._written.add(rows)
         self._last_failure = None
 
     def failed(self, kind: str) -> None:
-        self._values[self._metrics.counter("usage_ship_failures_total", kind=kind)] += 1
+        self._metrics.counter("usage_ship_failures_total", kind=kind).add(1)
         self._last_failure = kind
 
     def quarantined(self, segments: int) -> None:
-        self._values[self._quarantined] += segments
+        self._quarantined.add(segments)
 
     def spool_bytes(self, count: int) -> None:
         self._values[self._bytes] = count
 
     def status(self) -> dict[str, object]:
         return {
-            "written": self._values[self._written],
-            "quarantined": self._values[self._quarantined],
+            "written": self._written.total,
+            "quarantined": self._quarantined.total,
             "spool_bytes": self._values[self._bytes],
             "failing": self._last_failure,
         }

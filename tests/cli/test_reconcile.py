@@ -28,7 +28,7 @@ def _meter(directory: Path, calls: int) -> None:
     caller, route = caller_part("ak_test_1", None, None, "test", 1), route_part("clients", "/v1/clients")
     for number in range(calls):
         spool.append(
-            encode(caller, route, b"req-%d" % number, 0.0, b"GET", 200, 1, 1, 0, 0, b"192.0.2.1", None, False, True)
+            encode(caller, route, b"req-%d" % number, 0.0, b"GET", 200, 1, 1, 0, 0, "192.0.2.1", None, False, True)
         )
     spool.close()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from ostiary.control_plane.db import Connection, MigrationError
 from ostiary.control_plane.db.rights import TABLES, grant, rights_over_audit_log
+from ostiary.gateway.usage.postgres_sink import PostgresSink
+from ostiary.gateway.usage.shipper import Shipper
 from tests.control_plane.support import SERVICE_ROLE, Api, configuration_for, serving, url_for
+from tests.gateway.usage.calls import Observed, spool_calls
 
 FORBIDDEN = (
     "UPDATE audit_log SET actor = 'x'",
@@ -65,6 +69,32 @@ async def test_the_service_s_role_may_read_and_add_versions_of_routes_and_no_mor
     assert await service.fetchval("SELECT max(number) FROM route_versions") == 1
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await service.execute("SELECT FROM route_versions FOR UPDATE")
+
+
+async def test_the_service_s_role_writes_into_a_partition_only_what_is_taken_in(
+    database: str, service: Connection, connection: Connection, tmp_path: Path
+) -> None:
+    """Calls that are in no roll-up are on no bill: whoever has the role could write some. And a role that is given its rights
+    again must not lose those that it had: its gateway could write none."""
+    await connection.execute("SELECT usage_ensure_partition('2026-03-01')")
+    one = (
+        "INSERT INTO {} (occurred_at, request_id, method, status, latency_us, bytes_in, bytes_out, overage, complete) "
+        "VALUES ('2026-03-01', 'by-name', 'GET', 200, 1, 0, 0, false, true)"
+    )
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await service.execute(one.format("usage_events_20260301"))
+    assert await service.fetchval("SELECT usage_partition('2026-03-01')") == "usage_events_20260301"
+    await service.execute(one.format("usage_events_20260301"))
+    await grant(database, SERVICE_ROLE)
+    await service.execute(one.format("usage_events_20260301"))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await service.execute("DELETE FROM usage_events_20260301")
+    spool_calls(tmp_path, [f"req-{number}" for number in range(10)])
+    shipper = Shipper(directory=tmp_path, sink=PostgresSink(url_for(SERVICE_ROLE, database)), observe=Observed())
+    assert await shipper.ship() == 10
+    await shipper.close()
+    for count in ("count(*) FROM usage_events", "sum(calls)::int FROM usage_rollups_minute"):
+        assert await connection.fetchval(f"SELECT {count}") == 12
 
 
 async def test_a_table_of_the_role_s_own_does_not_come_before_the_log(api: Api, service: Connection) -> None:

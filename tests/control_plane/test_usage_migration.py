@@ -146,6 +146,38 @@ async def test_what_rows_of_before_tell_of_keys_and_limits_stays(empty_database:
     await connection.close()
 
 
+async def test_roll_ups_of_before_and_gateways_of_before_go_on(empty_database: str, tmp_path: Path) -> None:
+    """Migrations 0018 and 0019, with the next one in force already. An upgrade would count calls twice, or not those of a
+    gateway that is upgraded later and names the table, not the partition."""
+    since = ("0018_usage_in_one_pass", "0019_usage_by_request")
+    await migrate(empty_database, migrations=[each for each in read_migrations() if each.name not in since])
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute("SELECT usage_ensure_partition($1)", DAYS[0].date())
+    await connection.execute(_INSERT_TOLD, DAYS[0], json.dumps([QUOTA]))
+    told = await connection.fetch("SELECT * FROM quota_events ORDER BY threshold")
+    assert await migrate(empty_database) == list(since)
+    await connection.execute(_INSERT_TOLD, DAYS[0] + timedelta(hours=1), json.dumps([QUOTA]))  # one of before
+    spool = open_spool(tmp_path)
+    for number in range(20):
+        moment = DAYS[0].timestamp() + 7200 + number
+        spool.append(call(f"new-{number}", caller=caller_part("ak_new", None, None, None, 1), occurred_at=moment))
+    spool.close()
+    shipper = Shipper(directory=tmp_path, sink=PostgresSink(empty_database), observe=Observed())
+    assert await shipper.ship() == 20
+    await shipper.close()
+    for table in TABLES:
+        assert await connection.fetchval(f"SELECT sum(calls)::int FROM {table}") == 60, table  # noqa: S608  names from above
+    uses = await connection.fetch("SELECT key_id, max(last_used_at) FROM key_uses GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in uses] == [
+        ("ak_new", DAYS[0] + timedelta(seconds=7219)),
+        ("ak_of_before", DAYS[0] + timedelta(seconds=3620)),
+    ]
+    assert await connection.fetch("SELECT * FROM quota_events ORDER BY threshold") == told
+    for name, count in (("req-7", 2), ("new-7", 1)):
+        assert await connection.fetchval("SELECT count(*) FROM usage_events WHERE request_id = $1", name) == count
+    await connection.close()
+
+
 async def test_what_comes_after_it_reaches_every_table(empty_database: str, tmp_path: Path) -> None:
     """A partition that is made later, for a late day too, would take calls without the triggers of the table: rolled up by
     none, billed by none, with keys that nobody seems to use."""

@@ -63,7 +63,7 @@ async def grant(url: str, role: str) -> list[str]:
     everything anyway, or if this user may not give rights."""
     async with connected(url) as connection, connection.transaction():
         name, schema = await _names(connection, role)
-        # Guarantees every table of the schema but partitions: those are used through their parents.
+        # Guarantees every table of the schema but partitions: those are read through their parents.
         rows = await connection.fetch(
             "SELECT relname::text AS name, quote_ident(relname) AS quoted FROM pg_class "
             "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY 1"
@@ -82,6 +82,14 @@ async def grant(url: str, role: str) -> list[str]:
         await connection.execute(
             f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {name}"
         )  # of triggers and defaults
+        # Guarantees that a gateway at work goes on: partitions that `usage_partition` has opened to whoever may write calls
+        # stay open to them.
+        partitions = await connection.fetch(
+            "SELECT i.inhrelid::regclass::text AS name FROM pg_inherits i JOIN pg_trigger t ON t.tgrelid = i.inhrelid "
+            "WHERE i.inhparent = 'usage_events'::regclass AND t.tgname = 'usage_events_take_in'"
+        )
+        for row in partitions:
+            await connection.execute(f"GRANT INSERT ON {row['name']} TO {name}")
         for function in FUNCTIONS:
             await connection.execute(f"GRANT EXECUTE ON FUNCTION {schema}.{function} TO {name}")
         return told

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+from typing import Final
 from uuid import UUID, uuid4
 from zlib import crc32
 
@@ -34,7 +35,10 @@ _COUNTERS_AT = 2048
 _COUNTERS = Struct("=QQQQ")
 _RESCUED_AT = _COUNTERS_AT + 24
 
-ACCEPTED, DROPPED, CLOSED, RESCUED = range(4)
+ACCEPTED: Final = 0
+DROPPED: Final = 1
+CLOSED: Final = 2
+RESCUED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Run:
         """Says that the counts are final, and lets the lock go."""
         self.counters[CLOSED] = 1
         self.counters.release()
+        self.under_way.end()
         self._map.close()  # it holds the file open as well, and with it the lock
         try:
             os.close(self._fd)

@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -22,13 +22,15 @@ from ostiary.gateway.usage.directory import LOCK_NAME, OPEN, QUARANTINE, Segment
 from ostiary.gateway.usage.rescue import rescue
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, Segment, read_segment
-from ostiary.gateway.usage.sink import Sink, SinkFailed
+from ostiary.gateway.usage.sink import Finished, Sink, SinkFailed
 
 POLL_SECONDS = 0.2  # what a row waits at most, besides the worker's own interval; a look costs some 50 us
 DRAIN_SECONDS = 10.0  # at shutdown: a spool of 1 GiB may take longer, and waits for the next start instead
 _BACKOFF_FIRST_SECONDS = 0.1
 _BACKOFF_MOST_SECONDS = 5.0  # how long rows wait at most once the sink is back
 _LOCK_POLL_SECONDS = 0.5
+# Small segments, of many workers or of many short lives, that are delivered together: each is some statements of its own.
+_TOGETHER_MAX = 64
 
 _log = logging.getLogger("ostiary.gateway.usage")
 
@@ -64,6 +66,7 @@ class Shipper:
         self._sink = sink
         self._observe = observe
         self._spool_id = spool_id(directory)
+        self._together = 1  # segments; doubled by each success, so what fails is soon tried alone and holds up no other
 
     async def run(self, stop: asyncio.Event) -> None:
         """Passes over the directory until `stop`, then drains."""
@@ -101,9 +104,7 @@ class Shipper:
             for name in contents.segments
             if name.state != QUARANTINE and (name.state != OPEN or name.run_id not in living)
         ]
-        rows = 0
-        for name in ready:
-            rows += await self._ship_segment(name, contents.runs.get(name.run_id))
+        rows = await self._ship_segments(ready, contents.runs)
         await self._end_runs(over & contents.runs.keys(), contents.runs)
         if ready:
             self._observe.spool_bytes(look(self._directory).segment_bytes)
@@ -113,6 +114,7 @@ class Shipper:
         try:
             await self.ship()
         except (OSError, SinkFailed, ValueError) as error:
+            self._together = 1
             kind = error.kind if isinstance(error, SinkFailed) else "spool"
             self._observe.failed(kind)
             told = error.fields if isinstance(error, SinkFailed) else {"error": type(error).__name__}
@@ -124,8 +126,24 @@ class Shipper:
             raise
         return True
 
-    async def _ship_segment(self, name: SegmentName, run_path: Path | None) -> int:
-        path = name.path(self._directory)
+    async def _ship_segments(self, names: Iterable[SegmentName], runs: dict[UUID, Path]) -> int:
+        """In this order, as many together as the sink takes. Returns the rows written."""
+        rows, used_bytes = 0, 0
+        batch: list[tuple[Path, Finished]] = []
+        for name in names:
+            path = name.path(self._directory)
+            finished = self._finished(path, runs.get(name.run_id))
+            if finished is None:
+                continue
+            batch.append((path, finished))
+            used_bytes += len(finished.segment.file)
+            if len(batch) >= self._together or used_bytes >= self._sink.together_bytes_max:
+                rows += await self._deliver(batch)
+                batch, used_bytes = [], 0
+        return rows + await self._deliver(batch)
+
+    def _finished(self, path: Path, run_path: Path | None) -> Finished | None:
+        """What is to be delivered of a file; None if there is nothing, and then there is no such file any more."""
         run = _state(run_path)
         try:
             segment = read_segment(path, run.stored if run else None)
@@ -133,18 +151,28 @@ class Shipper:
             if isinstance(error, OSError) and error.errno != errno.EIO:
                 raise
             self._quarantine(path, str(error))
-            return 0
+            return None
         if segment is None or not (segment.records or segment.lost):
             path.unlink()
+            return None
+        return Finished(segment, run or _run_of(segment))
+
+    async def _deliver(self, batch: Sequence[tuple[Path, Finished]]) -> int:
+        if not batch:
             return 0
-        written = await self._sink.deliver(self._spool_id, segment, run or _run_of(segment))
-        if not written.repeated:
-            self._observe.written(written.rows)
-        if segment.lost or written.lost:
-            self._quarantine(path, f"{max(segment.lost, written.lost)} records can't be read or stored")
-        else:
-            path.unlink()
-        return written.rows
+        written = await self._sink.deliver(self._spool_id, [finished for _, finished in batch])
+        self._together = min(_TOGETHER_MAX, self._together * 2)
+        # First all that is known, then the files: of one that can't be removed the next pass only learns that it is repeated.
+        for each in written:
+            if not each.repeated:
+                self._observe.written(each.rows)
+        for (path, finished), each in zip(batch, written, strict=True):
+            if finished.segment.lost or each.lost:
+                lost = max(finished.segment.lost, each.lost)
+                self._quarantine(path, f"{lost} records can't be read or stored")
+            else:
+                path.unlink()
+        return sum(each.rows for each in written)
 
     async def _end_runs(self, over: Iterable[UUID], paths: dict[UUID, Path]) -> None:
         for run_id in over:

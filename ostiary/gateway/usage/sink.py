@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from ostiary.gateway.usage.ledger import Written
@@ -22,13 +23,26 @@ class SinkFailed(Exception):
             self.fields["message"] = text
 
 
+class Finished(NamedTuple):
+    """A segment that nobody writes to any more, and its run as it is known now."""
+
+    segment: Segment
+    run: RunState
+
+
 class Sink(Protocol):
     """For one task at a time. After any error but SinkFailed (being cancelled, too), and after that one as well, `close` is
     called before anything else is."""
 
-    async def deliver(self, spool_id: UUID, segment: Segment, run: RunState, /) -> Written:
-        """Returns once the segment is where its file is not needed any more: nothing that happens to this machine takes it
-        from there, and delivering it again changes nothing. Raises SinkFailed."""
+    @property
+    def together_bytes_max(self) -> int:
+        """Up to how many bytes of segments are delivered together. One segment is, whatever it has."""
+        ...
+
+    async def deliver(self, spool_id: UUID, finished: Sequence[Finished], /) -> list[Written]:
+        """Returns, for each segment what became of it, once all of them are where their files are not needed any more:
+        nothing that happens to this machine takes them from there, and delivering them again changes nothing. Raises
+        SinkFailed; then any number of them may be there."""
         ...
 
     async def end_run(self, spool_id: UUID, run: RunState, /) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from ostiary.gateway.usage.ledger import Written
 from ostiary.gateway.usage.portion import Portion, cut
 from ostiary.gateway.usage.run import RunState
 from ostiary.gateway.usage.segment import Segment
-from ostiary.gateway.usage.sink import SinkFailed
+from ostiary.gateway.usage.sink import Finished, SinkFailed
 from ostiary.gateway.usage.stream.connection import StreamConnection, require_client
 from ostiary.gateway.usage.stream.message import EXCESS_BYTES_MAX, EndedName, encode_ended, encode_portion, name_of
 
@@ -34,7 +35,14 @@ class StreamSink:
         self._checked_at = 0.0
         self._grid_bytes = 0
 
-    async def deliver(self, spool_id: UUID, segment: Segment, run: RunState) -> Written:
+    @property
+    def together_bytes_max(self) -> int:
+        return 0  # a segment is several messages, and these go together
+
+    async def deliver(self, spool_id: UUID, finished: Sequence[Finished]) -> list[Written]:
+        return [await self._publish(spool_id, segment, run) for segment, run in finished]
+
+    async def _publish(self, spool_id: UUID, segment: Segment, run: RunState) -> Written:
         connection = await self._connected()
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
 
