@@ -1,7 +1,7 @@
 """Thousands of made-up calls to a control plane, by schemathesis: everything that its OpenAPI document admits and refuses.
 
 A process of its own serves, over real sockets, and the program that is known as `schemathesis run` calls, with all its
-checks."""
+checks. Who calls, and what, is said by `Callers`: `by_operator` here, `fuzzing_owners.by_two_owners`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,14 @@ class Fuzzed:
     said: str
 
 
-def configuration(token: str) -> str:
-    return f"""
+# Of one run nothing is left for the next: it would skip what was refused before.
+#
+# Calls in a row follow the links of the document, which are true; the program would make up a thousand others from names, and
+# then get to few of either.
+_SETTINGS = f"""
+[cache]
+enabled = false
+
 [checks]
 positive_data_acceptance.expected-statuses = {ADMITTED}
 
@@ -58,10 +64,38 @@ positive_data_acceptance.expected-statuses = {ADMITTED}
 [generation]
 allow-x00 = false
 
+[phases.stateful]
+inference.algorithms = []
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """`settings` is what the program's configuration has of them, tables and all; `options` are for its command line."""
+
+    settings: str
+    options: Sequence[str] = ()
+
+
+def by_operator(token: str, operations: Collection[str], *, for_ids: Collection[str] = ()) -> Callers:
+    """Calls `operations`; and those `for_ids` at random alone, not keyword by keyword, so that there are things to call the
+    others on."""
+    settings = f"""
 [auth.openapi.operatorToken]
 bearer = "{token}"
-{_UNSAID}
 """
+    if for_ids:
+        settings += f"""
+[[operations]]
+include-operation-id = {list(for_ids)}
+phases.coverage.enabled = false
+"""
+    return Callers(settings, only([*operations, *for_ids]))
+
+
+def only(operations: Collection[str]) -> Sequence[str]:
+    """The options by which no other operations are called."""
+    return [part for name in operations for part in ("--include-operation-id", name)]
 
 
 @contextmanager
@@ -88,21 +122,20 @@ def serving_for_fuzz(directory: Path, postgres: str) -> Iterator[Process]:
         log.close()
 
 
-def fuzz(
-    directory: Path, url: str, *, token: str, seed: int, examples: int, workers: int = 1, options: Sequence[str] = ()
-) -> Fuzzed:
-    """Up to `examples` calls of each operation in each phase. The same seed makes the same calls."""
+def fuzz(directory: Path, url: str, callers: Callers, *, seed: int, examples: int) -> Fuzzed:
+    """Up to `examples` calls of each operation in each phase. The same seed makes the same calls, as far as the same is
+    answered."""
     settings = directory / "schemathesis.toml"
     settings.touch(mode=0o600)
-    settings.write_text(configuration(token), encoding="utf-8")
+    settings.write_text(_SETTINGS + callers.settings + _UNSAID, encoding="utf-8")
     ran = subprocess.run(
         [
             *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
             *("--config-file", str(settings), "run", f"{url}/api/v1/openapi.json"),
-            *("--max-examples", str(examples), "--seed", str(seed), "--workers", str(workers)),
+            *("--max-examples", str(examples), "--seed", str(seed), "--workers", "1"),
             *("--continue-on-failure", "--generation-database", "none", "--no-color"),
             *("--suppress-health-check", "all", "--request-timeout", "60", "--no-shrink", "--warnings", "off"),
-            *options,
+            *callers.options,
         ],
         cwd=directory,
         capture_output=True,

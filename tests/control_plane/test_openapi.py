@@ -217,6 +217,58 @@ async def test_examples_of_requests_are_taken_by_the_api(api: Api) -> None:
         assert (await api.request(method, path + below, json=sent)).status == 200, below
 
 
+async def test_links_lead_from_what_was_made_or_listed_to_what_can_be_done_with_it(api: Api) -> None:
+    """A client that follows them would ask for another thing, or for none; and of an operation that is added nobody would see
+    where its id comes from."""
+    paths = (await api.get("/api/v1/openapi.json")).document["paths"]
+    described = {each["operationId"]: (path, each) for path, item in paths.items() for each in item.values()}
+
+    async def followed(source: str, status: int, reply: Reply, target: str, **path: str) -> Reply:
+        assert reply.status == status, reply.text
+        link = described[source][1]["responses"][str(status)]["links"][target]
+        assert link["operationId"] == target
+        values = {
+            name: path[expression.rpartition(".")[2]]
+            if expression.startswith("$request.path.")
+            else pointed_at(reply.document, expression.removeprefix("$response.body#"))
+            for name, expression in link["parameters"].items()
+        }
+        return await api.get(described[target][0].format_map(values))
+
+    def pointed_at(document: Any, pointer: str) -> str:
+        for step in pointer.split("/")[1:]:
+            document = document[int(step)] if isinstance(document, list) else document[step]
+        return str(document)
+
+    made = await api.post("/organizations", {"name": "Acme"})
+    organization_id = made.document["id"]
+    await person(api, "rosa@example.com", organization_id=organization_id, role="owner")
+    found = await followed("createOrganization", 201, made, "getOrganization")
+    assert found.document == made.document
+    found = await followed("listOrganizations", 200, await api.get("/organizations"), "getOrganization")
+    assert found.document == made.document
+    made = await api.post("/apps", {"organization_id": organization_id, "name": "Shop"})
+    assert (await followed("createApp", 201, made, "getApp")).document == made.document
+    made = await api.post(f"/apps/{made.document['id']}/keys", {"name": "phone"})
+    found = await followed("createKey", 201, made, "getKey")
+    assert found.document["name"] == "phone"
+    apps = await api.get("/apps")
+    keys = await followed("listApps", 200, apps, "listKeys")
+    assert (await followed("listKeys", 200, keys, "getKey")).document == found.document
+    members = await api.get(f"/organizations/{organization_id}/members")
+    found = await followed("listMembers", 200, members, "getMember", organization_id=organization_id)
+    assert found.document["email"] == "rosa@example.com"
+
+    linked = {
+        target
+        for _, each in described.values()
+        for answer in each["responses"].values()
+        for target in answer.get("links", {})
+    }
+    without = {identifier for identifier, (path, _) in described.items() if "{" in path} - linked
+    assert without == {"endGeneration"}, "nothing says where the id comes from"
+
+
 async def test_the_interactive_page_loads_from_this_server_alone_and_keeps_the_links_of_problems(api: Api) -> None:
     """A page from a foreign host could read the operator token; a problem's `type` would lead nowhere."""
     page = await api.get("/docs", token=None)

@@ -11,7 +11,9 @@ _HEAD = """\
 # Who may do what
 
 Made from `ostiary/control_plane/authorization.py` by `.venv/bin/python -m tests.support.authorization_page`: the table there
-is what holds every call, and a test walks all of it (`tests/control_plane/test_authorization_walk.py`).
+is what holds every call, and a test walks all of it (`tests/control_plane/test_authorization_walk.py`). Besides it, made-up
+calls by the owners of two organizations look for what one gets of the other
+([0031](decisions/0031-api-manners.md#made-up-calls)).
 
 **yes**: on everything. **own**: in organizations where the caller has this role. **theirs**: for everyone who is known; what
 is shown and changed is the caller's own, or of their organizations. **open**: also for who is not known; it makes them so.

@@ -14,7 +14,7 @@
     transactions   on the pool, and what the database's refusals mean
     dispatch       serves operations, to callers who may;  export  lists as CSV
     problems       every refusal, and how it looks
-    openapi documentation interactive examples  describe operations;  problem_pages  the gateway's errors
+    openapi links examples documentation interactive  describe operations;  problem_pages  the gateway's errors
     listener       the listening side;  doors  its sockets, and TLS that changes on them
 
 The names below are what domains are written with; the composition root takes the rest from its modules.

@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from ostiary import __version__
 from ostiary.control_plane.http import browser, examples, preconditions
 from ostiary.control_plane.http.fields import NoBody, NoParameters, Parameters
+from ostiary.control_plane.http.links import links
 from ostiary.control_plane.http.operations import BASE, AnyOperation, Method
 from ostiary.control_plane.http.problems import MEDIA_TYPE, FieldProblem, Problem, ProblemCode
 from ostiary.control_plane.http.problems import document as problem_document
@@ -73,10 +74,11 @@ def document(operations: Sequence[AnyOperation], *, unknown: Collection[str], co
     one that browsers have their session in. Two models of one name would be an error here, at start, not a wrong document."""
     schemas = _schemas(operations)
     subjects = preconditions.subjects(operations)
+    linked = links(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         security = [] if operation.id in unknown else _security(operation)
-        described = _operation(operation, subjects.get(operation.id), schemas, security)
+        described = _operation(operation, subjects.get(operation.id), schemas, security, linked.get(operation.id, {}))
         paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -198,9 +200,10 @@ def _operation(
     subject: AnyOperation | None,
     schemas: dict[str, Any],
     security: Security,
+    linked: Mapping[str, Any],
 ) -> dict[str, Any]:
     responses = {
-        str(operation.status): _success(operation, subject, schemas),
+        str(operation.status): _success(operation, subject, schemas, linked),
         **_failures(operation, known=bool(security)),
     }
     described: dict[str, Any] = {
@@ -281,7 +284,9 @@ def _annotated(field: Any) -> Any:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def _success(operation: AnyOperation, subject: AnyOperation | None, schemas: dict[str, Any]) -> dict[str, Any]:
+def _success(
+    operation: AnyOperation, subject: AnyOperation | None, schemas: dict[str, Any], linked: Mapping[str, Any]
+) -> dict[str, Any]:
     headers: dict[str, Any] = dict(_HEADERS)
     if preconditions.has_versions(operation) or (subject is not None and subject.answer is operation.answer):
         headers.update(_ETAG)
@@ -293,11 +298,8 @@ def _success(operation: AnyOperation, subject: AnyOperation | None, schemas: dic
     content = _json(operation.answer, schemas)
     if operation.csv is not None:
         content["text/csv"] = {"schema": {"type": "string", "description": "with `format=csv`"}}
-    return {
-        "description": "Done.",
-        "headers": headers,
-        "content": content,
-    }
+    answer: dict[str, Any] = {"description": "Done.", "headers": headers, "content": content}
+    return {**answer, "links": linked} if linked else answer
 
 
 def _failures(operation: AnyOperation, *, known: bool) -> dict[str, Any]:
