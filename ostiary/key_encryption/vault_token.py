@@ -62,7 +62,7 @@ class VaultToken:
         client.token = _read(token)
         found = client.auth.token.lookup_self()["data"]
         ttl, whole = float(found.get("ttl") or 0), float(found.get("creation_ttl") or 0)
-        if ttl <= 0:  # a root token, which never ends
+        if whole <= 0:  # a root token, which never ends; of another 0 may be left, for that is told in whole seconds
             self._look_at = now + _LOOK_AGAIN_SECONDS
             return
         if not found.get("renewable"):

@@ -109,16 +109,28 @@ def test_a_role_signs_in_again_when_its_token_has_ended(vault: VaultServer, tmp_
     assert kek._client.token != first
 
 
-def test_a_token_that_can_be_renewed_does_not_end(vault: VaultServer) -> None:
-    """Openings may be days apart, and tokens live for hours."""
-    token = vault.narrow_token(period="2s")
-    kek = VaultKeyWrapper("vault", vault.settings(token=token))
+@pytest.mark.parametrize("late_seconds", [0.0, 1.2])
+def test_a_token_that_can_be_renewed_does_not_end(vault: VaultServer, late_seconds: float) -> None:
+    """Openings may be days apart, and tokens live for hours. Of one in its last second Vault says that it has 0 left, which
+    it says of root tokens, too."""
     (key,) = data_keys(1)
-    until = time.monotonic() + 3.0
-    while time.monotonic() < until:
-        kek.renew_if_due()
-        time.sleep(0.05)
-    kek.wrap_all([key])
+    for attempts_left in range(4, -1, -1):
+        began = now = time.monotonic()
+        kek = VaultKeyWrapper("vault", vault.settings(token=vault.narrow_token(period="2s")))
+        longest_pause = 0.0
+        while now < began + 4.0:
+            if now >= began + late_seconds:
+                kek.renew_if_due()
+            time.sleep(0.05)
+            before, now = now, time.monotonic()
+            longest_pause = max(longest_pause, now - before)
+        try:
+            kek.wrap_all([key])
+            return
+        except KeyServiceUnavailable:
+            # A machine that stood still for a part of the token's life had no time to renew it.
+            if longest_pause < 0.5 or not attempts_left:
+                raise
 
 
 def test_a_vault_that_hangs_or_is_away_is_told_within_the_deadline(vault: VaultServer) -> None:

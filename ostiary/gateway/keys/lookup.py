@@ -72,14 +72,19 @@ class Lookup:
     def ask(self, question: Question) -> Answer:
         """The signal is this caller's own. Callers with one question share one place in one query."""
         answer: Answer = Signal()
+        self.ask_for(question, answer)
+        return answer
+
+    def ask_for(self, question: Question, answer: Answer) -> None:
+        """Sets or fails `answer`, a signal that somebody may be waiting for."""
         if self._closed or time.monotonic() < self._retry_at:
             self.refused += 1
             answer.fail(_unavailable(self._failing or "this process is ending"))
-            return answer
+            return
         if self.waiting >= WAITING_MAX:
             self.refused += 1
             answer.fail(_unavailable(f"{WAITING_MAX} look-ups are waiting"))
-            return answer
+            return
         self.waiting += 1
         if (answers := self._asked.get(question)) is not None:
             answers.append(answer)
@@ -87,7 +92,6 @@ class Lookup:
             self._waiting.setdefault(question, []).append(answer)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work())
-        return answer
 
     def try_at_once(self) -> None:
         """Postgres was seen to be there: the pause after a failure is over."""

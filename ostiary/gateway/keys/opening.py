@@ -39,7 +39,8 @@ Answer = Signal[KnownKey | None]
 
 
 class Openings:
-    """What one process has opened, and waits to open, by one service, which is called in a thread.
+    """What one process has opened, and waits to open, by one service, which is called in a thread. `look_up` sets an answer
+    to what Postgres now says of a key id, with its secrets open.
 
     Secrets outlive the entry of their key in the cache, so that a key that is read again
     because its limits changed need not be opened again."""
@@ -49,10 +50,12 @@ class Openings:
         wrapper: RemoteKeyWrapper,
         *,
         cache: KeyCache,
+        look_up: Callable[[str, Answer], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.wrapper = wrapper
         self._cache = cache
+        self._look_up = look_up
         self._cache_seconds = wrapper.cache_seconds
         self._calls = BoundedCalls(at_once=1, deadline_seconds=wrapper.deadline_seconds)
         self._clock = clock
@@ -194,8 +197,8 @@ class Openings:
         present = self._cache.known.get(known.key.id)
         try:
             if present is None or secret not in present.sealed_secrets():
-                # Revoked, perhaps: what was found before must not count after it.
-                answer.fail(_unavailable("it changed while it was being opened"))
+                # It changed meanwhile, was revoked perhaps: what was found before must not count after it.
+                self._look_up(known.key.id, answer)
             else:
                 give_opened(present, answer)
         except Exception:  # the request's own fault; the others must still get their answers

@@ -65,7 +65,9 @@ class KeyRing:
         self._openings: dict[RemoteKeyWrapper, Openings] = {}
         if postgres_url is not None:
             services = () if envelope is None else envelope.services
-            self._openings = {service: Openings(service, cache=self._cache) for service in services}
+            self._openings = {
+                service: Openings(service, cache=self._cache, look_up=self._look_up) for service in services
+            }
             self._lookup = Lookup(
                 postgres_url=postgres_url,
                 loader=KeyLoader(envelope, self._openings),
@@ -143,6 +145,10 @@ class KeyRing:
             return None
         known.used = True
         return known
+
+    def _look_up(self, key_id: str, answer: Signal[KnownKey | None]) -> None:
+        assert self._lookup is not None  # noqa: S101  what has to be opened came from there
+        self._lookup.ask_for(key_id, answer)
 
     def trial(self, known: KnownKey | None) -> Trial:
         """By which a signature is checked, of what `find` gave."""

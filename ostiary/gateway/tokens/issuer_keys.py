@@ -242,7 +242,7 @@ class IssuerKeys:
             self._changed(self.name)
 
     def _count(self, result: str) -> None:
-        self._metrics.values[self._metrics.counter("token_key_fetches_total", issuer=self.name, result=result)] += 1
+        self._metrics.counter("token_key_fetches_total", issuer=self.name, result=result).add(1)
 
     # --- what is told of it
 

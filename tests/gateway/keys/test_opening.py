@@ -191,9 +191,35 @@ async def test_a_key_that_is_revoked_while_it_is_opened_is_not_let_in(
         await until(lambda: ring.status()["changed"] == 1)
     finally:
         vault.resume()
-    with pytest.raises(GatewayError):
-        await answer(found)
-    assert await answer(ring.find(made.id)) is None
+    assert await answer(found) is None
+
+
+async def test_a_key_that_is_changed_while_it_is_opened_is_read_anew(
+    database: KeyDatabase, ring_of: RingMaker, vault: VaultServer
+) -> None:
+    """Row 118: its caller has done nothing wrong, and Vault is there. Rewrapping changes every key of a gateway that may have
+    started a moment ago."""
+    envelope = use_vault(database, vault, timeout_seconds=5.0)
+    made = await database.add()
+    ring = ring_of(database.url, envelope)
+    await follow(ring)
+    at_once(await answer(ring.find_by_secret(made.secret)))
+    sealed, wrapped = envelope.seal(made.secret, key_id=made.id)
+    vault.pause()
+    try:
+        found = ring.find(made.id)
+        assert isinstance(found, Signal)
+        await database.connection.execute(
+            "UPDATE api_keys SET secret_sealed = $2, data_key_wrapped = $3 WHERE id = $1", made.id, sealed, wrapped
+        )
+        await until(lambda: ring.status()["changed"] == 1)
+    finally:
+        vault.resume()
+    known = await answer(found)
+    assert known is not None
+    assert known.signer is not None
+    assert known.signer.verify(b"text", _sign(made))
+    assert openings_of(ring).calls == 2
 
 
 async def test_what_vault_can_not_open_is_named_and_not_asked_for_again_and_again(

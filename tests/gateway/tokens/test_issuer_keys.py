@@ -69,7 +69,7 @@ class Worker:
         return "200"
 
     def fetches(self, result: str) -> float:
-        return self.metrics.values[self.metrics.counter("token_key_fetches_total", issuer="corp", result=result)]
+        return self.metrics.counter("token_key_fetches_total", issuer="corp", result=result).total
 
 
 async def _driven(make: Callable[[], object]) -> TokenCaller:
