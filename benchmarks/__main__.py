@@ -13,23 +13,23 @@ from typing import NoReturn
 
 import click
 
-from benchmarks.contestant import Contestant
 from benchmarks.load import LoadFailed
-from benchmarks.measure import Plan, measure
+from benchmarks.measure import Plan
+from benchmarks.measurements import MEASUREMENTS, measured, missing_peers, peers_of
 from benchmarks.processes import OTHER_CORE, PROXY_CORE, DidNotStart
-from benchmarks.report import document, text
-from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.sides import ALWAYS_NEEDED, CONTESTANTS
+from benchmarks.table import document, summary
 from ostiary.demo.stores import MissingWheels
 
-QUICK = Plan(runs=2, seconds=1.0)
+QUICK = Plan(runs=2, seconds=1.0, quick=True)
+TABLE = "table"  # the name of all of them
 
 
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+def end_in_order(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)  # through every `with`, so that nothing is left running
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     click.echo(f"  {line}", err=True)
 
 
@@ -42,27 +42,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
     return names
 
 
-def contestants_of(
-    scenario: Scenario, wanted: Sequence[str] | None, there: Mapping[str, Contestant] = CONTESTANTS
-) -> list[Contestant]:
-    """The subject and those of its peers that are wanted and installed."""
-    peers = [there[name] for name in scenario.peers() if wanted is None or name in wanted]
-    return [there[scenario.subject], *(peer for peer in peers if not peer.missing())]
-
-
-def missing_peers(
-    scenarios: Sequence[Scenario], wanted: Sequence[str] | None, there: Mapping[str, Contestant] = CONTESTANTS
-) -> dict[str, list[str]]:
-    """Peers of these scenarios that can't run here, with the commands that bring them."""
-    names = dict.fromkeys(name for scenario in scenarios for name in scenario.peers())
-    return {
-        name: list(dict.fromkeys(need.mend for need in there[name].missing()))
-        for name in names
-        if (wanted is None or name in wanted) and there[name].missing()
-    }
-
-
-def _require_machine() -> None:
+def require_machine() -> None:
     if lacking := [need for need in ALWAYS_NEEDED if not need.found()]:
         mends = "; ".join(f"{need.what}: {need.mend}" for need in lacking)
         raise click.ClickException(f"a measurement needs programs that are not installed. {mends}")
@@ -75,8 +55,8 @@ def _require_machine() -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, metavar="[SCENARIO]...", type=click.Choice([*SCENARIOS]))
-@click.option("--seconds", type=click.FloatRange(1, 120), default=5.0, show_default=True, help="Length of a run.")
+@click.argument("names", nargs=-1, metavar="[SCENARIO]...", type=click.Choice([TABLE, *MEASUREMENTS]))
+@click.option("--seconds", type=click.FloatRange(1, 120), default=3.0, show_default=True, help="Length of a run.")
 @click.option("--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs of each side.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Where to write all figures."
@@ -91,33 +71,42 @@ def main(
     peers: tuple[str, ...] | None,
     quick: bool,
 ) -> None:
-    """Measure Ostiary against its peers, side by side, and print the ratios.
+    """Measure Ostiary against its peers, side by side, and print the ratios. Without a SCENARIO, or with `table`, all are
+    measured, and the last lines are a table of all that is asked, with what is met.
 
     \b
     Example:
-      ./scripts/bench
+      ./scripts/bench table --json today.json
       ./scripts/bench whole-job --runs 9 --peers nginx-lua
     """
-    signal.signal(signal.SIGTERM, _end)
-    _require_machine()
+    signal.signal(signal.SIGTERM, end_in_order)
+    require_machine()
     os.sched_setaffinity(0, {OTHER_CORE})  # with all that it starts, unless said otherwise
     plan = QUICK if quick else Plan(runs=runs, seconds=seconds)
-    scenarios = [SCENARIOS[name] for name in names or SCENARIOS]
-    missing = missing_peers(scenarios, peers)
+    chosen = [*MEASUREMENTS.values()] if not names or TABLE in names else [MEASUREMENTS[name] for name in names]
+    missing = missing_peers(chosen, peers)
     _explain_missing(missing)
-    results = []
-    for scenario in scenarios:
-        click.echo(f"measuring {scenario.name}", err=True)
+    results, failed = [], []
+    for measurement in chosen:
+        click.echo(f"measuring {measurement.name}", err=True)
         try:
-            results.append(measure(scenario, contestants_of(scenario, peers), plan, _say))
+            results.append(measured(measurement, plan, peers_of(measurement, peers), say))
         except (LoadFailed, DidNotStart, MissingWheels) as error:
-            raise click.ClickException(f"{scenario.name}: {error}") from error
-        click.echo(f"\n{text(results[-1], plan)}\n")
+            # The others are worth their minutes all the same.
+            failed.append(f"{measurement.name}: {error}")
+            click.echo(failed[-1], err=True)
+            continue
+        click.echo(f"\n{results[-1].text}\n")
+        if json_file is not None:  # after each: what was measured is not lost with what comes later
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(document(results, plan, missing, failed), indent=1) + "\n")
+    if len(chosen) > 1:
+        click.echo(f"{summary(results)}\n")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(document(results, plan, missing), indent=1) + "\n")
         click.echo(f"all figures are in {json_file}", err=True)
-    if any(result.check is not None and not result.check.reconciles for result in results):
+    if failed:
+        raise click.ClickException("not measured: " + "\n".join(failed))
+    if not all(result.sound for result in results):
         sys.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +14,9 @@ class Credential(StrEnum):
     """What each request of the load carries; see `requests.py`."""
 
     UNCHANGING = "unchanging"
+    BODY = "body"
     NONCE = "nonce"
+    BEARER = "bearer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class RunningSide:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`targets`, where there are any, are what its requests ask for, spread evenly; else all ask for the scenario's."""
+    """`targets`, where there are any, are what its requests ask for, spread evenly; else all ask for the scenario's.
+    `secrets`, once it runs, are those of the keys that they are made with, spread evenly; else all are made with one."""
 
     name: str
     title: str
@@ -46,6 +49,7 @@ class Contestant:
     needs: tuple[Need, ...]
     start: Callable[[Rig], RunningSide]
     targets: tuple[str, ...] = ()
+    secrets: Callable[[], Sequence[str]] | None = None
 
     def missing(self) -> list[Need]:
         return [need for need in self.needs if not need.found()]

@@ -70,16 +70,26 @@ def command_line(pid: int, *, proc: Path = PROC) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CoreTimes:
-    """Seconds a core has been busy (with anything, a host that took it away included) and idle, since boot."""
+    """Seconds a core has been busy (with anything, a host that took it away included) and idle, since boot or in a span."""
 
     busy_seconds: float
     idle_seconds: float
 
     def busy_share_since(self, before: CoreTimes) -> float:
         """0 to 1; 0 when no time has passed."""
-        busy = self.busy_seconds - before.busy_seconds
-        whole = busy + self.idle_seconds - before.idle_seconds
-        return busy / whole if whole > 0 else 0.0
+        return (self - before).busy_share
+
+    @property
+    def busy_share(self) -> float:
+        """Of a span of time: 0 to 1; 0 when none has passed."""
+        whole = self.busy_seconds + self.idle_seconds
+        return self.busy_seconds / whole if whole > 0 else 0.0
+
+    def __sub__(self, before: CoreTimes) -> CoreTimes:
+        return CoreTimes(self.busy_seconds - before.busy_seconds, self.idle_seconds - before.idle_seconds)
+
+    def __add__(self, more: CoreTimes) -> CoreTimes:
+        return CoreTimes(self.busy_seconds + more.busy_seconds, self.idle_seconds + more.idle_seconds)
 
 
 def core_times(core: int, *, proc: Path = PROC) -> CoreTimes:

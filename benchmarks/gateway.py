@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cpu
 from benchmarks.contestant import RunningSide
-from benchmarks.processes import OTHER_CORE, PROXY_CORE, READY_SECONDS, DidNotStart, Started, free_port
+from benchmarks.processes import OTHER_CORE, PROXY_CORE, READY_SECONDS, REPOSITORY, DidNotStart, Started, free_port
 from benchmarks.rendering import render_file
 from benchmarks.requests import SECRET
 from benchmarks.rig import Rig, Role
 
-REPOSITORY = Path(__file__).parent.parent
 # The package that is measured: `scripts/bench` names a compiled copy (scripts/compile), else this checkout as it is.
-PACKAGE = Path(os.environ.get("OSTIARY_BENCH_PACKAGE", REPOSITORY))
+PACKAGE = Path(os.environ.get("OSTIARY_BENCH_PACKAGE", REPOSITORY)).resolve()  # processes start elsewhere
 COMPILED = any((PACKAGE / "ostiary").rglob("*.so"))
 _OSTIARY = (sys.executable, "-P", "-m", "ostiary")
 _ENVIRONMENT = {"PYTHONPATH": str(PACKAGE), "BENCH_KEY_SECRET": SECRET}
 _MIGRATION_SECONDS = 60.0
+# Of places that some templates have.
+_DEFAULTS: Mapping[str, object] = {"workers": 1, "tls": ""}
 
 
 def build() -> str:
@@ -32,17 +34,23 @@ def build() -> str:
     return "compiled" if COMPILED else "interpreted"
 
 
-def start_ostiary(template: str, *, routes: str = "") -> Callable[[Rig], RunningSide]:
-    """Starts a gateway with the configuration `peers/<template>`, and `routes` (YAML) where it has a place for them; its
-    database is migrated first. The start raises DidNotStart."""
+def start_ostiary(template: str, **values: object) -> Callable[[Rig], RunningSide]:
+    """Starts a gateway with the configuration `peers/<template>`, and `values` where it has places for more than the rig
+    knows; the database, where it has one, is migrated first. The start raises DidNotStart."""
+    return start_prepared(template, lambda rig: None, **values)
+
+
+def start_prepared(template: str, prepare: Callable[[Rig], None], **values: object) -> Callable[[Rig], RunningSide]:
+    """As `start_ostiary`; between migration and start comes `prepare`."""
 
     def start(rig: Rig) -> RunningSide:
         port, admin_port = free_port(), free_port()
-        configuration = render_file(
-            template, rig.directory, rig.values(port=port, admin_port=admin_port, routes=routes)
-        )
-        if rig.stores is not None:
+        all_values = rig.values(port=port, admin_port=admin_port, **{**_DEFAULTS, **values})
+        # A file of its own: a gateway follows what becomes of its file, also where another side has the same template.
+        configuration = render_file(template, rig.directory, all_values, prefix=f"{port}-")
+        if rig.stores is not None and rig.stores.postgres_url in configuration.read_text():
             _migrate(rig, configuration)
+        prepare(rig)
         command: list[str | Path] = [*_OSTIARY, "gateway", "-c", configuration]
         started = rig.processes.start("ostiary", command, core=PROXY_CORE, environment=_ENVIRONMENT)
         rig.processes.wait_until_listening(started, admin_port)
@@ -65,8 +73,14 @@ def _migrate(rig: Rig, configuration: Path) -> None:
         raise DidNotStart(f"ostiary db migrate ended with status {code}:\n{migration.log_tail()}")
 
 
+def _move(pid: int, core: int) -> None:
+    for _, thread in cpu.thread_times([pid]):
+        os.sched_setaffinity(thread, {core})
+
+
 def _ready(started: Started, port: int, admin_port: int) -> RunningSide:
-    """Waits until the gateway is ready, and leaves the proxy's core to its worker, as every side has it to itself."""
+    """Waits until the gateway is ready, and leaves the proxy's core to its worker, as every side has it to itself. A second
+    worker shares the other core with everything else."""
     deadline = time.monotonic() + READY_SECONDS
     while not (said := status(admin_port))["ready"]:
         if time.monotonic() > deadline:
@@ -74,9 +88,11 @@ def _ready(started: Started, port: int, admin_port: int) -> RunningSide:
         time.sleep(0.05)
     workers = frozenset(int(worker["pid"]) for worker in said["workers"])
     shipper = frozenset({int(said["shipper"]["pid"])} if said["shipper"] else ())
+    cores = itertools.cycle((PROXY_CORE, OTHER_CORE))
+    for pid in sorted(workers):
+        _move(pid, next(cores))
     for pid in cpu.descendants(started.pid) - workers:
-        for thread in cpu.thread_times([pid]):
-            os.sched_setaffinity(thread[1], {OTHER_CORE})
+        _move(pid, OTHER_CORE)
 
     def pids() -> dict[Role, frozenset[int]]:
         everyone = cpu.descendants(started.pid)

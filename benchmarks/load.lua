@@ -1,6 +1,8 @@
 -- wrk: sends ready-made requests and reports the outcome as one line of JSON.
---   wrk ... -s load.lua URL -- unchanging FILE BYTES    the one request of FILE, over and over
---   wrk ... -s load.lua URL -- stream FILE BYTES        the requests of FILE in turn, BYTES each, none twice
+--   wrk ... -s load.lua URL -- unchanging FILE BYTES [MS]    the one request of FILE, over and over
+--   wrk ... -s load.lua URL -- stream FILE BYTES [MS]        the requests of FILE in turn, BYTES each, none twice
+-- With MS each connection waits before each request: at random, exponentially distributed, MS milliseconds on average. Requests
+-- of many such connections come as those of independent callers do, at a rate that the server does not set.
 -- One thread only: each would read FILE from its start.
 local file, request_bytes
 
@@ -16,6 +18,11 @@ function init(args)
     -- A global of this name is what tells wrk that each request is another. Past the end of the file the connection gets a
     -- line that no server takes for a request: the run then counts as broken, not as one of replays.
     request = function() return file:read(request_bytes) or "\r\n\r\n" end
+  end
+  local think_ms = tonumber(args[4])
+  if think_ms then
+    -- wrk takes whole milliseconds; rounding at random keeps the average.
+    delay = function() return math.floor(-math.log(1 - math.random()) * think_ms + math.random()) end
   end
 end
 

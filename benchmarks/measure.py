@@ -1,11 +1,13 @@
-"""How a figure comes about: all sides of a scenario up at once, then runs in turn, A, B, C, A, B, C ...
+"""How a figure comes about: all sides of a scenario up at once, then rounds of runs.
 
-A run is: empty Redis, wait until the side is at rest, read every process's CPU time, load for so many seconds, read again.
-CPU per request is the difference divided by the requests that the load generator saw answered."""
+A round is: empty Redis, wait until the sides are at rest, load them in turns (`turns.py`), wait until they are at rest again.
+CPU per request is what a side spent, divided by the requests that the load generator saw answered. `run_once` is a run of one
+side by itself, for what is measured otherwise."""
 
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +16,22 @@ from dataclasses import dataclass
 from benchmarks import cpu
 from benchmarks.checks import JobCheck, check_job
 from benchmarks.contestant import Contestant, Credential, RunningSide
-from benchmarks.load import LoadFailed, run_load
+from benchmarks.load import LoadFailed, LoadResult, start_load
 from benchmarks.processes import OTHER_CORE, PROXY_CORE
 from benchmarks.requests import (
     RequestFile,
+    bearer_request,
+    body_signed_request,
     signed_request,
     unchanging_request,
+    write_in_turn,
+    write_repeated,
     write_signed,
     write_spread,
-    write_unchanging,
 )
 from benchmarks.rig import Rig, Role, running_rig
 from benchmarks.scenarios import Sample, Scenario
+from benchmarks.turns import EXTRA_SECONDS, Turns, run_in_turns
 
 # Signed requests are made for this rate. Twice what any side reaches on the machines at hand; one that reaches it ends the
 # run with a message that names this constant.
@@ -38,32 +44,45 @@ REST_SHARE = 0.1
 REST_SECONDS = 60.0
 _REST_WINDOW_SECONDS = 0.25
 
+_UNCHANGING: Mapping[Credential, Callable[..., bytes]] = {
+    Credential.UNCHANGING: unchanging_request,
+    Credential.BODY: body_signed_request,
+    Credential.BEARER: lambda target, secret: bearer_request(target, secret),
+}
+_FORGED = "not the secret of this key"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure."""
+    """How much to measure. `quick` shows that it works, no more: what has sizes besides takes small ones."""
 
     runs: int
     seconds: float
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
     scenario: Scenario
-    samples: Mapping[str, Sequence[Sample]]  # by contestant, in the order of the rounds
+    titles: Mapping[str, str]  # by contestant, as the others below
+    samples: Mapping[str, Sequence[Sample]]  # in the order of the rounds
     check: JobCheck | None  # where the subject meters and limits
 
 
 def requests_for(contestant: Contestant, scenario: Scenario, rig: Rig, seconds: float) -> RequestFile:
     """The requests of one run. Signed ones are new for every run: a nonce is never seen twice, and all are far from the
     300 s of skew at which they would be refused."""
-    path = rig.directory / f"{contestant.credential}.requests"
+    path = rig.directory / f"{contestant.name}.requests"
     count = int(seconds * REQUESTS_PER_SECOND_MAX)
+    if contestant.secrets is not None:
+        requests = [bearer_request(scenario.target, secret) for secret in contestant.secrets()]
+        random.shuffle(requests)  # or each run would ask first for what the run before asked for first
+        return write_in_turn(path, requests, count)
     if contestant.targets:
         return write_spread(path, contestant.targets, count)
     if contestant.credential is Credential.NONCE:
         return write_signed(path, scenario.target, count)
-    return write_unchanging(path, scenario.target)
+    return write_repeated(path, _UNCHANGING[contestant.credential](scenario.target))
 
 
 def measure(
@@ -81,48 +100,107 @@ def measure(
         samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
         answered = 0
         for round_number in range(plan.runs + 1):
-            for contestant in contestants:
-                warm_up = round_number == 0
-                side, seconds = sides[contestant.name], WARM_UP_SECONDS if warm_up else plan.seconds
-                requests = requests_for(contestant, scenario, rig, seconds)
-                try:
-                    sample = run_once(rig, side, requests, seconds)
-                except LoadFailed as error:
-                    raise LoadFailed(f"{contestant.name}: {error}") from error
-                answered += sample.requests if contestant is contestants[0] else 0
+            warm_up = round_number == 0
+            seconds = WARM_UP_SECONDS if warm_up else plan.seconds
+            loads = {
+                contestant.name: (
+                    sides[contestant.name],
+                    requests_for(contestant, scenario, rig, seconds + EXTRA_SECONDS),
+                )
+                for contestant in contestants
+            }
+            for side, _ in loads.values():
+                wait_for_rest(side)
+            if rig.stores is not None:
+                rig.stores.empty_redis()
+            before = {name: spent_by_role(rig, side) for name, (side, _) in loads.items()}
+            turns = run_in_turns(rig, loads, seconds)
+            for side, _ in loads.values():
+                # What a run leaves to do (usage still to be shipped) belongs to its requests, and must not disturb the next.
+                wait_for_rest(side)
+            after = {name: spent_by_role(rig, side) for name, (side, _) in loads.items()}
+            answered += turns[contestants[0].name].load.requests
+            for name, sample in samples_of(turns, before, after).items():
                 if warm_up:
-                    say(f"warmed up {contestant.name}")
+                    say(f"warmed up {name}")
                     continue
-                samples[contestant.name].append(sample)
+                samples[name].append(sample)
                 say(
-                    f"run {round_number} of {plan.runs}: {contestant.name} "
+                    f"run {round_number} of {plan.runs}: {name} "
                     f"{sample.requests_per_second:,.0f} requests/s, {sample.cpu_us[Role.GATEWAY]:.1f} µs"
                 )
-        return ScenarioResult(scenario, samples, _check(rig, sides[contestants[0].name], answered, plan))
+        titles = {contestant.name: contestant.title for contestant in contestants}
+        return ScenarioResult(
+            scenario, titles, samples, _check(rig, scenario, sides[contestants[0].name], answered, plan)
+        )
 
 
-def _check(rig: Rig, subject: RunningSide, answered: int, plan: Plan) -> JobCheck | None:
-    if rig.stores is None or subject.admin_port is None:
+def _check(rig: Rig, scenario: Scenario, subject: RunningSide, answered: int, plan: Plan) -> JobCheck | None:
+    if rig.stores is None or subject.admin_port is None or not scenario.subject_alone_is_metered:
         return None
     # Besides the load and its warm-up stand the probes: one answered, two refused.
+    answered += 1
+    # At rest the last segment may still be open: it is sealed a while after its last call.
+    deadline = time.monotonic() + REST_SECONDS
+    while (rows := rig.stores.usage_rows()) < answered and time.monotonic() < deadline:
+        time.sleep(_REST_WINDOW_SECONDS)
     return check_job(
-        answered=answered + 1,
-        rows=rig.stores.usage_rows(),
+        answered=answered,
+        rows=rows,
         runs=plan.runs + 1,
         probes=2,
         admin_port=subject.admin_port,
     )
 
 
+def samples_of(
+    turns: Mapping[str, Turns],
+    before: Mapping[str, Mapping[Role, cpu.ThreadTimes]],
+    after: Mapping[str, Mapping[Role, cpu.ThreadTimes]],
+) -> dict[str, Sample]:
+    """Of each side, from what was read before and after the round. What sides share was read by turn; what they have beside
+    the gateway works on when their turn is over, so all of it counts. Postgres is worked on by those that meter alone, and
+    is divided by their requests."""
+    metered = sum(turn.load.requests for name, turn in turns.items() if Role.SHIPPER in after[name])
+    samples = {}
+    for name, turn in turns.items():
+        spent = {role: cpu.seconds_between(before[name][role], times) for role, times in after[name].items()}
+        if Role.POSTGRES in spent:
+            meters = Role.SHIPPER in spent
+            spent[Role.POSTGRES] *= turn.load.requests / metered if meters else 0.0
+        spent |= turn.spent_seconds
+        busy = turn.proxy_core.busy_share
+        samples[name] = Sample(
+            requests=turn.load.requests,
+            requests_per_second=turn.load.requests / turn.seconds,
+            cpu_us={role: spent[role] / turn.load.requests * 1e6 for role in sorted(spent)},
+            latency_p50_us=turn.load.latency_p50_us,
+            latency_p99_us=turn.load.latency_p99_us,
+            proxy_core_busy=busy,
+            proxy_core_foreign=max(0.0, busy - turn.spent_seconds[Role.GATEWAY] / turn.seconds),
+            other_core_busy=turn.other_core.busy_share,
+        )
+    return samples
+
+
 def run_once(rig: Rig, side: RunningSide, requests: RequestFile, seconds: float) -> Sample:
     """One run of one side. Raises LoadFailed."""
+
+    def run() -> LoadResult:
+        return start_load(rig.processes, port=side.port, requests=requests, seconds=seconds).to_end()
+
+    return sample_of(rig, side, run)
+
+
+def sample_of(rig: Rig, side: RunningSide, run: Callable[[], LoadResult]) -> Sample:
+    """What the side spent while `run` loaded it, and until it was at rest again. Raises LoadFailed."""
     if rig.stores is not None:
         rig.stores.empty_redis()
     wait_for_rest(side)
     before = spent_by_role(rig, side)
     cores_before = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
     began = time.monotonic()
-    load = run_load(rig.processes, port=side.port, requests=requests, seconds=seconds)
+    load = run()
     cores_after = {core: cpu.core_times(core) for core in (PROXY_CORE, OTHER_CORE)}
     whole_seconds = time.monotonic() - began
     gateway_seconds = cpu.seconds_between(before[Role.GATEWAY], spent_by_role(rig, side)[Role.GATEWAY])
@@ -173,15 +251,18 @@ def wait_for_rest(side: RunningSide) -> None:
 def probe(contestant: Contestant, port: int, scenario: Scenario) -> None:
     """That the side does what it is measured for: a good request is answered, and where credentials are checked a forged
     one is not, nor a replayed one where there is a nonce. Raises LoadFailed."""
-    good = unchanging_request(contestant.targets[0] if contestant.targets else scenario.target)
-    expected = [("a good request", good, 200)]
+    target = contestant.targets[0] if contestant.targets else scenario.target
     if contestant.credential is Credential.NONCE:
         now, nonce = int(time.time()), f"probe{time.monotonic_ns():020}"
-        good = signed_request(scenario.target, timestamp=now, nonce=nonce)
-        forged = signed_request(scenario.target, timestamp=now, nonce=nonce + "f", secret="not the secret of this key")
+        good = signed_request(target, timestamp=now, nonce=nonce)
+        forged = signed_request(target, timestamp=now, nonce=nonce + "f", secret=_FORGED)
         expected = [("a good request", good, 200), ("its replay", good, 401), ("a forged request", forged, 401)]
-    elif scenario.with_stores:
-        expected.append(("a forged request", good.replace(b"?", b"?forged&"), 401))
+    else:
+        signed = _UNCHANGING[contestant.credential]
+        good = bearer_request(target, contestant.secrets()[0]) if contestant.secrets is not None else signed(target)
+        expected = [("a good request", good, 200)]
+        if scenario.with_stores:
+            expected.append(("a forged request", signed(target, secret=_FORGED), 401))
     for what, request, status in expected:
         answer, length = exchange(port, request)
         if answer != status or (status == 200 and length != scenario.answer_bytes):

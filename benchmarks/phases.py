@@ -54,6 +54,7 @@ from ostiary.gateway.telemetry.metrics import Metrics
 from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.usage import Spool, encode
 from ostiary.gateway.wire.client import ClientConnection
+from ostiary.gateway.wire.grammar import HeaderLine
 from ostiary.gateway.wire.request_body import RequestBody
 from ostiary.gateway.wire.request_head import Framing, parse_request_head
 from ostiary.gateway.wire.response_head import parse_response_head
@@ -165,14 +166,15 @@ class Subject:
         self.spool.append(
             encode(
                 *(admission.caller, route.usage, exchange.request_id, 1.8e9, self.head.method, 200, 500, 300, 0, 121),
-                *(b"127.0.0.1", agent, False, True),
+                *("127.0.0.1", agent, False, True),
             )
         )
 
     def lines(self, cost: Callable[[Callable[[], object]], Spread], *, many_routes: bool = True) -> Iterator[Line]:
         """Every phase but `limit`, which needs Redis, in the order of the path, each followed by its parts; `cost` says
         what a call costs. Ten thousand routes take long to make where each instruction does."""
-        yield Line("request head", cost(lambda: parse_request_head(self.request_head, self.limits)))
+        layout: list[HeaderLine] = []  # as of a connection that has had such heads before
+        yield Line("request head", cost(lambda: parse_request_head(self.request_head, self.limits, layout)))
         yield Line("begin", cost(self.begin))
         yield Line("admit", cost(self.admit))
         yield Line("match", cost(self.match))
@@ -192,7 +194,8 @@ class Subject:
                 yield Line("  of that: to make the exchange and its body", cost(call.make), counts=False)
         yield Line("authorize", cost(self.authorize))
         yield Line("prepare", cost(self.prepare))
-        yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET")))
+        answers: list[HeaderLine] = []
+        yield Line("response head", cost(lambda: parse_response_head(ANSWER_HEAD, b"GET", answers)))
         yield Line("respond", cost(lambda: render_head(self.exchange, self.answer)))
         yield Line("open and record", cost(self.open_and_record))
         yield Line("of it: encode and append usage", cost(self.append_usage), counts=False)

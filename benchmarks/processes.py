@@ -17,6 +17,8 @@ from types import TracebackType
 PROXY_CORE = 0
 OTHER_CORE = 1
 
+REPOSITORY = Path(__file__).parent.parent
+
 READY_SECONDS = 30.0  # a gateway with migrations done is up within one or two; a loaded CI machine takes longer
 STOP_SECONDS = 10.0  # for an orderly end, before the whole process group is killed
 LOG_TAIL_BYTES = 2000

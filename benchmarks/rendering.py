@@ -18,8 +18,8 @@ def render(template: str, values: Mapping[str, object]) -> str:
     return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), template)
 
 
-def render_file(name: str, directory: Path, values: Mapping[str, object]) -> Path:
-    """Renders `peers/<name>` into the directory, under the same name; returns where it is."""
-    path = directory / name
+def render_file(name: str, directory: Path, values: Mapping[str, object], *, prefix: str = "") -> Path:
+    """Renders `peers/<name>` into the directory, under the same name with `prefix`; returns where it is."""
+    path = directory / f"{prefix}{name}"
     path.write_text(render((TEMPLATES / name).read_text(), values))
     return path

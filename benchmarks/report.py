@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.findings import Finding, Unit, Verdict
 from benchmarks.gateway import build
 from benchmarks.measure import Plan, ScenarioResult
 from benchmarks.rig import Role
@@ -23,19 +24,20 @@ _COLUMNS = (Role.GATEWAY, Role.REDIS, Role.SHIPPER, Role.POSTGRES, Role.SUPERVIS
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
+    """Subject : peer, one value a round."""
+
     comparison: Comparison
-    spread: Spread
+    values: tuple[float, ...]
 
     @property
-    def verdict(self) -> str:
-        """`aim`, `bar` or `missed`, by the median; empty when nothing is asked."""
-        bar, aim, median = self.comparison.bar, self.comparison.aim, self.spread.median
-        if bar is None:
-            return ""
-        sense = 1 if self.comparison.figure.less_is_better else -1
-        if aim is not None and sense * median <= sense * aim:
-            return "aim"
-        return "bar" if sense * median <= sense * bar else "missed"
+    def spread(self) -> Spread:
+        return Spread.of(self.values)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """By the median; None where nothing is asked."""
+        asked = self.comparison.asked
+        return asked.verdict(self.spread.median) if asked is not None else None
 
 
 def ratios(result: ScenarioResult) -> list[Ratio]:
@@ -46,7 +48,7 @@ def ratios(result: ScenarioResult) -> list[Ratio]:
         return [comparison.figure.of(sample) for sample in samples[name]]
 
     return [
-        Ratio(comparison, paired_ratios(of(scenario.subject, comparison), of(comparison.peer, comparison)))
+        Ratio(comparison, tuple(paired_ratios(of(scenario.subject, comparison), of(comparison.peer, comparison))))
         for comparison in scenario.comparisons
         if comparison.peer in samples
     ]
@@ -86,10 +88,10 @@ def _ratios_table(result: ScenarioResult) -> str:
     rows = [[f"{result.scenario.subject} :", "of", "min", "median", "max", "bar", "aim", "met"]]
     for ratio in ratios(result):
         comparison, spread = ratio.comparison, ratio.spread
-        sign = "≤" if comparison.figure.less_is_better else "≥"
-        asked = [f"{sign} {value:g}" if value is not None else "" for value in (comparison.bar, comparison.aim)]
+        bar = comparison.asked
+        asked = [f"{bar.sign} {value:g}" for value in (bar.bar, bar.aim)] if bar is not None else ["", ""]
         figures = [f"{value:.2f}" for value in (spread.least, spread.median, spread.most)]
-        rows.append([comparison.peer, comparison.figure.title, *figures, *asked, ratio.verdict])
+        rows.append([comparison.peer, comparison.figure.title, *figures, *asked, ratio.verdict or ""])
     return table(rows)
 
 
@@ -121,7 +123,7 @@ def text(result: ScenarioResult, plan: Plan) -> str:
     """What is printed of a scenario. Every cell is `median (least–most)` over the runs; a ratio is taken within a round."""
     heading = f"{result.scenario.name}: {result.scenario.title}"
     python = f"CPython {platform.python_version()}, Ostiary {build()}"
-    measured = f"{plan.runs} runs of {plan.seconds:g} s each, alternating; {python}"
+    measured = f"{plan.runs} runs of {plan.seconds:g} s each, all sides in turns; {python}"
     return "\n\n".join(
         part
         for part in (
@@ -134,43 +136,50 @@ def text(result: ScenarioResult, plan: Plan) -> str:
     )
 
 
-def document(results: Sequence[ScenarioResult], plan: Plan, missing: Mapping[str, Sequence[str]]) -> dict[str, object]:
-    """What is written as JSON: every sample, every ratio, the machine, and who could not take part."""
+def findings(result: ScenarioResult) -> tuple[Finding, ...]:
+    """The ratios of which something is asked, as lines of the table."""
+    return tuple(
+        Finding(
+            ratio.comparison.row,
+            f"{result.scenario.short}: {ratio.comparison.figure.title}, against {result.titles[ratio.comparison.peer]}",
+            Unit.RATIO,
+            ratio.comparison.asked,
+            ratio.values,
+        )
+        for ratio in ratios(result)
+        if ratio.comparison.asked is not None
+    )
+
+
+def document(result: ScenarioResult) -> dict[str, object]:
+    """What is written of a scenario as JSON: every sample, every ratio."""
     return {
-        "machine": _machine(),
-        "runs": plan.runs,
-        "seconds": plan.seconds,
-        "missing": {name: list(mends) for name, mends in missing.items()},
-        "scenarios": {
-            result.scenario.name: {
-                "title": result.scenario.title,
-                "subject": result.scenario.subject,
-                "samples": {name: [_sample(sample) for sample in runs] for name, runs in result.samples.items()},
-                "ratios": [
-                    {
-                        "figure": ratio.comparison.figure.title,
-                        "peer": ratio.comparison.peer,
-                        "min": ratio.spread.least,
-                        "median": ratio.spread.median,
-                        "max": ratio.spread.most,
-                        "bar": ratio.comparison.bar,
-                        "aim": ratio.comparison.aim,
-                        "met": ratio.verdict,
-                    }
-                    for ratio in ratios(result)
-                ],
-                "check": asdict(result.check) if result.check is not None else None,
+        "title": result.scenario.title,
+        "subject": result.scenario.subject,
+        "samples": {name: [sample_document(sample) for sample in runs] for name, runs in result.samples.items()},
+        "ratios": [
+            {
+                "figure": ratio.comparison.figure.title,
+                "peer": ratio.comparison.peer,
+                "min": ratio.spread.least,
+                "median": ratio.spread.median,
+                "max": ratio.spread.most,
+                "bar": ratio.comparison.asked.bar if ratio.comparison.asked is not None else None,
+                "aim": ratio.comparison.asked.aim if ratio.comparison.asked is not None else None,
+                "met": ratio.verdict or "",
             }
-            for result in results
-        },
+            for ratio in ratios(result)
+        ],
+        "check": asdict(result.check) if result.check is not None else None,
     }
 
 
-def _sample(sample: Sample) -> dict[str, object]:
+def sample_document(sample: Sample) -> dict[str, object]:
     return {**asdict(sample), "cpu_us": {str(role): value for role, value in sample.cpu_us.items()}}
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
+    """What the figures depend on besides the code."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import cpu
@@ -23,6 +23,10 @@ NGINX_LUA_PACKAGES = "apt-get install nginx-extras libnginx-mod-http-lua lua-ngi
 NGINX_LARGE_BUFFERS = (
     "proxy_buffers 8 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
 )
+
+
+# Directives for all of an nginx, and parameters of its listener.
+_NGINX_DEFAULTS: Mapping[str, object] = {"settings": "", "listen": ""}
 
 
 def find_program(name: str) -> str | None:
@@ -44,12 +48,16 @@ def _start(rig: Rig, name: str, command: Sequence[str | Path], port: int, **envi
     return RunningSide(port, started, lambda: {Role.GATEWAY: cpu.descendants(started.pid)})
 
 
-def _nginx(name: str, *more_files: str, buffers: str = "") -> Callable[[Rig], RunningSide]:
+def start_nginx(name: str, *more_files: str, **values: object) -> Callable[[Rig], RunningSide]:
+    """Starts an nginx with the configuration `peers/<name>.conf`, which may name `more_files`, and `values` where it has
+    places for more than the rig knows."""
+
     def start(rig: Rig) -> RunningSide:
         port = free_port()
         for file in more_files:
             render_file(file, rig.directory, {})
-        configuration = render_file(f"{name}.conf", rig.directory, rig.values(port=port, buffers=buffers))
+        all_values = rig.values(port=port, **{**_NGINX_DEFAULTS, **values})
+        configuration = render_file(f"{name}.conf", rig.directory, all_values, prefix=f"{port}-")
         return _start(rig, name, nginx_command(configuration), port)
 
     return start
@@ -78,9 +86,9 @@ def _hand_rolled(rig: Rig) -> RunningSide:
     return _start(rig, "hand-rolled", [str(part) for part in command], port, SECRET=SECRET)
 
 
-_NGINX = _program("nginx", "apt-get install nginx-extras")
+NGINX = _program("nginx", "apt-get install nginx-extras")
 _LUA = (
-    _NGINX,
+    NGINX,
     _file(NGINX_MODULES / "ngx_http_lua_module.so", NGINX_LUA_PACKAGES),
     _file(Path("/usr/share/lua/5.1/nginx/redis.lua"), NGINX_LUA_PACKAGES),
 )
@@ -92,11 +100,15 @@ CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
         Contestant("ostiary", "Ostiary", Credential.NONCE, (), start_ostiary("ostiary-whole-job.yaml")),
+        Contestant(
+            "ostiary-leased", "Ostiary, leased limits", Credential.BODY, (), start_ostiary("ostiary-leased.yaml")
+        ),
         Contestant("ostiary-plain", "Ostiary", Credential.UNCHANGING, (), start_ostiary("ostiary-plain.yaml")),
         *(
             Contestant(
                 f"ostiary-{name}-routes",
-                f"Ostiary with {count} routes, {len(targets)} of them asked for",
+                f"Ostiary with {count} routes"
+                + (f", {len(targets)} of them asked for" if len(targets) < count else ""),
                 Credential.UNCHANGING,
                 (),
                 start_ostiary("ostiary-routes.yaml", routes=routes_text(count)),
@@ -108,22 +120,24 @@ CONTESTANTS = {
                 ("10000", 10_000, routes_targets(10_000)),
             )
         ),
-        Contestant("nginx-lua", "nginx+Lua+Redis", Credential.UNCHANGING, _LUA, _nginx("nginx-lua", "limit_one.lua")),
+        Contestant(
+            "nginx-lua", "nginx+Lua+Redis", Credential.UNCHANGING, _LUA, start_nginx("nginx-lua", "limit_one.lua")
+        ),
         Contestant(
             "nginx-lua-nonce",
             "nginx+Lua+Redis, same work",
             Credential.NONCE,
             _LUA,
-            _nginx("nginx-lua-nonce", "limit_one_nonce.lua"),
+            start_nginx("nginx-lua-nonce", "limit_one_nonce.lua"),
         ),
         Contestant("hand-rolled", "hand-rolled aiohttp", Credential.UNCHANGING, (), _hand_rolled),
-        Contestant("nginx", "nginx", Credential.UNCHANGING, (_NGINX,), _nginx("nginx")),
+        Contestant("nginx", "nginx", Credential.UNCHANGING, (NGINX,), start_nginx("nginx")),
         Contestant(
             "nginx-large-buffers",
             "nginx, 512 KiB of buffers",
             Credential.UNCHANGING,
-            (_NGINX,),
-            _nginx("nginx", buffers=NGINX_LARGE_BUFFERS),
+            (NGINX,),
+            start_nginx("nginx", settings=NGINX_LARGE_BUFFERS),
         ),
         Contestant(
             "envoy",

@@ -23,11 +23,11 @@ class Spread:
         return cls(min(values), statistics.median(values), max(values))
 
 
-def paired_ratios(subject: Sequence[float], peer: Sequence[float]) -> Spread:
-    """The spread of subject : peer, run by run.
+def paired_ratios(subject: Sequence[float], peer: Sequence[float]) -> list[float]:
+    """Subject : peer, run by run.
 
     Runs of one round stand next to each other in time, so whatever slowed the machine in that minute slowed both, and
     most of it cancels; a ratio of two medians would keep it. Raises ValueError when the rounds do not match."""
     if len(subject) != len(peer):
         raise ValueError(f"{len(subject)} runs against {len(peer)}: ratios need the same rounds on both sides")
-    return Spread.of([mine / theirs for mine, theirs in zip(subject, peer, strict=True)])
+    return [mine / theirs for mine, theirs in zip(subject, peer, strict=True)]

@@ -1,6 +1,6 @@
 """What metering costs: a call in the worker, and a row on its way to Postgres.
 
-    python -m benchmarks.usage [--rows N]
+    python -m benchmarks.usage [--rows N] [--runs N] [--json] [--in-turn]
 
 Both in CPU time, so that other work on the machine disturbs little; for the row, of the shipper and of Postgres (all its
 processes) together, which is what one core can do. The best of many short runs is what the code costs, the median what it
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import asyncpg
@@ -60,7 +63,7 @@ def measure_worker(directory: Path) -> None:
             1100,
             0,
             121,
-            b"192.0.2.7",
+            "192.0.2.7",
             _AGENT,
             False,
             True,
@@ -119,7 +122,7 @@ def spool_rows(directory: Path, rows: int) -> None:
                 chance.randrange(400, 40_000),
                 0,
                 121,
-                b"192.0.2.%d" % chance.randrange(250),
+                f"192.0.2.{chance.randrange(250)}",
                 _AGENT,
                 False,
                 True,
@@ -128,8 +131,30 @@ def spool_rows(directory: Path, rows: int) -> None:
     spool.close()
 
 
-async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int) -> None:
-    """Prints what a row costs from the spool to Postgres."""
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """So many rows from the spool to Postgres, and the seconds that took: CPU of the shipper and of Postgres, and by the
+    clock."""
+
+    rows: int
+    shipper_seconds: float
+    postgres_seconds: float
+    wall_seconds: float
+
+    @property
+    def rows_per_core_second(self) -> float:
+        return self.rows / (self.shipper_seconds + self.postgres_seconds)
+
+    def __str__(self) -> str:
+        shipper, postgres = (1e6 * seconds / self.rows for seconds in (self.shipper_seconds, self.postgres_seconds))
+        return (
+            f"{self.rows} rows: shipper {shipper:.2f} us, Postgres {postgres:.2f} us a row; {self.rows_per_core_second:,.0f} "
+            f"rows per second of one core ({self.rows / self.wall_seconds:,.0f} by the clock)"
+        )
+
+
+async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int) -> Shipped:
+    """What a row costs from the spool to Postgres."""
     connection = await asyncpg.connect(server.url())
     for migration in MIGRATIONS:
         await connection.execute(migration.read_text(encoding="utf-8"))
@@ -143,22 +168,25 @@ async def measure_shipping(directory: Path, server: EmbeddedPostgres, rows: int)
     await shipper.close()
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     await connection.close()
-    print(
-        f"{written} rows: shipper {own / written * 1e6:.2f} us, Postgres {postgres / written * 1e6:.2f} us a row; "
-        f"{written / (own + postgres):,.0f} rows per second of one core ({written / wall:,.0f} by the clock)"
-    )
+    return Shipped(written, own, postgres, wall)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="only the rows, a line of JSON for each run")
+    parser.add_argument("--in-turn", action="store_true", help="wait for a line on standard input before each run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ostiary-usage-") as scratch:
-        measure_worker(Path(scratch) / "worker")
+        if not options.json:
+            measure_worker(Path(scratch) / "worker")
         with EmbeddedPostgres(Path(scratch) / "postgres") as server:
             for run in range(options.runs):
-                asyncio.run(measure_shipping(Path(scratch) / f"spool-{run}", server, options.rows))
+                if options.in_turn and not sys.stdin.readline():
+                    return
+                shipped = asyncio.run(measure_shipping(Path(scratch) / f"spool-{run}", server, options.rows))
+                print(json.dumps(asdict(shipped)) if options.json else shipped, flush=True)
 
 
 if __name__ == "__main__":

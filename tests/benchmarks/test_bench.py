@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cpu
-from benchmarks.gateway import REPOSITORY
+from benchmarks.processes import REPOSITORY
 
 pytestmark = pytest.mark.full
 
@@ -68,11 +68,15 @@ def wait_for(holds: Callable[[], bool], what: str) -> None:
 def test_a_quick_run_measures_the_whole_job_and_leaves_nothing(tmp_path: Path, place: Path) -> None:
     """Gateway, peers, stores and harness must fit together, or no figure of ours can be had."""
     figures = tmp_path / "results" / "figures.json"
-    process = bench(place, "whole-job", "--quick", "--peers", "nginx-lua,nginx-lua-nonce", "--json", str(figures))
+    peers = "nginx-lua,nginx-lua-nonce"
+    process = bench(place, "whole-job", "usage", "--quick", "--peers", peers, "--json", str(figures))
     printed, progress = process.communicate(timeout=180)
     assert process.returncode == 0, progress
     assert "every call is metered" in printed
-    job = json.loads(figures.read_text())["scenarios"]["whole-job"]
+    written = json.loads(figures.read_text())
+    assert [line["row"] for line in written["table"]] == ["1", "1b", "8"]
+    assert [line.split()[0] for line in printed.splitlines() if line.strip()][-4:] == ["row", "1", "1b", "8"]
+    job = written["scenarios"]["whole-job"]
     assert set(job["samples"]) == {"ostiary", "nginx-lua", "nginx-lua-nonce"}
     assert all(len(runs) == 2 for runs in job["samples"].values())
     for role in ("gateway", "redis", "shipper", "postgres", "supervisor"):

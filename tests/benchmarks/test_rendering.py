@@ -14,7 +14,12 @@ from ostiary.core.routing import RouteMatch, compile_routes
 VALUES = {
     **common_values(Path("/somewhere")),
     "port": 18001,
-    "buffers": "",
+    "settings": "",
+    "listen": "",
+    "workers": 1,
+    "tls": "",
+    "more": "",
+    "echo_port": 18005,
     "routes": routes_text(3),
     "admin_port": 18002,
     "upstream_port": 18003,
@@ -42,11 +47,18 @@ def test_every_template_is_filled_from_the_values_there_are(name: str, tmp_path:
     assert "@{" not in path.read_text()
 
 
-@pytest.mark.parametrize("name", ["ostiary-whole-job.yaml", "ostiary-plain.yaml", "ostiary-routes.yaml"])
+@pytest.mark.parametrize("name", [path.name for path in TEMPLATES.glob("ostiary-*.yaml")])
 def test_ostiary_listens_on_the_rendered_port_with_one_worker(name: str) -> None:
     """More than one worker would be measured as one."""
     listen = yaml.safe_load(render((TEMPLATES / name).read_text(), VALUES))["gateway"]["listen"]
     assert listen == {"host": "127.0.0.1", "port": 18001, "workers": 1}
+
+
+def test_each_limit_of_the_leased_job_is_leased() -> None:
+    """One that is not would have each call ask Redis, and the others be leased for nothing."""
+    plan = yaml.safe_load(render((TEMPLATES / "ostiary-leased.yaml").read_text(), VALUES))["plans"]["standard"]
+    limits = [plan["rate"], *plan["limits"], *plan["quotas"]]
+    assert [limit["counting"] for limit in limits] == ["leased"] * 3
 
 
 def test_the_secret_of_the_key_is_not_in_ostiarys_file() -> None:

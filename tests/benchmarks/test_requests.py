@@ -10,6 +10,7 @@ import pytest
 from benchmarks.requests import (
     KEY_ID,
     SECRET,
+    body_signed_request,
     signed_request,
     signed_requests,
     unchanging_request,
@@ -42,6 +43,12 @@ def test_the_unchanging_signature_is_that_of_the_reference_peers() -> None:
     """The peers' figures are of requests that they accept."""
     signature = hmac.new(SECRET.encode(), f"GET\n{TARGET}\n".encode(), hashlib.sha256).hexdigest()
     assert headers_of(unchanging_request(TARGET))["X-API-Key"] == f"{KEY_ID}:{signature}"
+
+
+def test_a_signature_over_the_body_is_that_of_the_contract() -> None:
+    """The job with leased limits would be measured refusing."""
+    signature = hmac.new(SECRET.encode(), b"", hashlib.sha256).hexdigest()
+    assert headers_of(body_signed_request(TARGET))["X-API-Key"] == f"{KEY_ID}:{signature}"
 
 
 def test_another_secret_gives_another_signature() -> None:
