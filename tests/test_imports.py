@@ -23,7 +23,7 @@ print(*sorted(name for name in sys.argv[2:] if name in sys.modules))
         ("ostiary.cli.db", ["aiohttp", "asyncpg", "pydantic", "ostiary.control_plane.app"]),
         ("ostiary.control_plane.db", ["aiohttp", "cryptography", "pydantic", "yaml", "ostiary.control_plane.app"]),
         ("ostiary.demo.run", ["cryptography", "pydantic", "redis", "ostiary.control_plane.app", "ostiary.gateway"]),
-        ("ostiary.gateway.worker", ["aiohttp", "prometheus_client", "pydantic", "ostiary.control_plane"]),
+        ("ostiary.gateway.worker", ["aiohttp", "prometheus_client", "pydantic", "redis", "ostiary.control_plane"]),
         ("ostiary.gateway.shipping", ["aiohttp", "cryptography", "prometheus_client", "redis"]),
         ("ostiary.cli.gateway", ["asyncpg", "cryptography", "redis", "ostiary.gateway.worker"]),
     ],

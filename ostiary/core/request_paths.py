@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 _PATH_CHARACTERS: Final = b"/-._~!$&'()*+,;=:@[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # Changes everything else: `path.translate(_PLAIN_TABLE) == path` when a path has these characters alone.
 _PLAIN_TABLE: Final = bytes(octet if octet in _PATH_CHARACTERS else octet ^ 0x80 for octet in range(256))
+_SHORT_BYTES: Final = 256
 _broken_escape: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 _dot_segment: Final = re.compile(rb"(?:^|/)\.{1,2}(?:;[^/]*)?(?:/|$)").search
 # A control character, or a character in more bytes than it needs: C0, C1, E0 80-9F, F0 80-8F begin one (RFC 3629 §3).
@@ -22,10 +23,19 @@ _UNRESERVED: Final = frozenset(b"-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg
 
 
 def is_plain(path: bytes) -> bool:
-    """The usual path costs three searches in C, 0.2 µs. (`b"//" in path` would cost twice as much as `find`: it tries to take
-    the octets for a number first, and swallows the exception.)"""
-    if path.find(b"//") >= 0 or path.find(b"/.") >= 0:
+    """Whether every server reads `path` alike.
+
+    The usual path is looked at octet by octet, once compiled the cheapest way. (`b"//" in path` is the dearest: it tries to
+    take the octets for a number first, and swallows the exception.)"""
+    length = len(path)
+    if length > _SHORT_BYTES:
         return _is_plain_slowly(path)
+    before = 0
+    for at in range(length):
+        octet = path[at]
+        if before == 0x2F and (octet == 0x2F or octet == 0x2E):  # `//` or `/.`
+            return _is_plain_slowly(path)
+        before = octet
     return path.translate(_PLAIN_TABLE) == path or _is_plain_slowly(path)
 
 

@@ -15,6 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, Protocol
 
+from ostiary.core.decimals import parse_decimal
 from ostiary.core.model import Scheme
 from ostiary.core.signature_base import LAST_LINE_BEGINS
 
@@ -32,6 +33,9 @@ the text of `hmac`."""
 # Twelve digits reach the year 33658: milliseconds (13 digits) are no timestamp. Python's int() alone would take
 # signs, blanks and underscores.
 _TIMESTAMP_DIGITS_MAX: Final = 12
+# Names of other modules are look-ups for each call, once compiled; constants are none.
+_hexlify: Final = hexlify
+_same: Final = compare_digest
 _ALPHANUMERICS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -79,7 +83,7 @@ class Signer:
         inner.update(message)
         outer = self._outer.copy()
         outer.update(inner.digest())
-        return hexlify(outer.digest())
+        return _hexlify(outer.digest())
 
     def sign_base64(self, message: bytes) -> bytes:
         """The same in base64, 44 octets."""
@@ -95,17 +99,17 @@ class Signer:
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether `signature` is exactly `sign(message)`, in time that does not depend on where they differ."""
-        return compare_digest(self.sign(message), signature)
+        return _same(self.sign(message), signature)
 
     def verify_base64(self, message: bytes, signature: bytes) -> bool:
         """Whether `signature` is exactly `sign_base64(message)`, in time that does not depend on where they differ."""
-        return compare_digest(self.sign_base64(message), signature)
+        return _same(self.sign_base64(message), signature)
 
     def verify_begun(self, begun: Digest, signature: bytes) -> bool:
         """Whether `signature` is what `sign` gives for the message that `begun` has seen."""
         outer = self._outer.copy()
         outer.update(begun.digest())
-        return compare_digest(hexlify(outer.digest()), signature)
+        return _same(_hexlify(outer.digest()), signature)
 
 
 def hmac_message(method: bytes, target: bytes, timestamp: bytes, nonce: bytes, body_sha256_hex: bytes) -> bytes:
@@ -132,9 +136,7 @@ def key_id_is_well_formed(value: bytes) -> bool:
 
 def parse_timestamp(value: bytes) -> int | None:
     """Unix seconds from 1 to 12 ASCII digits, None for anything else (signs, fractions, milliseconds)."""
-    if value.isdigit() and len(value) <= _TIMESTAMP_DIGITS_MAX:
-        return int(value)
-    return None
+    return parse_decimal(value, digits_max=_TIMESTAMP_DIGITS_MAX)
 
 
 def timestamp_is_current(timestamp: int, *, now: float, skew_seconds: int) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from ostiary.core.upstream import TargetTls
+
+REQUEST_ID_BYTES_MAX: Final = 128  # what the contract takes from a client
 
 
 class AddressRecording(StrEnum):

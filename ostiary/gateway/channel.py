@@ -5,9 +5,9 @@
     child -> supervisor   {"event": "ready"}, {"event": "failed", "problem": …}, {"event": "reloaded", "generation": n},
                           {"event": "refused", "problem": …}; and every second {"event": "status", "service": {…}}
 
-The payload is the accepted configuration, pickled. The pair has no name and no other end than these two processes, so what
-is read was written by the other one; and secrets of the configuration are on no disk and in no argument list. The end of
-the stream tells each side, whatever happened, that the other one is gone."""
+The payload is the accepted configuration, pickled, less the secrets of the control plane. The pair has no name and no other
+end than these two processes, so what is read was written by the other one; and secrets of the configuration are on no disk
+and in no argument list. The end of the stream tells each side, whatever happened, that the other one is gone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import json
 import pickle
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -86,12 +87,15 @@ class Channel:
 
 
 def pack_configuration(configuration: Configuration) -> bytes:
-    """What `unpack_configuration` gives back, in another process of the same program."""
+    """What `unpack_configuration` gives back, in another process of the same program: all but what opens the control plane,
+    which a process that strangers talk to has no need to know."""
+    control = configuration.control_plane
+    control = replace(control, operator_token=None, listen=replace(control.listen, tls=()))
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
     # Read-only views of mappings, which the model may hold, are the one thing in it that pickle does not know.
     pickler.dispatch_table = copyreg.dispatch_table.copy() | {MappingProxyType: _reduce_proxy}
-    pickler.dump(configuration)
+    pickler.dump(replace(configuration, control_plane=control))
     return buffer.getvalue()
 
 

@@ -50,7 +50,7 @@ class ClockWatch:
         self._store = store
         self._values = metrics.values
         self._offset_slot = metrics.gauge("gateway_clock_offset_seconds")
-        self._steps_slot = metrics.counter("gateway_clock_steps_total")
+        self._steps = metrics.counter("gateway_clock_steps_total")
         self._wall = wall
         self._monotonic = monotonic
         self._difference = wall() - monotonic()
@@ -80,7 +80,7 @@ class ClockWatch:
         self._difference = difference
         if abs(step) >= STEP_SECONDS:
             self.steps += 1
-            self._values[self._steps_slot] += 1
+            self._steps.add(1)
             log.warning("clock_stepped", extra={"fields": {"seconds": round(step, 3)}})
             self._ask_due = 0.0
         now = self._monotonic()

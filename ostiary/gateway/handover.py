@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -160,10 +160,22 @@ async def rehearse(handover: Handover, command: Sequence[str]) -> str | None:
     return said or f"the program ended with exit status {process.returncode}"
 
 
-def helper_threads() -> ThreadPoolExecutor:
-    """For what the supervisor's event loop does beside itself. A signal goes to any thread that listens for it: these never
-    do, or the signals that `signals_wait` holds back would reach them, and end with this program."""
-    return ThreadPoolExecutor(initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS))
+def keep_signals_from_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """A signal goes to any thread that listens for it. What `loop`, the supervisor's, does beside itself it does in threads
+    that never listen, or the signals that `signals_wait` holds back would reach them, and end with this program. Before the
+    first thread and the first child."""
+    loop.set_default_executor(
+        ThreadPoolExecutor(initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS))
+    )
+    if sys.version_info >= (3, 12):
+        return
+    # Up to 3.11 asyncio waits for each child in a thread, which listens. Later versions do as this does, where the system
+    # has the call; where it has not, their threads listen too, for the milliseconds of `signals_wait`.
+    with suppress(OSError):
+        os.close(os.pidfd_open(os.getpid()))
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(loop)
+        asyncio.set_child_watcher(watcher)
 
 
 @asynccontextmanager

@@ -150,7 +150,7 @@ class InForce:
                 self.refused = RefusedVersion(version, problems, followed)
                 self._watch.follow(self._followed(followed))
                 self._tell_version()
-                self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
+                self._metrics.counter("config_reload_failures_total").add(1)
                 fields = {
                     "version": version.number,
                     "in_force": None if self.version is None else self.version.number,
@@ -160,7 +160,7 @@ class InForce:
                 log.error("routes_refused", extra={"fields": fields})
                 return
             self._now_runs(version)
-            self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
+            self._metrics.counter("config_reloads_total").add(1)
             self._metrics.values[self._metrics.gauge("config_generation")] = self.generation
             self.tell_warnings()
 
@@ -215,7 +215,7 @@ class InForce:
     def _report(self, problems: tuple[str, ...]) -> None:
         self._last_reload = ReloadResult(self.generation, time.time(), problems)
         if problems:
-            self._metrics.values[self._metrics.counter("config_reload_failures_total")] += 1
+            self._metrics.counter("config_reload_failures_total").add(1)
             fields = {
                 "generation": self.generation,
                 "problems": list(problems[:PROBLEMS_LOGGED_MAX]),
@@ -223,7 +223,7 @@ class InForce:
             }
             log.error("reload_refused", extra={"fields": fields})
         else:
-            self._metrics.values[self._metrics.counter("config_reloads_total")] += 1
+            self._metrics.counter("config_reloads_total").add(1)
             self._metrics.values[self._metrics.gauge("config_generation")] = self.generation
             log.info("reloaded", extra={"fields": {"generation": self.generation}})
             self.tell_warnings()

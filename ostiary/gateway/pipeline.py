@@ -29,6 +29,7 @@ from ostiary.gateway.phases.prepare import prepare
 from ostiary.gateway.phases.record import Recorder
 from ostiary.gateway.phases.respond import respond
 from ostiary.gateway.phases.shed import Refusals, is_refused
+from ostiary.gateway.signal import ENDED
 from ostiary.gateway.usage import Spool
 from ostiary.gateway.wire.states import State
 
@@ -88,6 +89,7 @@ class Pipeline:
             exchange.complete = False
         self._recorder.record(exchange, self._clock())
         self._finish(exchange, last)
+        await ENDED
 
     def _turn_away(self, exchange: Exchange) -> None:
         """503, at the least cost; then the client has to wait, whether or not it heeds Retry-After."""

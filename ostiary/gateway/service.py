@@ -67,7 +67,8 @@ class Gateway:
         gate: Gate,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.clock = self._loop.time
+        # The loop's clock, to the microsecond: uvloop's own tells whole milliseconds.
+        self.clock = time.monotonic
         self._metrics = metrics
         self._keys = keys
         self._gate = gate
@@ -277,10 +278,10 @@ class Gateway:
     # --- what connections ask (wire/surroundings.py)
 
     def shaken(self, result: str) -> None:
-        self._metrics.values[self._metrics.counter("tls_handshakes_total", result=result)] += 1
+        self._metrics.counter("tls_handshakes_total", result=result).add(1)
 
     def _count_refused_client(self, reason: str) -> None:
-        self._metrics.values[self._metrics.counter("client_connections_refused_total", reason=reason)] += 1
+        self._metrics.counter("client_connections_refused_total", reason=reason).add(1)
 
     def on_full(self) -> None:
         self._overload.on_full()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -18,36 +18,36 @@ class Signal(Generic[T]):
 
     Setting a signal twice, or after whoever waited has gone, does nothing: replies may come late."""
 
-    __slots__ = ("_error", "_resume", "_value", "done")
+    __slots__ = ("_drive", "_error", "_value", "done")
 
     def __init__(self) -> None:
         self.done = False
-        self._resume: Callable[[], None] | None = None
+        self._drive: Drive | None = None  # of the coroutine that waits
         self._error: BaseException | None = None
         self._value: Any = None  # T once set; a cast on the way out would cost a call
 
     @property
     def awaited(self) -> bool:
         """Somebody is waiting at this moment."""
-        return self._resume is not None
+        return self._drive is not None
 
     def set(self, value: T) -> None:
         if self.done:
             return
         self.done = True
         self._value = value
-        if (resume := self._resume) is not None:
-            self._resume = None
-            resume()
+        if (drive := self._drive) is not None:
+            self._drive = None
+            drive._step()
 
     def fail(self, error: BaseException) -> None:
         if self.done:
             return
         self.done = True
         self._error = error
-        if (resume := self._resume) is not None:
-            self._resume = None
-            resume()
+        if (drive := self._drive) is not None:
+            self._drive = None
+            drive._step()
 
     def __await__(self) -> Generator[Signal[T], None, T]:
         if not self.done:
@@ -55,6 +55,11 @@ class Signal(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[no-any-return]  # see _value
+
+
+ENDED: Final[Signal[None]] = Signal()
+"""Never set: a driven coroutine that awaits it as its last act has ended. A return would do as well, and is an exception
+(StopIteration) that has to be made and caught: 3 500 instructions of a request's 150 000."""
 
 
 class Drive:
@@ -89,17 +94,23 @@ class Drive:
             self._coroutine = None
             self._failed(error)
         else:
-            self._waiting = signal
-            signal._resume = self._step
+            self._wait_for(signal)
         finally:
             self._running = False
+
+    def _wait_for(self, signal: Signal[Any]) -> None:
+        if signal is ENDED:
+            self._coroutine = None
+        else:
+            self._waiting = signal
+            signal._drive = self
 
     def throw(self, error: Exception) -> None:
         """No effect when the coroutine has ended, or is running this very call (it sees the cause by itself)."""
         if (coroutine := self._coroutine) is None or self._running:
             return
         if self._waiting is not None:
-            self._waiting._resume = None
+            self._waiting._drive = None
             self._waiting = None
         self._running = True
         try:
@@ -111,8 +122,7 @@ class Drive:
             if raised is not error:
                 self._failed(raised)
         else:
-            self._waiting = signal
-            signal._resume = self._step
+            self._wait_for(signal)
         finally:
             self._running = False
 

@@ -37,6 +37,7 @@ from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.overload.pressure import RANKS
 from ostiary.gateway.peer_certificate import CertificateTable
 from ostiary.gateway.telemetry.meters import RouteMeters
+from ostiary.gateway.telemetry.metrics import Counter
 from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
@@ -62,7 +63,7 @@ class Admission:
         "networks",
         "policy",
         "refused",
-        "usage_slot",
+        "usage",
     )
 
     def __init__(
@@ -71,7 +72,7 @@ class Admission:
         key: Key | None,
         group: UpstreamGroup | None,
         policy: LimitPolicy,
-        usage_slot: int,
+        usage: Counter,
         affinity: Affinity | None,
     ) -> None:
         self.key = key
@@ -83,7 +84,7 @@ class Admission:
         if key is not None and policy.of_caller:
             self.limit_names = policy.names(key.id, key.app_id, key.organization_id, "")
         self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
-        self.usage_slot = usage_slot
+        self.usage = usage
         self.networks = Networks(key.allowed_networks) if key is not None and key.allowed_networks else None
         self.methods: dict[bytes, bool] = {}  # method -> has the scopes
         self.identity = b"" if key is None else _identity_headers(key)
@@ -165,7 +166,7 @@ class CompiledRoute:
             key=None,
             group=open_group,
             policy=compile_policy(None, route),
-            usage_slot=meters.usage(None, None, None),
+            usage=meters.usage(None, None, None),
             affinity=_affinity(route, None, open_group),
         )
 
@@ -180,7 +181,7 @@ class CompiledRoute:
             key=key,
             group=group,
             policy=self._policy(key),
-            usage_slot=self.meters.usage(key.app_id, key.plan, key.environment.value),
+            usage=self.meters.usage(key.app_id, key.plan, key.environment.value),
             affinity=_affinity(self.route, key, group),
         )
         known.prepared[self._place] = admission

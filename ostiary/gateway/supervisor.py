@@ -20,7 +20,7 @@ from ostiary import __version__
 from ostiary.core.model import Configuration
 from ostiary.gateway.admin import AdminListener, Readiness
 from ostiary.gateway.children import SHIPPER, Children
-from ostiary.gateway.handover import SIGNALS, Handover, helper_threads
+from ostiary.gateway.handover import SIGNALS, Handover, keep_signals_from_threads
 from ostiary.gateway.held_sockets import HeldSockets, moved
 from ostiary.gateway.in_force import InForce
 from ostiary.gateway.listening import CannotListen, authority
@@ -121,7 +121,7 @@ class Supervisor:
         Raises CannotStart when the gateway never came to serve."""
         children, in_force = self._children, self._in_force
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(helper_threads())
+        keep_signals_from_threads(loop)
         try:
             if self._handover is not None and self._handover.rehearsal:
                 # All that a start needs has been loaded; what is left to find out is whether the addresses are the same.
@@ -252,7 +252,7 @@ class Supervisor:
 
     def _slot_changed(self, slot: Slot) -> None:
         restarts = self._metrics.counter("gateway_process_restarts_total", process=slot.name)
-        self._metrics.values[restarts] = slot.restarts
+        restarts.add(slot.restarts - restarts.total)
         ready = self._children.ready
         self._metrics.values[self._metrics.gauge("gateway_workers_ready")] = ready
         if not self._serving and ready == len(self._children.workers):

@@ -18,6 +18,7 @@ from ostiary.gateway.limits import Limiter
 from ostiary.gateway.node import BUCKETS_ALONE, NodeMemory
 from ostiary.gateway.service import Gateway
 from ostiary.gateway.telemetry import Metrics
+from ostiary.gateway.telemetry.limiter_meters import LimiterMeters
 from ostiary.gateway.usage import ClientRecording, CountryDatabaseError, Spool, SpoolError
 from ostiary.key_encryption import CannotUseKeyEncryption, key_wrappers
 from ostiary.tls import CertificateRefused
@@ -64,7 +65,7 @@ async def build(context: ChildContext) -> Service:
         url=stores.redis,
         deadline_seconds=stores.redis_deadline_seconds,
         workers=configuration.gateway.listen.workers,
-        observe=LimiterMetrics(context.metrics),
+        observe=LimiterMeters(context.metrics),
         node=node,
     )
     try:
@@ -174,34 +175,5 @@ class Worker:
         spool.seal()
         self._values[self._spool_full] = float(spool.full)
         if spool.sync is not None and (failures := spool.sync.failures) != self._sync_failures_told:
-            self._values[self._sync_failures] += failures - self._sync_failures_told
+            self._sync_failures.add(failures - self._sync_failures_told)
             self._sync_failures_told = failures
-
-
-class LimiterMetrics:
-    """A `LimiterObserver`: limits and decisions are few, so their slots are found in a dictionary."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._values = metrics.values
-        self._decisions: dict[tuple[str, str], int] = {}
-        self.round_trip = metrics.histogram("rate_limit_store_duration_seconds").observe
-
-    def decided(self, limit: str, decision: str) -> None:
-        slot = self._decisions.get((limit, decision))
-        if slot is None:
-            slot = self._metrics.counter("rate_limit_decisions_total", limit=limit, decision=decision)
-            self._decisions[limit, decision] = slot
-        self._values[slot] += 1
-
-    def store_failed(self, kind: str) -> None:
-        self._values[self._metrics.counter("rate_limit_store_failures_total", kind=kind)] += 1
-
-    def settled(self, result: str) -> None:
-        self._values[self._metrics.counter("rate_limit_settlements_total", result=result)] += 1
-
-    def slice_asked(self, result: str) -> None:
-        self._values[self._metrics.counter("rate_limit_slices_total", result=result)] += 1
-
-    def store_forgot(self, reason: str) -> None:
-        self._values[self._metrics.counter("rate_limit_store_forgot_total", reason=reason)] += 1

@@ -133,7 +133,7 @@ class RunningGateway:
 
     def count(self, name: str, **labels: str) -> float:
         """The value of a counter."""
-        return self.metrics.values[self.metrics.counter(name, **labels)]
+        return self.metrics.counter(name, **labels).total
 
 
 @asynccontextmanager

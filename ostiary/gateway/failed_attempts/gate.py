@@ -64,7 +64,6 @@ class Gate:
     ) -> None:
         self._table = table
         self._metrics = metrics
-        self._values = metrics.values
         self._alarms = metrics.counter("key_attack_alarms_total")
         self._clock = clock
         self._trusted = trusted
@@ -143,7 +142,7 @@ class Gate:
         debt = self._table.add(mark, seconds, now, most=SPAN_SECONDS)
         if debt < SPAN_SECONDS <= debt + seconds:
             self._table.add(mark, _ALARM_SECONDS, now, most=SPAN_SECONDS + _ALARM_SECONDS)
-            self._values[self._alarms] += 1
+            self._alarms.add(1)
             log.warning("key_under_attack", extra={"fields": {"key_id": key_id, "per_seconds": int(SPAN_SECONDS)}})
 
     def _check(self, mark: int, address: str, by: str) -> None:
@@ -156,7 +155,7 @@ class Gate:
         return bool(self._trusted) and is_trusted(address, self._trusted)
 
     def _count(self, by: str) -> None:
-        self._values[self._metrics.counter("failed_attempts_barred_total", by=by)] += 1
+        self._metrics.counter("failed_attempts_barred_total", by=by).add(1)
 
 
 def _bar(by: str, seconds: float) -> NoReturn:

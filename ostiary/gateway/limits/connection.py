@@ -1,7 +1,7 @@
 """One pipelining connection to Redis: commands out in order, replies back in order, nothing between them and the loop.
 
-redis-py's asyncio client costs many times as much a command (docs/decisions/0003-limits.md has the figures); of it we use
-the reading of URLs. What a reply means, deadlines and reconnecting are the limiter's."""
+redis-py's asyncio client costs many times as much a command (docs/decisions/0003-limits.md has the figures). What a reply
+means, deadlines and reconnecting are the limiter's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, parse_url
+
+from ostiary.gateway.limits.redis_url import read_redis_url
 
 # A reply to a batch of 256 is under 4 KB; what grows past this without an end is no reply of ours.
 REPLY_BYTES_MAX = 1 << 20
@@ -55,25 +56,25 @@ class Address:
     @classmethod
     def of(cls, url: str) -> Address:
         """Raises ValueError for a URL that is not Redis's, OSError for a certificate file that can't be read."""
-        options: dict[str, Any] = dict(parse_url(url))
+        said = read_redis_url(url)
         return cls(
-            host=options.get("host", "localhost"),
-            port=int(options.get("port", 6379)),
-            path=options.get("path"),
-            username=options.get("username"),
-            password=options.get("password"),
-            database=int(options.get("db", 0)),
-            tls=_tls(options) if options.get("connection_class") is SSLConnection else None,
-            server_name=options.get("ssl_server_name"),
+            host=said.host,
+            port=said.port,
+            path=said.path,
+            username=said.username,
+            password=said.password,
+            database=said.database,
+            tls=_tls(said.options) if said.tls else None,
+            server_name=said.options.get("ssl_server_name"),
         )
 
     def __str__(self) -> str:
         return self.path if self.path is not None else f"{self.host}:{self.port}"
 
 
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+def _tls(options: dict[str, str]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if str(options.get("ssl_check_hostname", True)).lower() in {"false", "0", "no"}:
+    if options.get("ssl_check_hostname", "true").lower() in {"false", "0", "no"}:
         context.check_hostname = False
     if options.get("ssl_cert_reqs") in {"none", "optional"}:
         context.check_hostname = False

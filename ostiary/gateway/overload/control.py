@@ -145,7 +145,7 @@ class Overload:
         if self._accepting is None:
             return
         if self._accepting.pause():
-            self._values[self._pauses] += 1
+            self._pauses.add(1)
             if now - self._told_full_at >= TELL_SECONDS:
                 self._told_full_at = now
                 fields = {"connections": len(self._connections), "descriptors": self._descriptors}

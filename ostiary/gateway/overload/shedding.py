@@ -75,7 +75,7 @@ class Shedder:
             self._let_in += 1
             return False
         self.shed += 1
-        self._values[self._counters[rank]] += 1
+        self._counters[rank].add(1)
         if bound > 0 and not overdue:  # it waited too long: then nothing below its rank may take its time
             self._refused_until[rank] = now + CALM_SECONDS
         return True

@@ -29,7 +29,6 @@ class Watchdog:
     Twenty wake-ups a second between the two, of 10 µs each."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._values = metrics.values
         self._counter = metrics.counter("event_loop_stalls_total")
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
@@ -56,7 +55,7 @@ class Watchdog:
         self._beat = now
         self._timer = self._loop.call_later(BEAT_SECONDS, self._on_beat)
         if stood_still >= STALL_SECONDS:
-            self._values[self._counter] += 1
+            self._counter.add(1)
             log.warning("event_loop_stalled", extra={"fields": {"seconds": round(stood_still, 3)}})
 
     def _look(self) -> None:

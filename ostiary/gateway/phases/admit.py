@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from ostiary.core.errors import ErrorCode, GatewayError
 from ostiary.core.model import Network
+from ostiary.core.signing import character_table
+from ostiary.core.usage import REQUEST_ID_BYTES_MAX
 from ostiary.gateway.exchange import Exchange
 
-_request_id: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+# `sent.translate(_ID_TABLE) == sent` says whether it has these characters alone.
+_ID_TABLE: Final = character_table(b"-._0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 HOPS_MAX: Final = 32
+_TWO_DIGITS: Final = tuple(b"%02x" % number for number in range(256))
 
 
 class RequestIds:
     """Ids for requests that bring none: unique over processes and restarts, and cheap (no call for chance per request)."""
 
     def __init__(self) -> None:
-        self._prefix = os.urandom(6).hex().encode()
+        self._process = os.urandom(6).hex().encode()
         self._next = time.time_ns() // 1000
+        self._prefix = b""  # of the ids of one turn of the last two digits
 
     def new(self) -> bytes:
+        """`<12 hex digits>-<hex number>`."""
         self._next += 1
-        return b"%b-%x" % (self._prefix, self._next)
+        low = self._next & 0xFF
+        if not low or not self._prefix:
+            self._prefix = b"%b-%x" % (self._process, self._next >> 8)
+        return self._prefix + _TWO_DIGITS[low]
 
 
 def choose_request_id(sent: bytes | None, ids: RequestIds) -> bytes:
     """The client's own id if it is well formed, else a new one."""
-    if sent is not None and _request_id(sent) is not None:
+    if sent is not None and 0 < len(sent) <= REQUEST_ID_BYTES_MAX and sent.translate(_ID_TABLE) == sent:
         return sent
     return ids.new()
 

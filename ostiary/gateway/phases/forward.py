@@ -25,7 +25,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     assert admission is not None  # noqa: S101  authorize has set it
     group = admission.group
     assert group is not None  # noqa: S101  authorize has refused otherwise
-    upstream, guard, head = group.upstream, group.guard, exchange.head
+    guard, head = group.guard, exchange.head
     # A body that was held back can be sent again, wherever it is; one that streams can't.
     held = exchange.held_body
     streams = exchange.body is not None and exchange.body_bytes is None and held is None
@@ -35,7 +35,7 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
     began = clock()
     epoch = 0 if guard is None else guard.admit(began)
     exchange.upstream_started = began
-    if (seconds := upstream.timeouts.whole_seconds) is not None:
+    if (seconds := group.whole_seconds) is not None:
         late = GatewayError(ErrorCode.UPSTREAM_TIMEOUT, f"upstream {group.name}: not whole within {seconds:g} s")
         exchange.alarm = exchange.client.bound_call(seconds, late)
     retrying: Retrying | None = None  # once an attempt has failed
@@ -55,8 +55,8 @@ async def forward(exchange: Exchange, clock: Clock) -> ResponseHead:
                 start + pool.authority + exchange.upstream_head,
                 head.method,
                 upload,
-                first_byte_seconds=upstream.timeouts.first_byte_seconds,
-                idle_seconds=upstream.timeouts.idle_seconds,
+                first_byte_seconds=group.first_byte_seconds,
+                idle_seconds=group.idle_seconds,
             )
             if answer.status < 200:
                 answer = await _pass_interim(exchange, connection, answer)

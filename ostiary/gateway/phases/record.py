@@ -10,7 +10,7 @@ from ostiary.core.errors import ErrorCode, Fault
 from ostiary.gateway.exchange import Exchange
 from ostiary.gateway.limits import QuotaEvents, QuotaReached
 from ostiary.gateway.telemetry.meters import RouteMeters
-from ostiary.gateway.telemetry.metrics import Metrics
+from ostiary.gateway.telemetry.metrics import Counter, Metrics
 from ostiary.gateway.usage import (
     CUT_SHORT_STATUS,
     ENTRIES_MAX,
@@ -49,8 +49,7 @@ class Recorder:
         self, *, metrics: Metrics, spool: Spool | None, unrouted: RouteMeters, quota_events: QuotaEvents
     ) -> None:
         self._metrics = metrics
-        self._values = metrics.values
-        self._errors: dict[ErrorCode, int] = {}
+        self._errors: dict[ErrorCode, Counter] = {}
         self._spool = spool
         self._unrouted = unrouted
         self._quota_events = quota_events
@@ -72,7 +71,7 @@ class Recorder:
             route.usage,
             request_id,
             head.method,
-            exchange.ip.encode(),
+            exchange.ip,
             head.values.get(b"user-agent"),
             self.client_fields,
         )
@@ -101,7 +100,7 @@ class Recorder:
                 admission.group.calls.call(status if answered else 0, spent)
         if admission is None or route is None or not route.metered:
             return
-        self._values[admission.usage_slot] += 1
+        admission.usage.add(1)
         if self._spool is None:
             return
         decision, body = exchange.decision, exchange.body
@@ -120,7 +119,7 @@ class Recorder:
             upstream_us,
             body.received_bytes if body is not None else exchange.bytes_in,
             exchange.bytes_out,
-            exchange.ip.encode(),
+            exchange.ip,
             head.values.get(b"user-agent"),
             decision is not None and decision.overage,
             exchange.complete,
@@ -130,9 +129,9 @@ class Recorder:
         if exchange.claimed:
             self._spool.release()
         if self._spool.append(record) if exchange.slot < 0 else self._spool.append_ended(record, exchange.slot):
-            self._values[self._accepted] += 1
+            self._accepted.add(1)
         else:
-            self._values[self._dropped] += 1
+            self._dropped.add(1)
             if taken:
                 self._quota_events.put_back(taken)
 
@@ -143,7 +142,7 @@ class Recorder:
     def record_blocked(self, exchange: Exchange, now: float) -> None:
         """A call refused because it could not be metered: counted, and likewise no line. No usage event, which would have no
         room."""
-        self._values[self._blocked] += 1
+        self._blocked.add(1)
         self._record_refused(exchange, now)
 
     def _record_refused(self, exchange: Exchange, now: float) -> None:
@@ -153,10 +152,10 @@ class Recorder:
         self.count_error(ErrorCode.OVERLOADED)
 
     def count_error(self, code: ErrorCode) -> None:
-        slot = self._errors.get(code)
-        if slot is None:
-            slot = self._errors[code] = self._metrics.counter("gateway_errors_total", code=code.code)
-        self._values[slot] += 1
+        errors = self._errors.get(code)
+        if errors is None:
+            errors = self._errors[code] = self._metrics.counter("gateway_errors_total", code=code.code)
+        errors.add(1.0)
 
     def _log(self, exchange: Exchange, status: int) -> None:
         """Why a request was refused or failed. The reason is ours and names no secret; the path template, never the path."""

@@ -1,10 +1,10 @@
-"""The metrics of the request path, resolved to slots once per route: counting a call is a few additions."""
+"""The metrics of the request path, looked up once per route: counting a call is a few additions."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .metrics import Histogram, Metrics
+from .metrics import Counter, Histogram, Metrics
 
 # Clients choose methods: those beyond the usual are one label, and one entry here (contract: cardinality is bounded).
 _METHODS: Final = {name: name for name in (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")}
@@ -15,10 +15,10 @@ _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 class _Meter:
     """A counter and the durations of what it counts, found by one look-up."""
 
-    __slots__ = ("durations", "slot")
+    __slots__ = ("counter", "durations")
 
-    def __init__(self, slot: int, durations: Histogram) -> None:
-        self.slot = slot
+    def __init__(self, counter: Counter, durations: Histogram) -> None:
+        self.counter = counter
         self.durations = durations
 
 
@@ -31,15 +31,16 @@ class RouteMeters:
     def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics = metrics
         self._route = route
-        self._values = metrics.values
         self._last_method = b""
         self._last_status = 0
         self._last: _Meter | None = None
         self._requests: dict[tuple[bytes, int], _Meter] = {}
-        self._attempts: dict[tuple[str, str], int] = {}
+        self._attempts: dict[tuple[str, str], Counter] = {}
+        self._last_attempt = ("", "")
+        self._last_attempts: Counter | None = None
 
-    def usage(self, app: str | None, plan: str | None, environment: str | None) -> int:
-        """The slot of `api_key_usage_total` for a caller."""
+    def usage(self, app: str | None, plan: str | None, environment: str | None) -> Counter:
+        """`api_key_usage_total` for a caller."""
         return self._metrics.counter(
             "api_key_usage_total", app=app or "", plan=plan or "", environment=environment or ""
         )
@@ -51,7 +52,7 @@ class RouteMeters:
             self._last_method = _METHODS.get(method, method)
             self._last_status = status
             self._last = meter
-        self._values[meter.slot] += 1
+        meter.counter.add(1.0)
         meter.durations.observe(seconds)
 
     def _request_meter(self, method: bytes, status: int) -> _Meter:
@@ -60,26 +61,30 @@ class RouteMeters:
             if (known := self._requests.get((method, status))) is not None:
                 return known
         name, metrics, route = method.decode(), self._metrics, self._route
-        slot = metrics.counter("http_requests_total", route=route, method=name, status=str(status))
+        counter = metrics.counter("http_requests_total", route=route, method=name, status=str(status))
         status_class = _STATUS_CLASSES[status // 100 - 1]
         durations = metrics.histogram(
             "http_request_duration_seconds", route=route, method=name, status_class=status_class
         )
-        meter = self._requests[method, status] = _Meter(slot, durations)
+        meter = self._requests[method, status] = _Meter(counter, durations)
         return meter
 
     def deprecated(self, app: str | None) -> None:
         """A call of a route that is on its way out. Looked up anew each time: apps are many, and such routes are few."""
-        slot = self._metrics.counter("deprecated_requests_total", route=self._route, app=app or "")
-        self._values[slot] += 1
+        self._metrics.counter("deprecated_requests_total", route=self._route, app=app or "").add(1.0)
 
     def attempt(self, scheme: str, result: str) -> None:
         """An authentication attempt; `result` is `accepted` or the code of the refusal."""
-        slot = self._attempts.get((scheme, result))
-        if slot is None:
-            slot = self._metrics.counter("api_key_auth_attempts_total", scheme=scheme, result=result)
-            self._attempts[(scheme, result)] = slot
-        self._metrics.values[slot] += 1
+        attempts = self._last_attempts
+        last_scheme, last_result = self._last_attempt
+        if attempts is None or scheme is not last_scheme or result is not last_result:
+            key = (scheme, result)
+            attempts = self._attempts.get(key)
+            if attempts is None:
+                attempts = self._metrics.counter("api_key_auth_attempts_total", scheme=scheme, result=result)
+                self._attempts[key] = attempts
+            self._last_attempt, self._last_attempts = key, attempts
+        attempts.add(1.0)
 
 
 class CallMeters:
@@ -87,7 +92,6 @@ class CallMeters:
 
     def __init__(self, metrics: Metrics, upstream: str) -> None:
         self._metrics = metrics
-        self._values = metrics.values
         self._upstream = upstream
         self._by_status: dict[int, _Meter] = {}
         self._last_status = -1
@@ -100,12 +104,12 @@ class CallMeters:
             meter = self._by_status.get(status) or self._meter(status)
             self._last_status = status
             self._last = meter
-        self._values[meter.slot] += 1
+        meter.counter.add(1.0)
         meter.durations.observe(seconds)
 
     def _meter(self, status: int) -> _Meter:
         shown = str(status) if status else "none"
-        slot = self._metrics.counter("upstream_requests_total", upstream=self._upstream, status=shown)
+        counter = self._metrics.counter("upstream_requests_total", upstream=self._upstream, status=shown)
         durations = self._metrics.histogram("upstream_request_duration_seconds", upstream=self._upstream)
-        meter = self._by_status[status] = _Meter(slot, durations)
+        meter = self._by_status[status] = _Meter(counter, durations)
         return meter

@@ -1,6 +1,7 @@
 """Counters of one process, in memory that the supervisor reads: counting is an addition in place, no call to the kernel.
 
-A series is resolved to its slot once, off the hot path; there it is `metrics.values[slot] += 1`, or `histogram.observe`.
+A series is looked up once, off the hot path; there it is `counter.add`, `histogram.observe`, or, of a gauge,
+`metrics.values[slot] = x`.
 The memory outlives the process: whoever replaces it opens the same region and goes on from its values, so that no counter
 ever goes back while the gateway runs."""
 
@@ -10,8 +11,9 @@ import math
 import mmap
 import os
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, SupportsIndex
 
 from ostiary.gateway.telemetry.catalog import FAMILIES, Family, Kind
 from ostiary.gateway.telemetry.layout import (
@@ -36,40 +38,76 @@ class MetricsError(Exception):
     """A metric that is not declared in the catalog, labels that are not its own, or a region that is not ours."""
 
 
+class Counter:
+    """One series of a counter. The sum so far is kept as a number beside its slot: an addition is a store, and reads nothing.
+    So there is one object a slot, which alone writes to it."""
+
+    __slots__ = ("_slot", "_values", "total")
+
+    def __init__(self, values: memoryview[float], slot: int) -> None:
+        self._values = values
+        self._slot: SupportsIndex = slot  # as an object, which it would be made for each store
+        self.total: float = values[slot]
+
+    @property
+    def slot(self) -> int:
+        """Its place among the values."""
+        return self._slot.__index__()
+
+    def add(self, amount: float) -> None:
+        """Counts `amount` more."""
+        self.total = total = self.total + amount
+        self._values[self._slot] = total
+
+
 class Histogram:
-    """One series of a histogram.
+    """One series of a histogram; as of a counter, one object a series.
 
-    Most durations fall into the bucket of the one before: its place and its bounds are kept, as floats that need no object,
-    and are two comparisons where a search is fifteen."""
+    Most durations fall into the bucket of the one before: its place, its count and its bounds are kept, as floats that need
+    no object, and are two comparisons where a search is fifteen."""
 
-    __slots__ = ("_above", "_at", "_bounds", "_first", "_sum", "_up_to", "_values")
+    __slots__ = ("_above", "_at", "_bounds", "_count", "_first", "_sum", "_total", "_up_to", "_values")
 
     def __init__(self, values: memoryview[float], first: int, bounds: tuple[float, ...]) -> None:
         self._values = values
         self._first = first
         self._bounds = bounds
-        self._sum = first + len(bounds) + 1
+        self._sum: SupportsIndex = first + len(bounds) + 1
+        self._total: float = values[self._sum]
+        self._at: SupportsIndex = first
+        self._count = self._above = self._up_to = 0.0
         self._find(0.0)
 
     def observe(self, seconds: float) -> None:
         """Counts one duration. A bound belongs to its bucket, as Prometheus' `le` says. The number of observations is
-        the sum of the buckets, so a process killed between the two lines leaves a histogram that agrees with itself."""
+        the sum of the buckets, so a process killed between the two stores leaves a histogram that agrees with itself."""
         if not self._above < seconds <= self._up_to:
             self._find(seconds)
         values = self._values
-        values[self._at] += 1.0
-        values[self._sum] += seconds
+        self._count = count = self._count + 1.0
+        values[self._at] = count
+        self._total = total = self._total + seconds
+        values[self._sum] = total
+
+    def merge(self, theirs: Sequence[float]) -> None:
+        """Adds another's buckets and sum."""
+        values = self._values
+        for offset, amount in enumerate(theirs):
+            values[self._first + offset] += amount
+        self._total = values[self._sum]
+        self._find(0.0)
 
     def _find(self, seconds: float) -> None:
         bounds = self._bounds
         bucket = _bucket_of(bounds, seconds)
         self._at = self._first + bucket
+        self._count = self._values[self._at]
         self._above = bounds[bucket - 1] if bucket else -math.inf
         self._up_to = bounds[bucket] if bucket < len(bounds) else math.inf
 
 
 class Metrics:
-    """The series of one process. `values` is a view of doubles, stable for the life of the object."""
+    """The series of one process. `values` is a view of doubles, stable for the life of the object: gauges are set in it."""
 
     def __init__(self, memory: mmap.mmap, descriptor: int | None) -> None:
         self._memory = memory
@@ -78,6 +116,8 @@ class Metrics:
         self._committed: dict[int, int] = {}  # start of a part: offset up to which its memory is committed
         self._series: dict[tuple[str, tuple[str, ...]], int] = {}
         self._series_of: dict[str, int] = {}
+        self._counters: dict[int, Counter] = {}  # by slot
+        self._histograms: dict[tuple[str, int], Histogram] = {}  # by slot, and in the scratch slots by name
         self._names_end = NAMES_AT
         self._slots_used = _SCRATCH_SLOTS
         self.values: memoryview[float] = self._region[VALUES_AT:].cast("d")
@@ -104,18 +144,18 @@ class Metrics:
         """Counters that no other process reads."""
         return cls(mmap.mmap(-1, REGION_BYTES), None)
 
-    def counter(self, name: str, **labels: str) -> int:
-        """The slot of a counter, made on first use; the same labels give the same slot. Raises MetricsError."""
-        return self._slot(_declared(name, Kind.COUNTER), labels)
+    def counter(self, name: str, **labels: str) -> Counter:
+        """A series of a counter, made on first use; the same labels give the same object. Raises MetricsError."""
+        return self._counter_at(self._slot(_declared(name, Kind.COUNTER), labels))
 
     def gauge(self, name: str, **labels: str) -> int:
         """The slot of a gauge, made on first use; the same labels give the same slot. Raises MetricsError."""
         return self._slot(_declared(name, Kind.GAUGE), labels)
 
     def histogram(self, name: str, **labels: str) -> Histogram:
-        """A series of a histogram, made on first use. Raises MetricsError."""
+        """A series of a histogram, made on first use; the same labels give the same object. Raises MetricsError."""
         family = _declared(name, Kind.HISTOGRAM)
-        return Histogram(self.values, self._slot(family, labels), family.bounds)
+        return self._histogram_at(self._slot(family, labels), family)
 
     @property
     def region(self) -> memoryview:
@@ -133,8 +173,22 @@ class Metrics:
             if len(family.labels) != len(series.label_values):
                 continue
             slot = self._slot(family, dict(zip(family.labels, series.label_values, strict=True)))
-            for offset in range(series.width):
-                self.values[slot + offset] += theirs[series.slot + offset]
+            if family.kind is Kind.COUNTER:
+                self._counter_at(slot).add(theirs[series.slot])
+            else:
+                self._histogram_at(slot, family).merge(theirs[series.slot : series.slot + series.width].tolist())
+
+    def _counter_at(self, slot: int) -> Counter:
+        counter = self._counters.get(slot)
+        if counter is None:
+            counter = self._counters[slot] = Counter(self.values, slot)
+        return counter
+
+    def _histogram_at(self, slot: int, family: Family) -> Histogram:
+        histogram = self._histograms.get((family.name, slot))
+        if histogram is None:
+            histogram = self._histograms[family.name, slot] = Histogram(self.values, slot, family.bounds)
+        return histogram
 
     def _take_over(self) -> None:
         """Reads what a predecessor left. What it was writing when it died is wiped: those slots were in no one's hands."""

@@ -69,4 +69,4 @@ class UpstreamMeters:
         self._count("upstream_connection_waits_total", result=result)
 
     def _count(self, name: str, **labels: str) -> None:
-        self._metrics.values[self._metrics.counter(name, upstream=self._upstream, **labels)] += 1
+        self._metrics.counter(name, upstream=self._upstream, **labels).add(1)

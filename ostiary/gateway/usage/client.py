@@ -37,14 +37,14 @@ class ClientFields:
         country: Callable[[str], str | None] | None = None,
         salt: bytes = b"",
     ) -> None:
-        self.addresses: dict[bytes, bytes] = {}
+        self.addresses: dict[str, bytes] = {}
         self.agents: dict[bytes | None, bytes] = {}
         self._address = address
         self._agent = agent
         self._country = country
         self._salt = salt
 
-    def learn(self, ip: bytes, user_agent: bytes | None) -> tuple[bytes, bytes]:
+    def learn(self, ip: str, user_agent: bytes | None) -> tuple[bytes, bytes]:
         """The columns of `ip` (three) and of `user_agent`, for a client not in the memories."""
         address_field, agent_field = self._address_columns(ip), self._agent_column(user_agent)
         if len(self.addresses) >= REMEMBERED_MAX:
@@ -56,9 +56,9 @@ class ClientFields:
             self.agents[user_agent] = agent_field
         return address_field, agent_field
 
-    def _address_columns(self, text: bytes) -> bytes:
+    def _address_columns(self, text: str) -> bytes:
         try:
-            address = ipaddress.ip_address(text.decode("ascii"))
+            address = ipaddress.ip_address(text)
         except ValueError:
             return NULL + NULL + NULL
         country = NULL

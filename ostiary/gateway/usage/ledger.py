@@ -4,10 +4,9 @@ once, or not at all."""
 from __future__ import annotations
 
 import asyncio
-import io
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
@@ -21,6 +20,10 @@ CONNECT_SECONDS = 5.0
 # One statement moves at most a segment (some 50 ms of work); a server that takes longer than this is hanging.
 STATEMENT_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # between looks whether the connection of a COPY is still there
+_COPY_RECORDS = 1000  # of a message to Postgres: 350 KB, so that no second copy of everything is made
+# What a transaction has written is read again for its roll-ups; with Postgres' default of 4 MB, from a file that is made for
+# it. No more is taken than there is to read, some 20 MB of the largest transaction.
+_WORK_MEM = "64MB"
 
 # Guarantees: one row for a segment, ever, and $3 to $4 of its bytes are ours. Another transaction that has just made the
 # row is waited for, so a commit whose answer was lost is found out here. No row comes back when the segment is known.
@@ -94,7 +97,7 @@ class UsageLedger:
     ) -> None:
         self._connection = connection
         self._statement_seconds = statement_seconds
-        self._days: set[int] = set()  # partitions known to exist
+        self._partitions: dict[int, str] = {}  # of days, known to exist
 
     @classmethod
     async def connect(
@@ -107,7 +110,12 @@ class UsageLedger:
             postgres_url,
             timeout=CONNECT_SECONDS,
             command_timeout=statement_seconds,
-            server_settings={"application_name": name, "synchronous_commit": "on", "TimeZone": "UTC"},
+            server_settings={
+                "application_name": name,
+                "synchronous_commit": "on",
+                "TimeZone": "UTC",
+                "work_mem": _WORK_MEM,
+            },
         )
         return cls(connection, statement_seconds=statement_seconds)
 
@@ -122,17 +130,22 @@ class UsageLedger:
         """Rows, roll-ups, ledger and the runs' counts of all of them, in one transaction; what became of each. Raises
         asyncpg's errors, TimeoutError, OSError; then nothing was written, or all of it was and the next try finds that
         out."""
+        try:
+            return await self._write_by_day(portions)
+        except OverflowError:  # a day that no calendar has: rare enough to be looked for only now
+            return await self._write_by_day([_with_days_alone(portion) for portion in portions])
+
+    async def _write_by_day(self, portions: Sequence[Portion]) -> list[Written]:
         days: set[int] = set()
         for portion in portions:
             days.update(occurred_day(record) for record in (portion.records[:1] + portion.records[-1:]))
-        await self._ensure_days(days)
         try:
-            return await self._write(portions)
-        except asyncpg.CheckViolationError:
+            return await self._write(portions, await self._table_for(days))
+        except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError):
             # A day in between, because a clock jumped; or a partition that has been dropped since it was seen.
-            self._days.clear()
-            await self._ensure_days({occurred_day(record) for portion in portions for record in portion.records})
-            return await self._write(portions)
+            self._partitions.clear()
+            days = {occurred_day(record) for portion in portions for record in portion.records}
+            return await self._write(portions, await self._table_for(days))
 
     async def end_run(self, spool_id: UUID, run: RunState) -> None:
         """The last word on a run nothing of which is left in its spool. Raises as `write` does."""
@@ -147,9 +160,9 @@ class UsageLedger:
             not run.closed,
         )
 
-    async def _write(self, portions: Sequence[Portion]) -> list[Written]:
+    async def _write(self, portions: Sequence[Portion], table: str) -> list[Written]:
         try:
-            return await self._write_whole(portions)
+            return await self._write_whole(portions, table)
         except Exception as error:
             # asyncpg trips over a COPY that it gave up itself (an AttributeError), and over undoing one that was left.
             if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)):
@@ -157,7 +170,7 @@ class UsageLedger:
             self._connection.terminate()
             raise TimeoutError("a COPY did not end in time") from error
 
-    async def _write_whole(self, portions: Sequence[Portion]) -> list[Written]:
+    async def _write_whole(self, portions: Sequence[Portion], table: str) -> list[Written]:
         """Everyone takes segments in one order, then roll-ups in one (the trigger sees to it), then runs: so those that
         write at once wait for each other and never deadlock."""
         order = sorted(range(len(portions)), key=lambda at: (portions[at].header.segment_id, portions[at].first or 0))
@@ -171,7 +184,7 @@ class UsageLedger:
                     if portions[at].header.version == version:
                         records += claims[at].records
                         owners.append((len(records), at))
-                for position in await self._copy(records, COLUMNS_OF[version]):
+                for position in await self._copy(table, records, COLUMNS_OF[version]):
                     refused[next(at for end, at in owners if position < end)] += 1
             written = [
                 Written(len(claims[at].records) - refused[at], claims[at].lost + refused[at], claims[at].repeated)
@@ -224,30 +237,30 @@ class UsageLedger:
         ]
         return _Claim(records, portion.lost if left[-1][1] == portion.until else 0, repeated=False)
 
-    async def _copy(self, records: Sequence[bytes], columns: Sequence[str], begin: int = 0) -> list[int]:
+    async def _copy(self, table: str, records: Sequence[bytes], columns: Sequence[str], begin: int = 0) -> list[int]:
         """Copies all rows that Postgres takes; returns which it refused, counted from `begin`. One that it refuses is found
         by halving, so it costs some twenty attempts and no other row."""
         if not records:
             return []
         try:
             async with self._connection.transaction():  # a savepoint
-                await self._copy_or_leave(b"".join((COPY_HEAD, *records, COPY_END)), columns)
+                await self._copy_or_leave(table, records, columns)
         except asyncpg.CheckViolationError:  # no partition: the caller's to mend
             raise
         except _POISON:
             if len(records) == 1:
                 return [begin]
             half = len(records) // 2
-            refused = await self._copy(records[:half], columns, begin)
-            return refused + await self._copy(records[half:], columns, begin + half)
+            refused = await self._copy(table, records[:half], columns, begin)
+            return refused + await self._copy(table, records[half:], columns, begin + half)
         return []
 
-    async def _copy_or_leave(self, data: bytes, columns: Sequence[str]) -> None:
+    async def _copy_or_leave(self, table: str, records: Sequence[bytes], columns: Sequence[str]) -> None:
         """One COPY, for as long as a statement may take. asyncpg waits without an end for its socket to take more, and is not
         woken when the connection is lost meanwhile: so that is watched from outside. Raises as COPY does, TimeoutError, and
         asyncpg.ConnectionDoesNotExistError."""
         copying = asyncio.create_task(
-            self._connection.copy_to_table("usage_events", source=io.BytesIO(data), columns=columns, format="binary")
+            self._connection.copy_to_table(table, source=_binary(records), columns=columns, format="binary")
         )
         try:
             deadline = (
@@ -268,15 +281,41 @@ class UsageLedger:
                 self._connection.terminate()
                 copying.cancel()
 
-    async def _ensure_days(self, days: set[int]) -> None:
-        for day in sorted(days - self._days):
-            await self._connection.execute("SELECT usage_ensure_partition($1)", _FIRST_DAY + timedelta(days=day))
-            if len(self._days) >= 1000:  # a bound, not a policy: forgetting costs one look
-                self._days.clear()
-            self._days.add(day)
+    async def _table_for(self, days: Collection[int]) -> str:
+        """Where calls of these days go; their partitions are there then. Of one day: its partition. Of several, around
+        midnight or when a clock jumped: all of them at once, for a statement for each would take the roll-ups in another
+        order than everyone does."""
+        for day in sorted(days):
+            if day not in self._partitions:
+                if len(self._partitions) >= _DAYS_REMEMBERED_MAX:
+                    self._partitions.clear()
+                date_of = _FIRST_DAY + timedelta(days=day)
+                self._partitions[day] = await self._connection.fetchval("SELECT usage_partition($1)", date_of)
+        return self._partitions[next(iter(days))] if len(days) == 1 else "usage_events"
 
 
+async def _binary(records: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """What a COPY of these rows says."""
+    yield COPY_HEAD
+    for begin in range(0, len(records), _COPY_RECORDS):
+        yield b"".join(records[begin : begin + _COPY_RECORDS])
+    yield COPY_END
+
+
+def _with_days_alone(portion: Portion) -> Portion:
+    """Without records of a day that no partition could be of; they are lost."""
+    kept = [at for at, record in enumerate(portion.records) if _FIRST_OF_ALL <= occurred_day(record) <= _LAST_OF_ALL]
+    return replace(
+        portion,
+        records=[portion.records[at] for at in kept],
+        offsets=[portion.offsets[at] for at in kept],
+        lost=portion.lost + len(portion.records) - len(kept),
+    )
+
+
+_DAYS_REMEMBERED_MAX = 1000  # a bound, not a policy: forgetting costs one look
 _FIRST_DAY = date(2000, 1, 1)
+_FIRST_OF_ALL, _LAST_OF_ALL = ((end - _FIRST_DAY).days for end in (date.min, date.max))
 
 
 def _time(unix_us: int) -> datetime:

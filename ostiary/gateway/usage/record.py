@@ -1,8 +1,9 @@
 """One metered call as bytes: a row of PostgreSQL's binary COPY format, so that the shipper moves it without reading it.
 
 Everything that does not change from call to call is encoded once: the caller and the route by whoever prepares them, the
-method, the address and the user agent in bounded memories here. What is left of a call is one `struct.pack` and one
-formatting. Binary, because Postgres takes it for half of what parsing text costs, and because nothing needs escaping."""
+method, the address and the user agent in bounded memories here. What is left of a call is a few numbers and one formatting:
+`int.to_bytes`, which compiled code does without a call of Python, as it does not for `struct`. Binary, because Postgres takes
+it for half of what parsing text costs, and because nothing needs escaping."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import struct
 import uuid
 from collections.abc import Mapping, Sequence
 from struct import Struct
+from typing import Final
 
+from ostiary.core.usage import REQUEST_ID_BYTES_MAX
 from ostiary.gateway.usage.client import ClientFields
 from ostiary.gateway.usage.columns import CONTROLS, NULL, clean, field
 
@@ -41,7 +44,7 @@ COLUMNS = (
     "would_refuse",
     "quota_reached",
 )
-RECORD_VERSION = 2
+RECORD_VERSION: Final = 2
 
 # What segments of each version hold: those of an older one wait in the spool when a gateway is upgraded.
 _SINCE_2 = frozenset(("key_generation", "country", "ip_hash", "would_refuse", "quota_reached"))
@@ -50,33 +53,38 @@ COLUMNS_OF = {1: tuple(name for name in COLUMNS if name not in _SINCE_2), RECORD
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_END = struct.pack("!h", -1)
 
-REQUEST_ID_BYTES_MAX = 128  # what the contract takes from a client
-ENTRIES_MAX = 16  # of limits in shadow, and of quotas, in one record
-ENTRY_CHARACTERS_MAX = 140  # two names of the configuration and what is counted
-NAME_CHARACTERS_MAX = 512  # routes, templates and key ids: the roll-up's index takes no entry above 2.7 kB
+ENTRIES_MAX: Final = 16  # of limits in shadow, and of quotas, in one record
+ENTRY_CHARACTERS_MAX: Final = 140  # two names of the configuration and what is counted
+NAME_CHARACTERS_MAX: Final = 512  # routes, templates and key ids: the roll-up's index takes no entry above 2.7 kB
 
-METHODS_REMEMBERED_MAX = 4096
+METHODS_REMEMBERED_MAX: Final = 4096
 
-CUT_SHORT_STATUS = 499  # no status was sent; nginx's number for it, which log tools know
+CUT_SHORT_STATUS: Final = 499  # no status was sent; nginx's number for it, which log tools know
 
-_EPOCH_US = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
+_EPOCH_US: Final = 946_684_800_000_000  # Postgres counts from 2000-01-01 UTC
 
 # What most calls tell of limits in shadow and of quotas.
-NOTHING_TOLD = NULL + NULL
+NOTHING_TOLD: Final = NULL + NULL
 
-_HEAD = struct.pack("!hi", len(COLUMNS), 8)
-_pack_numbers = Struct("!6sqiqiqiqiqi").pack
-_pack_numbers_no_upstream = Struct("!6sqiqiiqiqi").pack
-_unpack_occurred = Struct("!q").unpack_from
-_unpack_length = Struct("!i").unpack_from
+_HEAD: Final = struct.pack("!hi", len(COLUMNS), 8)
+_EIGHT: Final = struct.pack("!i", 8)  # how long each number is
+_NO_UPSTREAM: Final = NULL + _EIGHT
+_NO_NUMBERS: Final = bytes(8) + NULL + (_EIGHT + bytes(8)) * 2  # no latency, no upstream, no bytes
+# Most durations and lengths, as numbers of eight bytes: 85 kB.
+_REMEMBERED_NUMBERS: Final = 2048
+_NUMBERS: Final = tuple(number.to_bytes(8, "big") for number in range(_REMEMBERED_NUMBERS))
+_unpack_occurred: Final = Struct("!q").unpack_from
+_unpack_length: Final = Struct("!i").unpack_from
 
-_STATUS = tuple(struct.pack("!ih", 2, status) for status in range(1000))
-_FLAGS = tuple(
+# Of request ids: cleaning makes three bytes of one that is no UTF-8.
+_LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(3 * REQUEST_ID_BYTES_MAX + 1))
+_STATUS: Final = tuple(struct.pack("!ih", 2, status) for status in range(1000))
+_FLAGS: Final = tuple(
     tuple(struct.pack("!i?i?", 1, overage, 1, complete) for complete in (False, True)) for overage in (False, True)
 )
 
-_methods: dict[bytes, bytes] = {}
-EVERYTHING = ClientFields()  # of a client: what is recorded unless the configuration says otherwise
+_methods: Final[dict[bytes, bytes]] = {}
+EVERYTHING: Final = ClientFields()  # of a client: what is recorded unless the configuration says otherwise
 
 
 def caller_part(
@@ -119,7 +127,7 @@ def encode(
     upstream_us: int,
     bytes_in: int,
     bytes_out: int,
-    ip: bytes,
+    ip: str,
     user_agent: bytes | None,
     overage: bool,
     complete: bool,
@@ -143,17 +151,16 @@ def encode(
     # b"\0": bytes are tried as a number first, which takes an exception.
     if len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.isascii() or 0 in request_id:
         request_id = clean(request_id, REQUEST_ID_BYTES_MAX)
-    occurred_us = int(occurred_at * 1e6) - _EPOCH_US
-    if upstream_us < 0:
-        numbers = _pack_numbers_no_upstream(
-            _HEAD, occurred_us, 8, latency_us, -1, 8, bytes_in, 8, bytes_out, len(request_id)
-        )
-    else:
-        numbers = _pack_numbers(
-            _HEAD, occurred_us, 8, latency_us, 8, upstream_us, 8, bytes_in, 8, bytes_out, len(request_id)
-        )
-    return b"%b%b%b%b%b%b%b%b%b%b" % (
-        numbers,
+    return b"%b%b%b%b%b%b%b%b%b%b%b%b%b%b%b%b%b%b" % (
+        _HEAD,
+        (int(occurred_at * 1e6) - _EPOCH_US).to_bytes(8, "big", signed=True),
+        _EIGHT,
+        _number(latency_us),
+        _NO_UPSTREAM if upstream_us < 0 else _upstream_time(upstream_us),
+        _number(bytes_in),
+        _EIGHT,
+        _number(bytes_out),
+        _LENGTHS[len(request_id)],
         request_id,
         method_field,
         _STATUS[status],
@@ -166,12 +173,23 @@ def encode(
     )
 
 
+def _number(number: int) -> bytes:
+    if 0 <= number < _REMEMBERED_NUMBERS:
+        return _NUMBERS[number]
+    return number.to_bytes(8, "big", signed=True)
+
+
+def _upstream_time(upstream_us: int) -> bytes:
+    """With the length of the number that follows it."""
+    return b"%b%b%b" % (_EIGHT, _number(upstream_us), _EIGHT)
+
+
 def encode_begun(
     caller: bytes,
     route: bytes,
     request_id: bytes,
     method: bytes,
-    ip: bytes,
+    ip: str,
     user_agent: bytes | None,
     client: ClientFields = EVERYTHING,
 ) -> bytes:
@@ -191,8 +209,8 @@ def cut_short(begun: bytes, request_id_bytes: int, occurred_at: float, overage: 
     """The record of a call of which no more is known than `encode_begun` said: no status was sent, and it is not complete.
     Raises struct.error, ValueError and OverflowError for what is none."""
     method_end = request_id_bytes + 4 + _unpack_length(begun, request_id_bytes)[0]
-    occurred_us = int(occurred_at * 1e6) - _EPOCH_US
-    numbers = _pack_numbers_no_upstream(_HEAD, occurred_us, 8, 0, -1, 8, 0, 8, 0, request_id_bytes)
+    occurred = (int(occurred_at * 1e6) - _EPOCH_US).to_bytes(8, "big", signed=True)
+    numbers = b"%b%b%b%b%b" % (_HEAD, occurred, _EIGHT, _NO_NUMBERS, request_id_bytes.to_bytes(4, "big"))
     status, flags = _STATUS[CUT_SHORT_STATUS], _FLAGS[overage][False]
     return b"%b%b%b%b%b%b" % (numbers, begun[:method_end], status, begun[method_end:], flags, NOTHING_TOLD)
 

@@ -30,26 +30,27 @@ TABLE_BYTES: Final = SLOTS * SLOT_BYTES
 # how long the payload is: last, because the call is there from the store of its length on.
 _HEAD: Final = Struct("@QdH?I")
 _HEAD_BYTES: Final = 24
-_ORDINAL: Final = Struct("@Q")
-_LENGTH: Final = Struct("@I")
-_LENGTH_AT: Final = 20
+_LAST_WORD: Final = 2  # of eight bytes: the one with the length
 _ROOM: Final = SLOT_BYTES - _HEAD_BYTES
 NO_SLOT: Final = -1
 
-_commit = _HEAD.pack_into
-_mark = _ORDINAL.pack_into
-_set_length = _LENGTH.pack_into
+_commit: Final = _HEAD.pack_into
 
 
 class CallsUnderWay:
     """The table of one worker. Slots are told by where in the file they begin."""
 
-    __slots__ = ("_free", "_map")
+    __slots__ = ("_free", "_map", "_words")
 
     def __init__(self, mapped: mmap.mmap) -> None:
         self._map = mapped
+        self._words = memoryview(mapped).cast("Q")
         # The last one freed is the next one used: few calls at once touch few pages.
         self._free = list(range(TABLE_AT + TABLE_BYTES - SLOT_BYTES, TABLE_AT - 1, -SLOT_BYTES))
+
+    def end(self) -> None:
+        """The run is over: nothing more is written, and the file may be closed."""
+        self._words.release()
 
     def open(self, begun: bytes, request_id_bytes: int, occurred_at: float, overage: bool) -> int:
         """The slot of a call that begins, or NO_SLOT. `begun` is from `encode_begun`. Never raises."""
@@ -64,11 +65,11 @@ class CallsUnderWay:
 
     def ends(self, slot: int, ordinal: int) -> None:
         """The run's record of that number, which is stored next, will be the call's."""
-        _mark(self._map, slot, ordinal)
+        self._words[slot >> 3] = ordinal
 
     def close(self, slot: int) -> None:
         """Its record is stored, or was dropped and counted."""
-        _set_length(self._map, slot + _LENGTH_AT, 0)
+        self._words[(slot >> 3) + _LAST_WORD] = 0
         self._free.append(slot)
 
 

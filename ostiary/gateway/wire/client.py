@@ -17,14 +17,15 @@ from ostiary.gateway.exchange import ClientGone, Exchange
 from ostiary.gateway.signal import Drive
 
 from .deadlines import NEVER, Alarm, Deadlines
+from .grammar import HeaderLine
 from .request_body import RequestBody
 from .request_head import Framing, RequestHead, parse_request_head, refuse_partial_head
 from .room import Place, plain_address
 from .states import (
+    FOLLOWING,
     LINGER_BYTES_MAX,
     LINGER_SECONDS,
     READ_AHEAD_BYTES_MAX,
-    TRANSITIONS,
     Due,
     Event,
     ProtocolBug,
@@ -77,11 +78,14 @@ class ClientConnection:
         "_bodiless",
         "_body",
         "_checked_bytes",
+        "_clock",
         "_continue_owed",
         "_drive",
         "_eof",
         "_exchange",
+        "_handle",
         "_held",
+        "_layout",
         "_linger_bytes",
         "_lost",
         "_path",
@@ -135,6 +139,9 @@ class ClientConnection:
         self._turning = False
         self._stalled_bytes = 0
         self._linger_bytes = 0
+        self._layout: list[HeaderLine] = []  # of the last head
+        self._clock = path.clock
+        self._handle = path.handle
         self._place = Place.OUTSIDE
 
     # --- the connection
@@ -237,7 +244,7 @@ class ClientConnection:
             self.refuse(GatewayError(ErrorCode.OVERLOADED, "memory is short", closes=True))
 
     def _advance(self, event: Event) -> None:
-        following = TRANSITIONS[self.state].get(event)
+        following = FOLLOWING[self.state][event]
         if following is None:
             raise ProtocolBug(f"{event.name} in state {self.state.name}")
         self.state = following
@@ -321,8 +328,8 @@ class ClientConnection:
         if not data or data == b"\r":
             self._ahead = data
             return
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or end > self.limits.head_bytes:
+        head_bytes, end, rest = data.partition(b"\r\n\r\n")
+        if not end or len(head_bytes) > self.limits.head_bytes:
             if self.state is _IDLE:
                 self.deadline = self._path.deadlines.after(self.limits.head_seconds)
                 self._checked_bytes = 0
@@ -335,12 +342,12 @@ class ClientConnection:
             self._ahead = data
             return
         try:
-            head = parse_request_head(data[:end], self.limits)
+            head = parse_request_head(head_bytes, self.limits, self._layout)
         except GatewayError as error:
             self._bodiless = data.startswith(b"HEAD ")
             self.refuse(error)
             return
-        self._begin(head, data[end + 4 :])
+        self._begin(head, rest)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         self.keep_alive = head.keep_alive and not self._path.draining
@@ -359,9 +366,9 @@ class ClientConnection:
                 return
         path = self._path
         exchange = self._exchange = Exchange(
-            client=self, snapshot=path.snapshot, head=head, body=body, started=path.clock()
+            client=self, snapshot=path.snapshot, head=head, body=body, started=self._clock()
         )
-        self._drive = Drive(path.handle(exchange), self._on_bug)
+        self._drive = Drive(self._handle(exchange), self._on_bug)
         if self._drive is not None and self._drive.finished:
             self._drive = None
         if body is not None and body.held_back:

@@ -7,6 +7,8 @@ from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import Final
 
+from ostiary.core.decimals import parse_decimal
+
 TOKEN_CHARACTERS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 # What may stand in a head: HTAB, SP, visible ASCII and obs-text (RFC 9110 §5.5), and the CR and LF between lines. The table
@@ -35,8 +37,8 @@ def has_line_characters(line: bytes) -> bool:
 
 
 def parse_content_length(value: bytes) -> int | None:
-    """Digits and nothing else (RFC 9110 §8.6); None for what is no length. `isdigit` of bytes knows ASCII digits alone."""
-    return int(value) if value.isdigit() and len(value) <= LENGTH_DIGITS_MAX else None
+    """Digits and nothing else (RFC 9110 §8.6); None for what is no length."""
+    return parse_decimal(value, digits_max=LENGTH_DIGITS_MAX)
 
 
 def parse_host(value: bytes) -> bytes | None:
@@ -167,3 +169,44 @@ LINE_BYTES_KNOWN_MAX: Final = 96
 # with names of no use, and every later request would pay 1 µs a header.
 NAMES_KNOWN_MAX: Final = 4096
 NAME_BYTES_KNOWN_MAX: Final = 64
+
+
+class HeaderLine:
+    """What a line of a head means: its name as spelled (`prefix`, with the colon) and in lower case, and what is done with
+    it. One that is known whole has `line` and `value` (without blanks around) as well; else both are empty."""
+
+    __slots__ = ("kind", "line", "lower", "prefix", "value")
+
+    def __init__(self, prefix: bytes, kind: IntEnum, lower: bytes, line: bytes = b"", value: bytes = b"") -> None:
+        self.prefix = prefix
+        self.kind = kind
+        self.lower = lower
+        self.line = line
+        self.value = value
+
+
+# Equal to no line of a head: none has its own end in it.
+NO_LINE: Final = HeaderLine(b"", RequestHeader.PASS, b"", b"\r\n")
+
+
+# The heads that come by one connection mostly have the same lines in the same places, or other values of the same headers:
+# so each connection keeps what its last head's lines meant, by their places, and looks up only what differs. What is kept
+# is shared by all connections, but for the list; no value that can be a secret is in it. The question whether a line is as
+# before stands in both parsers' loops, not in a function here: it is asked some twenty times a call.
+def keep_in_layout(layout: list[HeaderLine], place: int, meant: HeaderLine) -> None:
+    """Sets what the line at `place` meant; a name that is too long to be remembered is not kept here either."""
+    kept = meant if len(meant.prefix) <= NAME_BYTES_KNOWN_MAX + 1 else NO_LINE
+    if place < len(layout):
+        layout[place] = kept
+    else:
+        layout.append(kept)
+
+
+def trimmed(line: bytes, start: int) -> bytes:
+    """`line` from `start` on, without blanks and tabs at either end."""
+    end = len(line)
+    while start < end and (line[start] == 0x20 or line[start] == 0x09):
+        start += 1
+    while start < end and (line[end - 1] == 0x20 or line[end - 1] == 0x09):
+        end -= 1
+    return line[start:end]

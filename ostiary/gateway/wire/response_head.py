@@ -12,12 +12,16 @@ from .grammar import (
     LINES_KNOWN_MAX,
     NAME_BYTES_KNOWN_MAX,
     NAMES_KNOWN_MAX,
+    NO_LINE,
     REPEATING_HEADERS,
     RESPONSE_HEADERS,
+    HeaderLine,
     ResponseHeader,
     has_line_characters,
     is_token,
+    keep_in_layout,
     parse_content_length,
+    trimmed,
 )
 from .request_head import Framing
 
@@ -30,8 +34,8 @@ _FRAMING: Final = ResponseHeader.FRAMING
 _CONNECTION: Final = ResponseHeader.CONNECTION
 _DATE: Final = ResponseHeader.DATE
 _LIMIT: Final = ResponseHeader.LIMIT
-_known_names: Final[dict[bytes, tuple[ResponseHeader, bytes]]] = {}
-_known_lines: Final[dict[bytes, tuple[ResponseHeader, bytes, bytes]]] = {}
+_known_names: Final[dict[bytes, HeaderLine]] = {}
+_known_lines: Final[dict[bytes, HeaderLine]] = {}
 _known_starts: Final[dict[bytes, tuple[int, int, bytes]]] = {}
 
 
@@ -55,44 +59,48 @@ class ResponseHead:
     dated: bool
 
 
-def parse_response_head(head: bytes, method: bytes) -> ResponseHead:
-    """`head` is everything before the empty line; `method` is that of the request it answers. Raises ResponseError."""
+def parse_response_head(head: bytes, method: bytes, layout: list[HeaderLine] | None = None) -> ResponseHead:
+    """`head` is everything before the empty line; `method` is that of the request it answers; `layout` as for requests.
+    Raises ResponseError."""
     lines = head.split(b"\r\n")
-    if len(lines) > HEADERS_MAX + 1:
+    lines_n = len(lines)
+    if lines_n > HEADERS_MAX + 1:
         raise ResponseError("too many headers")
     start = lines[0]
-    if (meant := _known_starts.get(start)) is None:
-        meant = _parse_status_line(start)
+    if (start_meant := _known_starts.get(start)) is None:
+        start_meant = _parse_status_line(start)
     result = ResponseHead()
-    minor, result.status, result.status_line = meant
+    minor, result.status, result.status_line = start_meant
     passing: list[bytes] = []
     limit_lines: list[bytes] = []
     length = encoding = options = None
     result.dated = False
-    known, known_lines = _known_names, _known_lines
     fresh: list[bytes] = []  # lines that were not seen before: their characters are judged, all at once, after the loop
-    del lines[0]
-    for line in lines:
-        if (known_line := known_lines.get(line)) is not None:
-            kind, lower, value = known_line
+    if layout is None:
+        layout = []
+    layout_n = len(layout)
+    for place in range(lines_n - 1):
+        line = lines[place + 1]
+        meant = layout[place] if place < layout_n else NO_LINE
+        if meant.line != line if meant.line else not line.startswith(meant.prefix):
+            meant = _meaning_of(line)
+            keep_in_layout(layout, place, meant)
+        kind = meant.kind
+        if meant.line:
+            value = meant.value
         else:
             fresh.append(line)
-            name, colon, value = line.partition(b":")
-            if not colon or (meaning := known.get(name)) is None:
-                meaning = _learn(name, colon)
-            kind, lower = meaning
-            value = value.strip(b" \t")
-            if lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX and has_line_characters(line):
-                if len(known_lines) >= LINES_KNOWN_MAX:
-                    known_lines.clear()
-                known_lines[line] = (kind, lower, value)
+            if kind is _PASS:
+                passing.append(line)
+                continue
+            value = trimmed(line, len(meant.prefix))
         if kind is _PASS:
             passing.append(line)
         elif kind is _DATE:
             result.dated = True
             passing.append(line)
         elif kind is _FRAMING:
-            if lower == b"content-length":
+            if meant.lower == b"content-length":
                 if length is not None:
                     raise ResponseError("Content-Length comes twice")
                 length = value
@@ -128,16 +136,30 @@ def _parse_status_line(line: bytes) -> tuple[int, int, bytes]:
     return meant
 
 
-def _learn(name: bytes, colon: bytes) -> tuple[ResponseHeader, bytes]:
+def _meaning_of(line: bytes) -> HeaderLine:
+    """As of a request's line."""
+    if (known := _known_lines.get(line)) is not None:
+        return known
+    name, colon, value = line.partition(b":")
+    if not colon or (meant := _known_names.get(name)) is None:
+        meant = _learn(name, colon)
+    if meant.lower in REPEATING_HEADERS and len(line) <= LINE_BYTES_KNOWN_MAX and has_line_characters(line):
+        if len(_known_lines) >= LINES_KNOWN_MAX:
+            _known_lines.clear()
+        meant = _known_lines[line] = HeaderLine(meant.prefix, meant.kind, meant.lower, line, value.strip(b" \t"))
+    return meant
+
+
+def _learn(name: bytes, colon: bytes) -> HeaderLine:
     if not colon or not is_token(name):
         raise ResponseError("a header line without a valid name")
     lower = name.lower()
-    meaning = (RESPONSE_HEADERS.get(lower, _PASS), lower)
+    meant = HeaderLine(name + b":", RESPONSE_HEADERS.get(lower, _PASS), lower)
     if len(name) <= NAME_BYTES_KNOWN_MAX:
         if len(_known_names) >= NAMES_KNOWN_MAX:
             _known_names.clear()
-        _known_names[name] = meaning
-    return meaning
+        _known_names[name] = meant
+    return meant
 
 
 def _apply_connection(head: ResponseHead, options: bytes, minor: int) -> None:

@@ -92,6 +92,15 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 for _row in TRANSITIONS.values():
     _row[Event.CLOSED] = State.CLOSED
 
+# The same, by number: a connection moves four times for each request.
+FOLLOWING: Final[tuple[tuple[State | None, ...], ...]] = tuple(
+    tuple(
+        TRANSITIONS.get(State(state), {}).get(Event(event)) if state and event else None
+        for event in range(len(Event) + 1)
+    )
+    for state in range(len(State) + 1)
+)
+
 
 class Due(IntEnum):
     """What there is to do when a deadline has passed."""

@@ -13,6 +13,7 @@ from ostiary.gateway.signal import Signal
 from .chunked import LAST_CHUNK, ChunkedDecoder, ChunkedError, encode_chunk
 from .deadlines import NEVER, Deadlines
 from .dialing import refused_in_handshake
+from .grammar import HeaderLine
 from .held_body import HeldBody
 from .request_body import RequestBody
 from .request_head import Framing
@@ -54,6 +55,7 @@ class UpstreamConnection:
         "_held",
         "_idle_seconds",
         "_interim",
+        "_layout",
         "_left",
         "_lost",
         "_method",
@@ -92,6 +94,7 @@ class UpstreamConnection:
         self._rest: Signal[bytes] | None = None
         self._broken: UpstreamFailure | None = None
         self._partial = b""
+        self._layout: list[HeaderLine] = []  # of the last head
         self._ready: list[bytes] = []  # of the body, before the client is attached
         self._decoder: ChunkedDecoder | None = None
         self._left = 0
@@ -162,8 +165,8 @@ class UpstreamConnection:
             data = self._partial + data
             self._partial = b""
         while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0 or end > HEAD_BYTES_MAX:
+            head_bytes, end, rest = data.partition(b"\r\n\r\n")
+            if not end or len(head_bytes) > HEAD_BYTES_MAX:
                 if len(data) > HEAD_BYTES_MAX:
                     self._fail(UpstreamGarbled("the head of the answer is too long", answered=True))
                 elif b"HTTP/1."[: len(data)] != data[:7]:
@@ -172,14 +175,14 @@ class UpstreamConnection:
                     self._partial = data
                 return
             try:
-                head = parse_response_head(data[:end], self._method)
+                head = parse_response_head(head_bytes, self._method, self._layout)
             except ResponseError as error:
                 self._fail(UpstreamGarbled(str(error), answered=True))
                 return
             if head.status >= 200:
                 break
             if head.status == 101:
-                self._switch(head, data[:end], data[end + 4 :])
+                self._switch(head, head_bytes, rest)
                 return
             self._interim += 1
             if self._interim > INTERIM_ANSWERS_MAX:
@@ -188,8 +191,8 @@ class UpstreamConnection:
             if head.status != 100:  # the client was told to go on by the gateway itself (RFC 9110 §15.2)
                 answer, self.answer = self.answer, Signal()
                 answer.set(head)
-            data = data[end + 4 :]
-        self._begin_answer(head, data[end + 4 :])
+            data = rest
+        self._begin_answer(head, rest)
 
     def _switch(self, head: ResponseHead, raw: bytes, rest: bytes) -> None:
         """No HTTP comes after this. Whether it was asked for is the request path's to know."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from ostiary.core.model import LimitBy, Overage, Period, Plan, Quota, Rate, Rout
 from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway.limits import Limiter, Outcome, compile_policy
 from ostiary.gateway.limits.limiter import BATCH_MAX
+from ostiary.gateway.signal import Drive
 from tests.gateway.limits.support import Observed, ask, decided, policy, route, running, settled
 
 STANDARD = Plan(
@@ -199,11 +202,36 @@ async def test_a_request_that_fails_on_its_decision_fails_alone(limiter: Limiter
     limits = policy(STANDARD)
     broken, after = ask(limiter, limits), ask(limiter, limits)
 
-    def fail() -> None:
+    async def wait() -> None:
+        await broken
         raise RuntimeError("on purpose")
 
-    broken._resume = fail
+    def fail(error: BaseException) -> None:
+        raise error
+
+    Drive(wait(), fail)
     assert (await settled(after)).outcome is Outcome.ALLOWED
+
+
+# A request that failed while it was given its answer, and is kept by the cycle that its traceback makes.
+COLLECTED = """
+import gc
+from ostiary.gateway.limits import script
+
+def fail(answers):
+    kept = [answers, next(answers)]
+    kept.append(kept)
+
+fail(script.answers(bytes(1000), 2))
+gc.collect()
+"""
+
+
+def test_what_a_failed_request_leaves_behind_is_collected_in_peace() -> None:
+    """CPython before 3.13 dies of an `iter_unpack` over a memoryview that is collected in a cycle: a defect that costs one
+    request would cost the worker, and all of its calls."""
+    ran = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 # --- calls under way --------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_the_counters_of_two_processes_add_up_and_gauges_follow_their_rule(tmp_p
     """A scrape sees one gateway, not the worker that happened to answer."""
     one, two = Metrics.open(tmp_path / "worker-0"), Metrics.open(tmp_path / "worker-1")
     for metrics, calls, keys, healthy in ((one, 3, 10, 1), (two, 4, 7, 0)):
-        metrics.values[metrics.counter("http_requests_total", route="clients", method="GET", status="200")] += calls
+        metrics.counter("http_requests_total", route="clients", method="GET", status="200").add(calls)
         metrics.values[metrics.gauge("active_api_keys")] = keys
         metrics.values[metrics.gauge("client_connections")] = keys
         metrics.values[metrics.gauge("upstream_healthy", upstream="clients", target="127.0.0.1:9000")] = healthy
@@ -88,7 +88,7 @@ def test_all_families_render_in_both_formats_and_parse_back() -> None:
         if family.kind is Kind.HISTOGRAM:
             metrics.histogram(family.name, **labels).observe(0.01)
         elif family.kind is Kind.COUNTER:
-            metrics.values[metrics.counter(family.name, **labels)] += 1
+            metrics.counter(family.name, **labels).add(1)
         else:
             metrics.values[metrics.gauge(family.name, **labels)] = 1
     exposition = Exposition(regions=lambda: [metrics.region])
@@ -109,7 +109,7 @@ def test_all_families_render_in_both_formats_and_parse_back() -> None:
 def test_the_text_is_exactly_this() -> None:
     """The names, types and order of a scrape, as documented."""
     metrics = Metrics.in_memory()
-    metrics.values[metrics.counter("config_reload_failures_total")] += 2
+    metrics.counter("config_reload_failures_total").add(2)
     metrics.values[metrics.gauge("config_generation")] = 5
     body, _ = Exposition(regions=lambda: [metrics.region]).render()
     text = body.decode().partition("# HELP process_")[0]

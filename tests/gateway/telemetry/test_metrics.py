@@ -24,12 +24,12 @@ from ostiary.nameless import nameless_memory
 LABELS = {"route": "clients", "method": "GET", "status": "200"}
 
 
-def test_the_same_labels_give_the_same_slot_in_any_order() -> None:
+def test_the_same_labels_give_the_same_series_in_any_order() -> None:
     """Otherwise one series would be exposed twice, and Prometheus refuse the scrape."""
     metrics = Metrics.in_memory()
     first = metrics.counter("http_requests_total", route="a", method="GET", status="200")
-    assert metrics.counter("http_requests_total", status="200", method="GET", route="a") == first
-    assert metrics.counter("http_requests_total", route="b", method="GET", status="200") != first
+    assert metrics.counter("http_requests_total", status="200", method="GET", route="a") is first
+    assert metrics.counter("http_requests_total", route="b", method="GET", status="200") is not first
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,12 @@ def test_an_undeclared_metric_is_an_error_where_it_is_asked_for(kind: str, name:
 def test_a_restarted_process_goes_on_from_its_counters(tmp_path: Path) -> None:
     """A counter that goes back looks like a new process to Prometheus, which then counts the calls twice."""
     before = Metrics.open(tmp_path / "worker-0")
-    before.values[before.counter("http_requests_total", **LABELS)] += 7
+    before.counter("http_requests_total", **LABELS).add(7)
     before.values[before.gauge("active_api_keys")] = 3
     before.histogram("rate_limit_store_duration_seconds").observe(0.0003)
 
     after = Metrics.open(tmp_path / "worker-0")
-    slot = after.counter("http_requests_total", **LABELS)
-    after.values[slot] += 1
+    after.counter("http_requests_total", **LABELS).add(1)
     after.histogram("rate_limit_store_duration_seconds").observe(0.0003)
     merged = merge([after.region])
     assert merged["http_requests_total"][tuple(LABELS.values())] == [8]
@@ -65,13 +64,30 @@ def test_a_restarted_process_goes_on_from_its_counters(tmp_path: Path) -> None:
     assert merged["active_api_keys"][()] == [0], "what the dead process held is gone"
 
 
+def test_what_a_process_that_is_gone_has_counted_is_added_to_what_is_counted_here() -> None:
+    """A worker that is gone for good must not take its calls out of the sums, nor what was counted here before or after."""
+    gone, here = Metrics.in_memory(), Metrics.in_memory()
+    for metrics in (gone, here):
+        metrics.counter("http_requests_total", **LABELS).add(7)
+        for seconds in (0.0003, 0.0003, 0.02):
+            metrics.histogram("rate_limit_store_duration_seconds").observe(seconds)
+    here.add(gone.region)
+    here.counter("http_requests_total", **LABELS).add(1)
+    here.histogram("rate_limit_store_duration_seconds").observe(0.02)
+    merged = merge([here.region])
+    *buckets, total = merged["rate_limit_store_duration_seconds"][()]
+    assert merged["http_requests_total"][tuple(LABELS.values())] == [15]
+    assert sorted(buckets)[-2:] == [3, 4]
+    assert total == pytest.approx(4 * 0.0003 + 3 * 0.02)
+
+
 def test_a_new_series_after_a_restart_shares_no_slot(tmp_path: Path) -> None:
     """Two series in one slot would report each other's calls."""
     before = Metrics.open(tmp_path / "m")
-    taken = {before.counter("gateway_errors_total", code=str(n)) for n in range(20)}
+    taken = {before.counter("gateway_errors_total", code=str(n)).slot for n in range(20)}
     before.histogram("gateway_overhead_seconds")
     after = Metrics.open(tmp_path / "m")
-    fresh = after.counter("gateway_errors_total", code="another")
+    fresh = after.counter("gateway_errors_total", code="another").slot
     used = [slot for series, _ in read_series(before.region) for slot in range(series.slot, series.slot + series.width)]
     assert fresh not in taken
     assert len(used) == len(set(used)) == 20 + FAMILIES["gateway_overhead_seconds"].width + 1
@@ -82,7 +98,7 @@ def test_labels_beyond_the_bound_share_one_series_and_no_count_is_lost() -> None
     metrics = Metrics.in_memory()
     bound = FAMILIES["gateway_errors_total"].series_max
     for number in range(bound + 300):
-        metrics.values[metrics.counter("gateway_errors_total", code=f"code-{number}")] += 1
+        metrics.counter("gateway_errors_total", code=f"code-{number}").add(1)
     series = merge([metrics.region])["gateway_errors_total"]
     assert len(series) == bound + 1
     assert series[("other",)] == [300]
@@ -99,12 +115,13 @@ def test_a_series_that_finds_no_room_is_not_reported_and_harms_no_other(monkeypa
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     lost = [metrics.counter("http_requests_total", route="r" * 150, method=str(n), status="200") for n in range(1000)]
-    for slot in lost:
-        metrics.values[slot] += 1
-    assert 0 in lost
-    assert metrics.values[kept] == 0
+    for counter in lost:
+        counter.add(1)
+    slots = {counter.slot for counter in lost}
+    assert 0 in slots
+    assert metrics.values[kept.slot] == 0
     reported = {series.slot for series, _ in read_series(metrics.region)}
-    assert reported == {kept, *lost} - {0}
+    assert reported == {kept.slot, *slots} - {0}
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 9, 17, 30])
@@ -119,9 +136,9 @@ def test_a_record_cut_short_is_never_read_and_the_next_one_takes_its_place(tmp_p
     assert [series.label_values for series, _ in read_series(metrics.region)] == [("whole",)]
 
     after = Metrics.open(tmp_path / "m")
-    slot = after.counter("gateway_errors_total", code="next")
+    added = after.counter("gateway_errors_total", code="next")
     assert [series.label_values for series, _ in read_series(after.region)] == [("whole",), ("next",)]
-    assert after.values[slot] == 0
+    assert added.total == after.values[added.slot] == 0
 
 
 def test_every_flipped_byte_of_a_record_ends_the_list_there(tmp_path: Path) -> None:
@@ -173,7 +190,7 @@ print("counting", flush=True)
 number = 0
 while True:
     number += 1
-    metrics.values[metrics.counter("http_requests_total", route=f"r{number % 700}", method="GET", status="200")] += 1
+    metrics.counter("http_requests_total", route=f"r{number % 700}", method="GET", status="200").add(1)
     histogram.observe(0.00004)
 """
 
@@ -210,5 +227,5 @@ def test_methods_that_clients_make_up_take_no_memory() -> None:
         meters.request(b"METHOD-%d" % number, 404, 0.001)
     meters.request(b"GET", 404, 0.001)
     other = metrics.counter("http_requests_total", route="clients", method="other", status="404")
-    assert metrics.values[other] == 1000
+    assert other.total == 1000
     assert len(meters._requests) == 2

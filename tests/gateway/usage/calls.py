@@ -42,7 +42,7 @@ def call(
     upstream_us: int = 1200,
     bytes_in: int = 0,
     bytes_out: int = 121,
-    ip: bytes = b"192.0.2.7",
+    ip: str = "192.0.2.7",
     user_agent: bytes | None = b"curl/8.5.0",
     overage: bool = False,
     complete: bool = True,
@@ -72,7 +72,7 @@ def call(
 
 def begin(spool: Spool, name: str, *, user_agent: bytes = b"curl/8.5.0") -> int:
     """The slot of a call of `call` that goes upstream."""
-    begun = encode_begun(CALLER, ROUTE, name.encode(), b"GET", b"192.0.2.7", user_agent)
+    begun = encode_begun(CALLER, ROUTE, name.encode(), b"GET", "192.0.2.7", user_agent)
     return spool.open(begun, len(name), time.time(), False)
 
 

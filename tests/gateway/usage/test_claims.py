@@ -166,7 +166,7 @@ def test_a_claim_is_longer_than_any_record(spool_directory: Path) -> None:
         caller=caller_part("\U0001f600" * 600, APP, ORGANIZATION, "test", 1),
         route=route_part("\U0001f600" * 600, "\U0001f600" * 600),
         method=b"\xff" * 40,
-        ip=b"2001:db8::1",
+        ip="2001:db8::1",
         user_agent=b"\xff" * 600,
         told=told_part(["x" * 200] * 20, [QUOTA] * 20),
     )

@@ -39,7 +39,7 @@ async def test_each_generation_has_its_last_use_whatever_order_segments_arrive_i
     spool_directory: Path, shipper: Shipper, rows: Rows
 ) -> None:
     """An operator would end a secret that is in use, or keep one that nobody has used for a week."""
-    for moment, ip in ((NOON + 60, b"192.0.2.9"), (NOON, b"192.0.2.7")):  # the later one first
+    for moment, ip in ((NOON + 60, "192.0.2.9"), (NOON, "192.0.2.7")):  # the later one first
         spool(
             spool_directory,
             call("a", caller=caller(1), occurred_at=moment - 1, user_agent=b"old/1"),
@@ -59,7 +59,7 @@ async def test_a_clock_that_is_ahead_does_not_hide_the_uses_after_it(
 ) -> None:
     """Row 59: a gateway an hour ahead would show a use in the future, and no other for an hour."""
     before = time.time()
-    spool(spool_directory, call("a", caller=caller(1), occurred_at=before + 3600, ip=b"192.0.2.7"))
+    spool(spool_directory, call("a", caller=caller(1), occurred_at=before + 3600, ip="192.0.2.7"))
     await shipper.ship()
     ((_, _, moment, _, _),) = await uses(rows)
     assert before - 1 <= moment <= time.time() + 1
