@@ -51,8 +51,7 @@ def prove(directory: Path, injections: int, seed: int) -> list[str]:
                 kinds = OF_THE_SHIPPER if whose == "shipper" else OF_POSTGRES
                 injection = chosen(kinds, turns[whose], chance)
                 names = [f"{whose}{number}-{call}" for call in range(_NAMES)]
-                pid = server.pid if whose == "Postgres" else None
-                outcome = shipped_under(injection, spool, url, names, postgres_pid=pid)
+                outcome = shipped_under(injection, spool, url, names, postgres=server if whose == "Postgres" else None)
             turns[whose] += 1
             failures += outcome.failures
             _tell(number, whose, str(injection), outcome)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostiary.demo.stores import EmbeddedPostgres
 from ostiary.gateway.usage.directory import QUARANTINE, look
 from ostiary.gateway.usage.postgres_sink import PostgresSink
 from ostiary.gateway.usage.reconcile import count_by_request_id, reconcile, spooled_by_request_id
@@ -177,13 +178,26 @@ def shipping(directory: Path, postgres_url: str) -> Iterator[subprocess.Popen[by
 
 
 def shipped_under(
-    injection: Injection, directory: Path, postgres_url: str, names: list[str], *, postgres_pid: int | None = None
+    injection: Injection,
+    directory: Path,
+    postgres_url: str,
+    names: list[str],
+    *,
+    postgres: EmbeddedPostgres | None = None,
 ) -> Outcome:
-    """`names` come to the spool while the fault is there, under the shipper or, with its pid, under Postgres and all its
+    """`names` come to the spool while the fault is there, under the shipper or, if it is given, under Postgres and all its
     processes. They may arrive then or once it is over; what can't be read is set aside, whole."""
     failures = []
+
+    def all_shipped() -> bool:
+        # One whose recovery met the fault too has ended for good; whoever runs it starts it again.
+        if postgres is not None and not postgres.is_running:
+            postgres.start_again()
+        return not _to_ship(directory)
+
     with shipping(directory, postgres_url) as process:
-        with injecting(postgres_pid or process.pid, injection, follow=postgres_pid is not None) as injected:
+        faulty = process.pid if postgres is None else postgres.pid
+        with injecting(faulty, injection, follow=postgres is not None) as injected:
             spool_calls(directory, names)
             try:
                 eventually(lambda: not _to_ship(directory), "", 1.5)  # or not, if the fault stays
@@ -192,7 +206,7 @@ def shipped_under(
         if process.poll() is not None:
             failures.append(f"{injection}: the shipper ended with {process.returncode}")
         else:
-            eventually(lambda: not _to_ship(directory), f"{injection}: everything is shipped after it", 120)
+            eventually(all_shipped, f"{injection}: everything is shipped after it", 120)
     found = asyncio.run(count_by_request_id(directory, postgres_url))
     wrong = [name for name in names if found[name] != 1]
     if wrong:

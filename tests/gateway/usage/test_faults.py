@@ -64,6 +64,6 @@ def test_an_fsync_that_failed_under_postgres_is_no_success(
     """Row 88: fsync fails once. Without it: a segment is deleted on the strength of a commit that the disk never had."""
     injection = Injection("fdatasync", "EIO", "1")
     url = fresh_database(durable_postgres)
-    outcome = shipped_under(injection, spool_directory, url, NAMES, postgres_pid=durable_postgres.pid)
+    outcome = shipped_under(injection, spool_directory, url, NAMES, postgres=durable_postgres)
     assert outcome.injected > 0  # the first of each process
     assert outcome.failures == []
