@@ -265,7 +265,8 @@ class LimitPhase:
         self._exchanges = [subject.begin() for _ in range(TICK_REQUESTS)]
         for exchange in self._exchanges:
             exchange.ip, exchange.route = subject.exchange.ip, subject.exchange.route
-            exchange.known_key, exchange.admission = subject.exchange.known_key, subject.exchange.admission
+            exchange.known_key = subject.exchange.known_key
+            authorize(exchange)
 
     async def tick(self) -> None:
         """One tick of requests. Raises GatewayError if any of them is refused."""

@@ -66,6 +66,9 @@ class Exchange:
     claimed: bool = False  # room for its usage record is kept
     # authorize
     admission: Admission | None = None
+    identity: bytes  # of these three see Admission
+    caller: bytes
+    limit_names: list[str] | None = None
     # limit
     decision: Decision | None = None
     charge: Charge | None = None  # where the upstream says what the call cost

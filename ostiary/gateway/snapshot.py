@@ -24,7 +24,7 @@ from ostiary.core.model import (
     Route,
     Scheme,
 )
-from ostiary.core.routing import RouteTable, compile_routes
+from ostiary.core.routing import RouteEntry, RouteTable
 from ostiary.core.signature_base import component_text
 from ostiary.core.signing import Skew
 from ostiary.core.upstream import Balance, Upstream
@@ -37,7 +37,7 @@ from ostiary.gateway.limits import LimitPolicy, compile_policy
 from ostiary.gateway.overload.pressure import RANKS
 from ostiary.gateway.peer_certificate import CertificateTable
 from ostiary.gateway.telemetry.meters import RouteMeters
-from ostiary.gateway.telemetry.metrics import Counter
+from ostiary.gateway.telemetry.metrics import Counter, Histogram
 from ostiary.gateway.tokens import TokenRing
 from ostiary.gateway.upstreams import UpstreamGroup
 from ostiary.gateway.usage import caller_part, route_part
@@ -48,9 +48,13 @@ from ostiary.gateway.wire.held_body import HeldBodies
 # now and then, in 50 µs.
 _POLICIES_MAX = 1024
 
+# Of one caller on one route, remembered with what it may do: methods are the client's choice.
+_METHODS_MAX = 32
+
 
 class Admission:
-    """What one caller is on one route. `refused` is why it may not use it at all, whatever the method."""
+    """What one caller is on one route. `refused` is why it may not use it at all, whatever the method. What each call asks
+    stands first, as in CompiledRoute."""
 
     __slots__ = (
         "affinity",
@@ -58,11 +62,13 @@ class Admission:
         "group",
         "identity",
         "key",
+        "last_method_held",
         "limit_names",
         "methods",
         "networks",
         "policy",
         "refused",
+        "unlimited",
         "usage",
     )
 
@@ -75,24 +81,26 @@ class Admission:
         usage: Counter,
         affinity: Affinity | None,
     ) -> None:
-        self.key = key
+        self.unlimited = policy.empty  # here, so that the policy need not be looked at
+        self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
+        self.last_method_held = b""
+        self.networks = Networks(key.allowed_networks) if key is not None and key.allowed_networks else None
         self.affinity = affinity  # None where the choice of a target does not go by the caller
         self.group = group
-        self.policy = policy
-        # The same for all calls, of any method, where they go by the key alone; else None.
-        self.limit_names: list[str] | None = None
-        if key is not None and policy.of_caller:
-            self.limit_names = policy.names(key.id, key.app_id, key.organization_id, "")
-        self.refused = ErrorCode.ENVIRONMENT_MISMATCH if group is None else None
         self.usage = usage
-        self.networks = Networks(key.allowed_networks) if key is not None and key.allowed_networks else None
-        self.methods: dict[bytes, bool] = {}  # method -> has the scopes
         self.identity = b"" if key is None else _identity_headers(key)
         self.caller = (
             caller_part(None, None, None, None, None)
             if key is None
             else caller_part(key.id, key.app_id, key.organization_id, key.environment.value, key.generation)
         )
+        self.policy = policy
+        # The same for all calls, of any method, where they go by the key alone; else None.
+        self.limit_names: list[str] | None = None
+        if key is not None and policy.of_caller:
+            self.limit_names = policy.names(key.id, key.app_id, key.organization_id, "")
+        self.key = key
+        self.methods: dict[bytes, bool] | None = None  # method -> has the scopes; most keys call by one, and have none
 
 
 def _identity_headers(key: Key) -> bytes:
@@ -111,12 +119,35 @@ def _identity_headers(key: Key) -> bytes:
     return "".join(lines).encode()
 
 
-class CompiledRoute:
-    """A route, and per caller what is fixed about it."""
+class CompiledRoute(RouteEntry):
+    """A route as the table finds it, and per caller what is fixed about it."""
+
+    # What each call asks, first and together: compiled, attributes lie in memory as they are declared, and a route that is
+    # not asked for often is in no cache of the processor (docs/decisions/0042-cold-routes.md).
+    edge: RouteEdge | None
+    bounds_heads: bool
+    compresses: bool
+    upgrades: bool
+    anonymous: bool
+    reads_authorization: bool
+    takes_http_signature: bool
+    takes_bearer: bool
+    takes_jwt: bool
+    takes_mtls: bool
+    metered: bool
+    wants_scopes: bool
+    everyone: Admission
+    _counter: Counter | None
+    _durations: Histogram | None
+    _last_method: bytes
+    _last_status: int
+    _place: object
+    usage: bytes
 
     def __init__(
         self,
         route: Route,
+        number: int,
         *,
         plans: Mapping[str, Plan],
         groups: Mapping[str, UpstreamGroup],
@@ -125,10 +156,12 @@ class CompiledRoute:
         gzip_streams: GzipStreams,
         tokens: TokenRing,
         issuers: Mapping[str, Issuer],
+        open_to_all: dict[str, Admission],
         metered: bool = True,
     ) -> None:
-        """`metered` is False where calls are counted, and are no usage of anyone."""
-        self.route = route
+        """`metered` is False where calls are counted, and are no usage of anyone. `open_to_all` has what stands for everyone
+        on routes without limits, by upstream: it is the same on all of them."""
+        super().__init__(route, number)
         self.edge = edge
         self.metered = metered
         self.name = route.name
@@ -144,14 +177,21 @@ class CompiledRoute:
         self.takes_jwt = Scheme.JWT in schemes
         self.takes_mtls = Scheme.MTLS in schemes
         self.reads_authorization = self.takes_bearer or self.takes_jwt  # else the header is the upstream's
+        self.wants_scopes = bool(route.authentication.scopes or route.authentication.any_scopes)
         self.tokens = tokens
         self.issuers = {issuers[name].url: issuers[name] for name in route.authentication.issuers}  # by `iss`
         self.components = frozenset(component_text(name) for name in route.authentication.components)
         self.upgrades = bool(route.upgrades)
         self.meters = meters
+        self._counter = None
+        self._durations = None
+        self._last_method = b""
+        self._last_status = 0
+        self.compresses = route.gzip is not None
         self.gzip = CompiledGzip(route.gzip, gzip_streams) if route.gzip is not None else None
         self.signed_body_bytes_max = min(route.signed_body_bytes_max, route.body_bytes_max)
-        self.head_bytes_max = route.head_bytes_max or 0  # 0: the gateway's own bound, which has held already
+        self.bounds_heads = route.head_bytes_max is not None  # else by the gateway's own bound, which has held already
+        self.head_bytes_max = route.head_bytes_max or 0
         self.usage = route_part(route.name, route.match.path)
         self.challenge = _challenge(schemes)
         # Where a key has what was prepared for it here. Not the name: a call that waited for its key over a reload gets a key
@@ -162,17 +202,31 @@ class CompiledRoute:
         self._groups = {environment: groups[name] for environment, name in route.upstreams.items()}
         # A route open to everyone belongs to the live environment, or to the only one it has.
         open_group = self._groups.get(Environment.LIVE) or next(iter(self._groups.values()))
-        self.everyone = Admission(
+        everyone = Admission(
             key=None,
             group=open_group,
             policy=compile_policy(None, route),
             usage=meters.usage(None, None, None),
             affinity=_affinity(route, None, open_group),
         )
+        if everyone.unlimited and everyone.affinity is None:
+            everyone = open_to_all.setdefault(open_group.name, everyone)
+        self.everyone = everyone
+
+    def count(self, method: bytes, status: int, seconds: float) -> None:
+        """A call in the metrics. Most are answered like the one before, and are counted without a look-up."""
+        counter, durations = self._counter, self._durations
+        if counter is None or durations is None or status != self._last_status or method != self._last_method:
+            meter = self.meters.meter(method, status)
+            counter = self._counter = meter.counter
+            durations = self._durations = meter.durations
+            self._last_method, self._last_status = method, status
+        counter.add(1.0)
+        durations.observe(seconds)
 
     def admission(self, known: KnownKey) -> Admission:
         """What `known` is on this route; made once per caller and snapshot."""
-        prepared = known.prepared.get(self._place)
+        prepared = known.prepared(self._place)
         if isinstance(prepared, Admission):
             return prepared
         key = known.key
@@ -184,7 +238,7 @@ class CompiledRoute:
             usage=self.meters.usage(key.app_id, key.plan, key.environment.value),
             affinity=_affinity(self.route, key, group),
         )
-        known.prepared[self._place] = admission
+        known.prepare(self._place, admission)
         return admission
 
     def _policy(self, key: Key) -> LimitPolicy:
@@ -203,12 +257,20 @@ class CompiledRoute:
 
     def scopes_hold(self, admission: Admission, method: bytes) -> bool:
         """Whether the caller has the scopes that the route wants for `method` (or for `*`)."""
-        holds = admission.methods.get(method)
+        if method == admission.last_method_held:
+            return True
+        methods = admission.methods
+        holds = None if methods is None else methods.get(method)
         if holds is None:
             key = admission.key
             holds = key is None or not self.route.authentication.lacking(key.scopes, method.decode())
-            if len(admission.methods) < 32:  # methods are the client's choice
-                admission.methods[method] = holds
+            if not holds or admission.last_method_held:
+                if methods is None:
+                    methods = admission.methods = {}
+                if len(methods) < _METHODS_MAX:
+                    methods[method] = holds
+        if holds:
+            admission.last_method_held = method
         return holds
 
 
@@ -264,13 +326,13 @@ class Snapshot:
             )
         self.configuration = configuration
         self.held_bodies = held_bodies
-        self.table: RouteTable = compile_routes(configuration.routes)
         self.groups = {name: group(upstream) for name, upstream in configuration.upstreams.items()}
         gzip_streams = GzipStreams()
-        # In the order of the table, which names a route by its number.
+        open_to_all: dict[str, Admission] = {}
         self.routes = tuple(
             CompiledRoute(
                 route,
+                number,
                 plans=configuration.plans,
                 groups=self.groups,
                 meters=meters(route.name),
@@ -278,13 +340,16 @@ class Snapshot:
                 gzip_streams=gzip_streams,
                 tokens=tokens,
                 issuers=configuration.issuers,
+                open_to_all=open_to_all,
             )
-            for route in configuration.routes
+            for number, route in enumerate(configuration.routes)
         )
-        # By the same numbers, for routes with `cors` alone.
+        self.table = RouteTable(self.routes)
+        # By the numbers of routes with `cors`.
         self.preflights = {
             number: CompiledRoute(
                 _preflight_twin(route),
+                number,
                 plans={},
                 groups=self.groups,
                 meters=meters(route.name),
@@ -297,6 +362,7 @@ class Snapshot:
                 gzip_streams=gzip_streams,
                 tokens=tokens,
                 issuers=configuration.issuers,
+                open_to_all=open_to_all,
                 metered=False,
             )
             for number, route in enumerate(configuration.routes)

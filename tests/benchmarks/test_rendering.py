@@ -9,7 +9,7 @@ from benchmarks.rendering import TEMPLATES, render, render_file
 from benchmarks.rig import common_values
 from benchmarks.routes import routes_targets, routes_text
 from ostiary.core.config import load_text
-from ostiary.core.routing import RouteMatch, compile_routes
+from ostiary.core.routing import RouteEntry, compile_routes
 
 VALUES = {
     **common_values(Path("/somewhere")),
@@ -72,5 +72,5 @@ def test_every_one_of_many_routes_is_asked_for_at_its_own_path() -> None:
     table = compile_routes(load_text(text, name="ostiary.yaml", environment={}).routes)
     targets = routes_targets(50)
     found = [table.match(b"api.example.com", target.encode().partition(b"?")[0], "GET") for target in targets]
-    assert [match.route.name for match in found if isinstance(match, RouteMatch)] == [f"route-{n}" for n in range(50)]
+    assert [match.route.name for match in found if isinstance(match, RouteEntry)] == [f"route-{n}" for n in range(50)]
     assert len({len(target) for target in targets}) == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ostiary.core.model import Authentication, Environment, Match, Route, Scheme
 from ostiary.core.request_paths import is_plain
 from ostiary.core.rewriting import Rewriting
-from ostiary.core.routing import RouteMatch, compile_routes
+from ostiary.core.routing import RouteEntry, compile_routes
 
 
 def rewritten(path: str, rewrite: str, target: bytes) -> bytes:
@@ -22,8 +22,8 @@ def rewritten(path: str, rewrite: str, target: bytes) -> bytes:
     )
     sent = target.partition(b"?")[0]
     found = compile_routes([route]).match(b"a", sent, "GET")
-    assert isinstance(found, RouteMatch)
-    return Rewriting(path, rewrite).target(target, sent, found.parameters)
+    assert isinstance(found, RouteEntry)
+    return Rewriting(path, rewrite).target(target, sent, found.parameters(sent))
 
 
 @pytest.mark.parametrize(

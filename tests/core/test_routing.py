@@ -17,7 +17,7 @@ from ostiary.core.routing import (
     NO_ROUTE,
     MethodNotAllowed,
     NoRoute,
-    RouteMatch,
+    RouteEntry,
     RouteTable,
     compile_routes,
     find_conflicts,
@@ -36,7 +36,7 @@ def route(path: str, *, hosts: tuple[str, ...] = (), methods: Sequence[str] = ()
 
 def taken_by(routes: Sequence[Route], path: bytes, *, host: bytes = b"h", method: str = "GET") -> str | None:
     found = compile_routes(routes).match(host, path, method)
-    return found.route.match.path if isinstance(found, RouteMatch) else None
+    return found.route.match.path if isinstance(found, RouteEntry) else None
 
 
 # --- the rules, one by one --------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_the_most_specific_host_takes_the_call(host: bytes, expected: str) -> No
     hosts = ["api.example.com", "*.example.com", "*.b.example.com", ""]
     routes = [route("/**", hosts=(h,) if h else (), name=h or "any") for h in hosts]
     found = compile_routes(routes).match(host, b"/x", "GET")
-    assert isinstance(found, RouteMatch)
+    assert isinstance(found, RouteEntry)
     assert found.route.match.hosts == ((expected,) if expected else ())
 
 
@@ -141,17 +141,17 @@ def test_a_route_that_names_the_method_comes_before_one_for_any() -> None:
     table = compile_routes(routes)
     for method, name in (("GET", "GET /a"), ("POST", "any /a")):
         found = table.match(b"h", b"/a", method)
-        assert isinstance(found, RouteMatch)
+        assert isinstance(found, RouteEntry)
         assert found.route.name == name
 
 
 def test_parameters_are_given_as_they_were_sent() -> None:
     """The upstream would get another id than the caller named."""
     table = compile_routes([route("/a/{first}/b/{second}")])
-    found = table.match(b"h", b"/a/%41%2f/%62/x%7e/", "GET")
-    assert isinstance(found, RouteMatch)
-    assert found.parameters == {"first": b"%41%2f", "second": b"x%7e"}
-    assert found.path_template == "/a/{first}/b/{second}"
+    sent = b"/a/%41%2f/%62/x%7e/"
+    found = table.match(b"h", sent, "GET")
+    assert isinstance(found, RouteEntry)
+    assert found.parameters(sent) == {"first": b"%41%2f", "second": b"x%7e"}
 
 
 @pytest.mark.parametrize("path", [b"/%61dmin", b"/admi%6E", b"/%61%64%6d%69%6e/", b"/admin/"])
@@ -206,7 +206,7 @@ def test_a_route_takes_the_requests_it_describes() -> None:
         requests = list(sample_requests(alone))
         assert len(requests) == 4
         for host, sample, method in requests:
-            assert isinstance(compile_routes([alone]).match(host, sample, method), RouteMatch)
+            assert isinstance(compile_routes([alone]).match(host, sample, method), RouteEntry)
 
 
 # --- the compiled tree against the rules ------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_the_tree_answers_as_the_rules_do(
         expected = _reference(routes, host, path, method)
         found = table.match(host.encode(), path.encode(), method)
         if isinstance(expected, Route):
-            assert isinstance(found, RouteMatch), (host, path, method, expected)
+            assert isinstance(found, RouteEntry), (host, path, method, expected)
             assert found.route is expected, (host, path, method)
         elif expected:
             assert found == MethodNotAllowed(tuple(sorted(expected)))

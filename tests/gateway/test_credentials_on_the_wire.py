@@ -356,6 +356,16 @@ async def test_a_reload_that_raises_the_skew_makes_no_old_call_current(gateway: 
     assert (await ask(gateway, signed(timestamp=b"%d" % (time.time() - 400))))[0] == 401
 
 
+async def test_what_a_key_may_do_by_one_method_it_may_not_do_by_another(
+    gateway: RunningGateway, origin: Origin
+) -> None:
+    """Row 65: what was found for a key's reads is kept for its next call, and would let it write."""
+    reader = b"X-API-Key: " + b"r" * 40
+    for method, expected in ((b"GET", 200), (b"DELETE", 403), (b"GET", 200), (b"DELETE", 403), (b"POST", 403)):
+        assert (await ask(gateway, request("/", reader, method=method)))[0] == expected, method
+    assert [seen.method for seen in origin.seen] == ["GET", "GET"]
+
+
 async def test_scopes_addresses_origins_and_environments_hold(gateway: RunningGateway, origin: Origin) -> None:
     """Rows 65, 68: authority is checked after identity, and names what is missing by its code alone."""
 

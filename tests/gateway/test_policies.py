@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ostiary.core.model import Concurrency, LimitBy, LimitOverride, Plan, RouteLimit, Window
+from ostiary.core.model import Concurrency, Environment, LimitBy, LimitOverride, Plan, RouteLimit, Window
 from ostiary.gateway import snapshot as snapshot_module
 from ostiary.gateway.keys import KnownKey
 from ostiary.gateway.limits import LimitPolicy
@@ -59,3 +59,19 @@ async def test_overrides_that_are_all_different_take_bounded_memory(monkeypatch:
             policy = policy_of(compiled, number, LimitOverride(concurrency=number))
             assert policy.parts[0].concurrency == Concurrency(number)
             assert len(compiled._policies) <= 8
+
+
+async def test_what_stands_for_everyone_is_one_object_on_open_routes_without_limits() -> None:
+    """Ten thousand open routes would be ten thousand of it, none of them in a cache; or one route's limit would be lost."""
+    limited = (RouteLimit(Window(6, 60), LimitBy.IP),)
+    routes = [
+        route("a", "/a"),
+        route("b", "/b"),
+        route("limited", "/limited", limits=limited),
+        route("c", "/c", upstreams={Environment.LIVE: "other"}),
+    ]
+    async with running_gateway(configuration([upstream(9), upstream(9, name="other")], routes)) as running:
+        first, second, third, fourth = (each.everyone for each in running.gateway.snapshot.routes)
+    assert first is second
+    assert not third.unlimited
+    assert fourth.group is not first.group

@@ -33,7 +33,7 @@ from ostiary.core.model import (
     Scheme,
 )
 from ostiary.core.overrides import override_document
-from ostiary.core.routing import RouteMatch, RouteTable, compile_routes, sample_requests
+from ostiary.core.routing import RouteEntry, RouteTable, compile_routes, sample_requests
 from ostiary.core.upstream import Balance, Upstream
 from ostiary.core.usage import AddressRecording
 
@@ -405,7 +405,7 @@ def _fate(calls: str, route: Route, table: RouteTable) -> str | None:
     takers = set()
     for host, path, method in sample_requests(route):
         found = table.match(host, path, method)
-        takers.add(found.route.name if isinstance(found, RouteMatch) else None)
+        takers.add(found.route.name if isinstance(found, RouteEntry) else None)
     takers.discard(route.name)
     if not takers:
         return None

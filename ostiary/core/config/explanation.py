@@ -20,7 +20,7 @@ from ostiary.core.model import (
     Scheme,
 )
 from ostiary.core.rewriting import Rewriting
-from ostiary.core.routing import MethodNotAllowed, RouteMatch, compile_routes
+from ostiary.core.routing import MethodNotAllowed, RouteEntry, compile_routes
 from ostiary.core.upstream import Balance, Upstream
 
 # An answer is for reading: of ten thousand routes, these are the nearest.
@@ -59,13 +59,13 @@ def explain(configuration: Configuration, method: str, url: str, headers: Mappin
     table = compile_routes(configuration.routes)
     found = table.match(host.encode("ascii"), path.encode("ascii"), method)
     others, unfit = _others(configuration, found, host, path, method)
-    if isinstance(found, RouteMatch):
+    if isinstance(found, RouteEntry):
         route = found.route
         return Explanation(
             answer="route",
             route=route.name,
             why=_why(route.match, host, path),
-            parameters={name: value.decode("ascii") for name, value in found.parameters.items()},
+            parameters={name: value.decode("ascii") for name, value in found.parameters(path.encode("ascii")).items()},
             facts=_facts(configuration, route, method, headers) | _edge_facts(configuration, found, path),
             others=others,
             unfit=unfit,
@@ -105,7 +105,7 @@ def _why(match: Match, host: str, path: str) -> str:
 def _others(
     configuration: Configuration, found: object, host: str, path: str, method: str
 ) -> tuple[tuple[Candidate, ...], int]:
-    chosen = found.route if isinstance(found, RouteMatch) else None
+    chosen = found.route if isinstance(found, RouteEntry) else None
     candidates: list[Candidate] = []
     unfit = 0
     for route in configuration.routes:
@@ -125,12 +125,12 @@ def _against(route: Route, chosen: Route | None, host: str, path: str, method: s
     hosts = route.match.hosts
     # The route's own host, so that the path is judged by itself.
     named = hosts[0].replace("*", "any", 1) if hosts else ""
-    if not isinstance(alone.match(named.encode("ascii"), path.encode("ascii"), method), RouteMatch | MethodNotAllowed):
+    if not isinstance(alone.match(named.encode("ascii"), path.encode("ascii"), method), RouteEntry | MethodNotAllowed):
         return None
     answer = alone.match(host.encode("ascii"), path.encode("ascii"), method)
     if isinstance(answer, MethodNotAllowed):
         return f"takes {', '.join(sorted(route.match.methods))}, not {method}"
-    if not isinstance(answer, RouteMatch):
+    if not isinstance(answer, RouteEntry):
         return f"is for {', '.join(hosts)}, not for {host or 'a call without a host'}"
     if chosen is None:  # it fits, yet was not chosen: the table and this function would contradict each other
         raise AssertionError("a route fits alone and not among the others")
@@ -195,7 +195,7 @@ def _balance(upstream: Upstream) -> str:
     return f"{targets}; {upstream.balance}"
 
 
-def _edge_facts(configuration: Configuration, found: RouteMatch, path: str) -> dict[str, str]:
+def _edge_facts(configuration: Configuration, found: RouteEntry, path: str) -> dict[str, str]:
     """What the route, or the gateway for all routes, says about the edge; nothing where neither says anything."""
     edge, gateway = found.route.edge, configuration.gateway
     facts = {}
@@ -207,7 +207,7 @@ def _edge_facts(configuration: Configuration, found: RouteMatch, path: str) -> d
         facts["cross-origin calls"] = words.cross_origin(edge.cross_origin)
     if edge.rewrite is not None:
         sent = Rewriting(found.route.match.path, edge.rewrite).target(
-            path.encode("ascii"), path.encode("ascii"), found.parameters
+            path.encode("ascii"), path.encode("ascii"), found.parameters(path.encode("ascii"))
         )
         facts["path for the upstream"] = sent.decode("ascii")
     if edge.request_headers is not None:

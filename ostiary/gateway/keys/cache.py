@@ -46,15 +46,27 @@ class SealedSecret:
 
 
 class KnownKey:
-    """One generation of a key with what the request path needs ready: its signer, when it ends, and `prepared`, what the
-    request path has worked out for it under the present snapshot.
+    """One generation of a key with what the request path needs ready: its signer, when it ends, and what the request path has
+    worked out for it under the present snapshot, by place (`prepared`).
 
     `signer` is None where the secret can't be recovered, or where a service has still to open it (`sealed`). `expires_at`
     is Unix seconds, `inf` for never. `revision` is the row's in Postgres, 0 for a key of the configuration file. `previous`
     is the generation before, also past its end; None if there was none. One object belongs to one snapshot: after a swap a
     `find` gives another, so a request that is still under way keeps what was prepared for its own."""
 
-    __slots__ = ("_signer", "epoch", "expires_at", "key", "prepared", "previous", "revision", "sealed", "used")
+    __slots__ = (
+        "_last",
+        "_last_place",
+        "_prepared",
+        "_signer",
+        "epoch",
+        "expires_at",
+        "key",
+        "previous",
+        "revision",
+        "sealed",
+        "used",
+    )
 
     def __init__(
         self,
@@ -66,18 +78,42 @@ class KnownKey:
         sealed: SealedSecret | None = None,
         previous: KnownKey | None = None,
     ) -> None:
+        # What each call asks stands first (docs/decisions/0042-cold-routes.md).
+        self.epoch = epoch
+        self.expires_at = math.inf if key.expires_at is None else key.expires_at
+        self.used = False
+        # Most keys call one place, and have no dictionary.
+        self._last_place: object = None
+        self._last: object = None
+        self._prepared: dict[object, object] | None = None
         self.key = key
         self._signer = signer
         self.sealed = sealed
         self.previous = previous
-        self.expires_at = math.inf if key.expires_at is None else key.expires_at
-        self.prepared: dict[object, object] = {}
         self.revision = revision
-        self.epoch = epoch
-        self.used = False
 
     def __repr__(self) -> str:
         return f"KnownKey({self.key.id!r})"
+
+    def prepared(self, place: object) -> object:
+        """What was prepared there; None if nothing was."""
+        if place is self._last_place:
+            return self._last
+        if self._prepared is None:
+            return None
+        found = self._prepared.get(place)
+        if found is not None:
+            self._last_place, self._last = place, found
+        return found
+
+    def prepare(self, place: object, what: object) -> None:
+        """Keeps it as long as this object."""
+        if self._last is None:
+            self._last_place, self._last = place, what
+            return
+        if self._prepared is None:
+            self._prepared = {self._last_place: self._last}
+        self._prepared[place] = what
 
     def renewed(self, epoch: int) -> KnownKey:
         """The same key for another snapshot, with nothing prepared."""

@@ -30,12 +30,13 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
     admission, route = exchange.admission, exchange.route
     assert admission is not None  # noqa: S101  authorize has set it
     assert route is not None  # noqa: S101  match has set it
-    policy = admission.policy
-    if policy.empty and exchange.nonce is None:
+    if admission.unlimited and exchange.nonce is None:
         return
+    policy = admission.policy
     if policy.by_method:
         policy = policy.by_method.get(exchange.head.method, policy)
-    key = admission.key
+    # Where the names are known already nothing of the key is asked: each of its ids is an object somewhere else in memory.
+    key = admission.key if exchange.limit_names is None or exchange.nonce is not None else None
     decision = exchange.decision = await limiter.decide(
         policy,
         on_failure=route.route.on_store_failure,
@@ -47,7 +48,7 @@ async def limit(exchange: Exchange, limiter: Limiter) -> None:
         nonce_ttl_seconds=nonce_lifetime_seconds(exchange.snapshot.skew.seconds),
         signed_write=exchange.nonce is not None and exchange.head.method not in _SAFE_METHODS,
         headers=_values(policy.headers, exchange.head) if policy.headers else None,
-        names=admission.limit_names,
+        names=exchange.limit_names,
     )
     if decision.outcome is _ALLOWED:
         if decision.charge is not None:

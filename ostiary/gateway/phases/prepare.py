@@ -17,8 +17,6 @@ def prepare(exchange: Exchange) -> None:
     """Sets `upstream_head`: everything after the Host header's value, to the end of the head, and a gathered body.
     Raises Answered where the gateway answers itself."""
     head, route = exchange.head, exchange.route
-    admission = exchange.admission
-    assert admission is not None  # noqa: S101  authorize has set it
     assert route is not None  # noqa: S101  match has set it
     lines = head.lines if route.edge is None else route.edge.prepare(exchange)
     parts = [b"\r\n"]
@@ -27,7 +25,7 @@ def prepare(exchange: Exchange) -> None:
         parts.append(b"\r\n")
     if b"authorization" in head.values:
         parts.append(_other_authorization(exchange))
-    parts.append(admission.identity)
+    parts.append(exchange.identity)
     if exchange.subject_line:
         parts.append(exchange.subject_line)
     parts.append(_forwarding(exchange))

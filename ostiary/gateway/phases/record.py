@@ -67,7 +67,7 @@ class Recorder:
             return
         head, request_id = exchange.head, exchange.request_id
         begun = encode_begun(
-            admission.caller,
+            exchange.caller,
             route.usage,
             request_id,
             head.method,
@@ -83,10 +83,14 @@ class Recorder:
         status = exchange.answer_status or CLIENT_GONE_STATUS
         latency = now - exchange.started
         head, route, admission = exchange.head, exchange.route, exchange.admission
-        meters = route.meters if route is not None else self._unrouted
-        meters.request(head.method, status, latency)
+        if route is None:
+            self._unrouted.request(head.method, status, latency)
+        else:
+            route.count(head.method, status, latency)
         if route is not None and route.edge is not None and route.edge.farewell is not None and route.metered:
-            meters.deprecated(admission.key.app_id if admission is not None and admission.key is not None else None)
+            route.meters.deprecated(
+                admission.key.app_id if admission is not None and admission.key is not None else None
+            )
         if exchange.error is not None:
             self.count_error(exchange.error.code)
             self._log(exchange, status)
@@ -109,7 +113,7 @@ class Recorder:
             taken = self._quota_events.take(ENTRIES_MAX)
             told = told_part(decision.would_refuse if decision is not None else (), [_written(one) for one in taken])
         record = encode(
-            admission.caller,
+            exchange.caller,
             route.usage,
             exchange.request_id,
             now + self.wall_clock_offset,
@@ -146,9 +150,11 @@ class Recorder:
         self._record_refused(exchange, now)
 
     def _record_refused(self, exchange: Exchange, now: float) -> None:
-        route = exchange.route
-        meters = route.meters if route is not None else self._unrouted
-        meters.request(exchange.head.method, exchange.answer_status, now - exchange.started)
+        route, latency = exchange.route, now - exchange.started
+        if route is None:
+            self._unrouted.request(exchange.head.method, exchange.answer_status, latency)
+        else:
+            route.count(exchange.head.method, exchange.answer_status, latency)
         self.count_error(ErrorCode.OVERLOADED)
 
     def count_error(self, code: ErrorCode) -> None:

@@ -32,7 +32,7 @@ async def respond(exchange: Exchange, answer: ResponseHead, keys: KeyRing) -> by
     if client.state is State.BODY:
         client.keep_alive = False  # the answer comes before the request is whole: one of them has to end here
     exchange.answer_status = answer.status
-    if route.gzip is not None:
+    if route.compresses and route.gzip is not None:
         stream = route.gzip.stream_for(exchange.head, answer)
         if stream is not None:
             return await _respond_compressed(exchange, answer, stream)

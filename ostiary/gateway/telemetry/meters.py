@@ -12,7 +12,7 @@ _OTHER: Final = b"other"
 _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
-class _Meter:
+class Meter:
     """A counter and the durations of what it counts, found by one look-up."""
 
     __slots__ = ("counter", "durations")
@@ -23,18 +23,12 @@ class _Meter:
 
 
 class RouteMeters:
-    """What is counted about one route.
-
-    Most calls of a route are like the one before: its meter is found without a look-up, and with ten thousand routes, whose
-    dictionaries no cache holds, that is most of what counting costs."""
+    """What is counted about one route, over reloads. CompiledRoute keeps at hand what counts most of its calls."""
 
     def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics = metrics
         self._route = route
-        self._last_method = b""
-        self._last_status = 0
-        self._last: _Meter | None = None
-        self._requests: dict[tuple[bytes, int], _Meter] = {}
+        self._requests: dict[tuple[bytes, int], Meter] = {}
         self._attempts: dict[tuple[str, str], Counter] = {}
         self._last_attempt = ("", "")
         self._last_attempts: Counter | None = None
@@ -46,27 +40,27 @@ class RouteMeters:
         )
 
     def request(self, method: bytes, status: int, seconds: float) -> None:
-        meter = self._last
-        if meter is None or status != self._last_status or method != self._last_method:
-            meter = self._requests.get((method, status)) or self._request_meter(method, status)
-            self._last_method = _METHODS.get(method, method)
-            self._last_status = status
-            self._last = meter
+        meter = self.meter(method, status)
         meter.counter.add(1.0)
         meter.durations.observe(seconds)
 
-    def _request_meter(self, method: bytes, status: int) -> _Meter:
+    def meter(self, method: bytes, status: int) -> Meter:
+        """What counts calls by this method that were answered with this status."""
+        return self._requests.get((method, status)) or self._new_meter(method, status)
+
+    def _new_meter(self, method: bytes, status: int) -> Meter:
         if method not in _METHODS:
             method = _OTHER
             if (known := self._requests.get((method, status))) is not None:
                 return known
         name, metrics, route = method.decode(), self._metrics, self._route
-        counter = metrics.counter("http_requests_total", route=route, method=name, status=str(status))
         status_class = _STATUS_CLASSES[status // 100 - 1]
+        # Before the counter, which then lies beside the sum of the durations, mostly in one line of a cache.
         durations = metrics.histogram(
             "http_request_duration_seconds", route=route, method=name, status_class=status_class
         )
-        meter = self._requests[method, status] = _Meter(counter, durations)
+        counter = metrics.counter("http_requests_total", route=route, method=name, status=str(status))
+        meter = self._requests[method, status] = Meter(counter, durations)
         return meter
 
     def deprecated(self, app: str | None) -> None:
@@ -93,9 +87,9 @@ class CallMeters:
     def __init__(self, metrics: Metrics, upstream: str) -> None:
         self._metrics = metrics
         self._upstream = upstream
-        self._by_status: dict[int, _Meter] = {}
+        self._by_status: dict[int, Meter] = {}
         self._last_status = -1
-        self._last: _Meter | None = None
+        self._last: Meter | None = None
 
     def call(self, status: int, seconds: float) -> None:
         """`status` 0 for an upstream that gave no answer."""
@@ -107,9 +101,9 @@ class CallMeters:
         meter.counter.add(1.0)
         meter.durations.observe(seconds)
 
-    def _meter(self, status: int) -> _Meter:
+    def _meter(self, status: int) -> Meter:
         shown = str(status) if status else "none"
         counter = self._metrics.counter("upstream_requests_total", upstream=self._upstream, status=shown)
         durations = self._metrics.histogram("upstream_request_duration_seconds", upstream=self._upstream)
-        meter = self._by_status[status] = _Meter(counter, durations)
+        meter = self._by_status[status] = Meter(counter, durations)
         return meter

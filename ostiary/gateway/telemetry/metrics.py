@@ -13,7 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, SupportsIndex
+from typing import Final
 
 from ostiary.gateway.telemetry.catalog import FAMILIES, Family, Kind
 from ostiary.gateway.telemetry.layout import (
@@ -42,22 +42,17 @@ class Counter:
     """One series of a counter. The sum so far is kept as a number beside its slot: an addition is a store, and reads nothing.
     So there is one object a slot, which alone writes to it."""
 
-    __slots__ = ("_slot", "_values", "total")
+    __slots__ = ("_values", "slot", "total")
 
     def __init__(self, values: memoryview[float], slot: int) -> None:
         self._values = values
-        self._slot: SupportsIndex = slot  # as an object, which it would be made for each store
+        self.slot = slot  # its place among the values
         self.total: float = values[slot]
-
-    @property
-    def slot(self) -> int:
-        """Its place among the values."""
-        return self._slot.__index__()
 
     def add(self, amount: float) -> None:
         """Counts `amount` more."""
         self.total = total = self.total + amount
-        self._values[self._slot] = total
+        self._values[self.slot] = total
 
 
 class Histogram:
@@ -69,13 +64,13 @@ class Histogram:
     __slots__ = ("_above", "_at", "_bounds", "_count", "_first", "_sum", "_total", "_up_to", "_values")
 
     def __init__(self, values: memoryview[float], first: int, bounds: tuple[float, ...]) -> None:
+        self._above = self._up_to = self._count = 0.0
+        self._at = first
         self._values = values
+        self._sum = first + len(bounds) + 1
+        self._total: float = values[self._sum]
         self._first = first
         self._bounds = bounds
-        self._sum: SupportsIndex = first + len(bounds) + 1
-        self._total: float = values[self._sum]
-        self._at: SupportsIndex = first
-        self._count = self._above = self._up_to = 0.0
         self._find(0.0)
 
     def observe(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ from ostiary.core.model import (
     Window,
 )
 from ostiary.core.resources import resource_directory
-from ostiary.core.routing import RouteMatch, compile_routes
+from ostiary.core.routing import RouteEntry, compile_routes
 from tests.support.certificates import issue
 
 EXAMPLES = sorted(path.name for path in resource_directory("config").glob("*.yaml"))
@@ -48,7 +48,7 @@ def example(name: str) -> Configuration:
 
 def taker(configuration: Configuration, method: str, path: str, host: str = "localhost") -> Route:
     found = compile_routes(configuration.routes).match(host.encode(), path.encode(), method)
-    assert isinstance(found, RouteMatch), f"{method} {path}"
+    assert isinstance(found, RouteEntry), f"{method} {path}"
     return found.route
 
 

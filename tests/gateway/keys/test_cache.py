@@ -102,3 +102,14 @@ def test_nothing_is_remembered_once_postgres_was_away_for_too_long() -> None:
     cache.following(True)
     cache.remember(known_key(3))
     assert list(cache.known) == ["key_3"]
+
+
+def test_a_key_that_calls_several_routes_in_turn_is_given_what_was_prepared_for_each() -> None:
+    """One route would be held to the limits of another, and its calls metered as the other's."""
+    key = known_key(1)
+    first, second = object(), object()
+    assert key.prepared(first) is None
+    key.prepare(first, "first")
+    assert key.prepared(second) is None
+    key.prepare(second, "second")
+    assert [key.prepared(place) for place in (first, second, second, first)] == ["first", "second", "second", "first"]

@@ -163,12 +163,12 @@ async def test_both_generations_belong_to_one_snapshot(rotated: Rotated) -> None
         for made in (first, second):
             known = await answer(ring.find_by_secret(made.secret))
             assert known is not None
-            known.prepared["clients"] = "policy"
+            known.prepare("clients", "policy")
         ring.forget_prepared()
         for made in (first, second):
             renewed = ring.find_by_secret(made.secret)
             assert isinstance(renewed, KnownKey)
-            assert renewed.prepared == {}
+            assert renewed.prepared("clients") is None
             assert renewed.key.secret_sha256 == secret_sha256(made.secret)
     present = ring.find(rotated.new.id)
     assert isinstance(present, KnownKey)

@@ -179,15 +179,15 @@ async def test_prepared_state_ends_with_its_snapshot(database: KeyDatabase, ring
     )
     for find in finds:
         before = at_once(find())
-        before.prepared["clients"] = "policy"
-        assert at_once(find()).prepared == {"clients": "policy"}
+        before.prepare("clients", "policy")
+        assert at_once(find()).prepared("clients") == "policy"
         ring.forget_prepared()
         after = at_once(find())
-        assert after.prepared == {}
+        assert after.prepared("clients") is None
         assert after.key == before.key
         assert after.signer is before.signer
         assert find() is after
-        assert before.prepared == {"clients": "policy"}
+        assert before.prepared("clients") == "policy"
     assert ring.find(made.id) is ring.find_by_secret(made.secret)
     assert ring.status()["look_up_queries"] == 1
 
