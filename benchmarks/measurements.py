@@ -56,9 +56,13 @@ def _latency(plan: Plan, peers: Sequence[Contestant], say: Say) -> Measured:
     return Measured("latency", result.text(), result.document(), result.findings())
 
 
-def _keys(plan: Plan, peers: Sequence[Contestant], say: Say) -> Measured:
-    result = many_keys.measure_keys(many_keys.QUICK_KEYS if plan.quick else many_keys.KEYS, plan, say)
-    return Measured("keys", report.text(result, plan), report.document(result), report.findings(result))
+def _keys(scenario: Scenario) -> Measurement:
+    def run(plan: Plan, peers: Sequence[Contestant], say: Say) -> Measured:
+        keys = many_keys.QUICK_KEYS if plan.quick else many_keys.KEYS
+        result = many_keys.measure_keys(scenario, keys, plan, say)
+        return Measured(scenario.name, report.text(result, plan), report.document(result), report.findings(result))
+
+    return Measurement(scenario.name, (), run)
 
 
 def _usage(plan: Plan, peers: Sequence[Contestant], say: Say) -> Measured:
@@ -78,7 +82,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
         *(_scenario(SCENARIOS[name]) for name in ("whole-job", "plain", "body", "leased")),
         Measurement("latency", (latency.PEER,), _latency),
         *(_scenario(SCENARIOS[name]) for name in ("routes", "routes-cold")),
-        Measurement("keys", (), _keys),
+        *(_keys(scenario) for scenario in (many_keys.KNOWN, many_keys.CALLED)),
         Measurement("usage", (shipping.PEER,), _usage),
         Measurement("memory", (), _memory),
     )

@@ -45,6 +45,11 @@ GATEWAY_AND_REDIS_CPU = Figure(
 REQUESTS_PER_SECOND = Figure("requests/s", lambda sample: sample.requests_per_second)
 
 
+# Row 7 asks for routes that there are and keys that are known. That each is called as often as any other is our own addition:
+# no cache of a processor holds what belongs to it then (docs/decisions/0042-cold-routes.md).
+OWN_ROW = "7, all called"
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A ratio subject : peer. `asked` and `row`, its line in the table, where something is asked of it."""
@@ -154,7 +159,7 @@ SCENARIOS = {
             target="/v1/clients?limit=10",
             answer_bytes=SMALL_ANSWER_BYTES,
             with_stores=False,
-            comparisons=(Comparison(GATEWAY_CPU, "ostiary-10-routes", Bar(1.1, aim=1.03), "7"),),
+            comparisons=(Comparison(GATEWAY_CPU, "ostiary-10-routes", Bar(1.1, aim=1.03), OWN_ROW),),
         ),
     )
 }

@@ -19,7 +19,8 @@ COUNTS = (1, 1000, 100_000)
 def _sides(_: Rig) -> Sequence[Contestant]:
     store = KeyStore(Keys(in_database=max(COUNTS), many=max(COUNTS)))
     return [
-        _leaving_secrets(store, store.contestant(f"ostiary-{count}-keys", "Ostiary", called=count)) for count in COUNTS
+        _leaving_secrets(store, store.contestant(f"ostiary-{count}-keys", "Ostiary", known=count, called=count))
+        for count in COUNTS
     ]
 
 

@@ -10,17 +10,17 @@ import pytest
 
 from benchmarks.gateway import status
 from benchmarks.load import LoadFailed
-from benchmarks.many_keys import SCENARIO, TARGET, Keys, KeyStore
+from benchmarks.many_keys import CALLED, TARGET, Keys, KeyStore
 from benchmarks.measure import exchange, probe, requests_for, run_once
 from benchmarks.requests import bearer_request
 from benchmarks.rig import Rig, running_rig
 
-KEYS = Keys(in_database=300, many=100)
+KEYS = Keys(in_database=300, many=100, few=10)
 
 pytestmark = pytest.mark.full
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def rig() -> Iterator[Rig]:
     with running_rig(with_stores=True) as rig:
         yield rig
@@ -38,18 +38,21 @@ def keys_in_database(rig: Rig) -> int:
     return asyncio.run(count())
 
 
-def test_a_worker_knows_each_key_that_is_called_and_no_other(rig: Rig) -> None:
+@pytest.mark.parametrize("called", [KEYS.many, KEYS.few])
+def test_a_worker_knows_so_many_keys_and_is_called_with_so_many(rig: Rig, called: int) -> None:
     """Keys that are asked for first in a run would be measured on their way to Postgres; a worker that knows few is no
     worker before many."""
     store = KeyStore(KEYS)
-    contestant = store.contestant("ostiary-many-keys", "Ostiary", KEYS.many)
+    contestant = store.contestant("ostiary-many-keys", "Ostiary", KEYS.many, called)
     side = contestant.start(rig)
     try:
         assert keys_in_database(rig) == KEYS.in_database
-        probe(contestant, side.port, SCENARIO)
-        requests = requests_for(contestant, SCENARIO, rig, 1.0)
+        probe(contestant, side.port, CALLED)
+        requests = requests_for(contestant, CALLED, rig, 1.0)
         content = requests.path.read_bytes()
-        assert all(content.count(bearer_request(TARGET, secret)) > 1 for secret in store.secrets)
+        times = [content.count(bearer_request(TARGET, secret)) for secret in store.secrets]
+        assert min(times[:called]) > 1
+        assert not any(times[called:])
         assert run_once(rig, side, requests, 0.3).requests > 50
         assert exchange(side.port, bearer_request(TARGET, "ost_sk_test_of_nobody"))[0] == 401
         assert side.admin_port is not None
@@ -64,4 +67,4 @@ def test_a_first_call_that_is_refused_ends_the_measurement(rig: Rig) -> None:
     store = KeyStore(KEYS)
     store.secrets = ["sk_test_of_nobody"]
     with pytest.RaisesGroup(pytest.RaisesExc(LoadFailed, match="401"), allow_unwrapped=True):
-        store.contestant("ostiary-many-keys", "Ostiary", 1).start(rig)
+        store.contestant("ostiary-many-keys", "Ostiary", 1, 1).start(rig)
