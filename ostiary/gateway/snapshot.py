@@ -123,7 +123,8 @@ class CompiledRoute(RouteEntry):
     """A route as the table finds it, and per caller what is fixed about it."""
 
     # What each call asks, first and together: compiled, attributes lie in memory as they are declared, and a route that is
-    # not asked for often is in no cache of the processor (docs/decisions/0042-cold-routes.md).
+    # not asked for often is in no cache of the processor (docs/decisions/0042-cold-routes.md). Some only say whether what
+    # stands further back is worth a look (`bounds_heads`, `compresses`).
     edge: RouteEdge | None
     bounds_heads: bool
     compresses: bool

@@ -13,11 +13,11 @@ def authorize(exchange: Exchange) -> None:
     route = exchange.route
     assert route is not None  # noqa: S101  match has set it
     if exchange.known_key is None:
-        _admit(exchange, route.everyone)
+        _take(exchange, route.everyone)
         return
     known = exchange.known_key
     admission = route.admission(known)
-    _admit(exchange, admission)
+    _take(exchange, admission)
     if admission.refused is not None:
         raise GatewayError(admission.refused, f"no {known.key.environment.value} upstream")
     if route.wants_scopes and not route.scopes_hold(admission, exchange.head.method):
@@ -32,7 +32,7 @@ def authorize(exchange: Exchange) -> None:
             raise GatewayError(ErrorCode.ORIGIN_NOT_ALLOWED, "origin outside the key's list")
 
 
-def _admit(exchange: Exchange, admission: Admission) -> None:
+def _take(exchange: Exchange, admission: Admission) -> None:
     """Takes all that the call will need of its caller here, one after the other: of one who seldom calls none of it is in a
     cache, and so memory is asked for all of it at once (docs/decisions/0042-cold-routes.md)."""
     exchange.admission = admission

@@ -7,7 +7,7 @@ from typing import Final
 from .metrics import Counter, Histogram, Metrics
 
 # Clients choose methods: those beyond the usual are one label, and one entry here (contract: cardinality is bounded).
-_METHODS: Final = {name: name for name in (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")}
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _OTHER: Final = b"other"
 _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
