@@ -116,6 +116,12 @@ def nodes() -> str:
     return "ost:{nodes}"
 
 
+def skews() -> str:
+    """Sorted set: the skews by which signed calls were judged in the last hours, in seconds, by the time (Unix seconds) below
+    which such calls are dated. Beside `nodes`, in a cluster too. Lives four hours after the last node's last word."""
+    return "ost:{nodes}:skews"
+
+
 def probe(worker: str) -> str:
     """String: written by a worker to see whether Redis takes writes. Lives PROBE_NONCE_MS."""
     return f"ost:{{probe:{worker}}}"

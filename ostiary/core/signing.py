@@ -151,7 +151,7 @@ class Skew:
 
     Timestamps below `before_until` (Unix seconds) are judged by `before_seconds`, which was the skew when such a call could
     have been taken: its nonce was remembered for no longer than that skew asked for. Otherwise raising the skew would let in,
-    once more, what was taken up to an hour ago."""
+    once more, what was taken up to an hour ago: by this worker, by it before a restart, or by another gateway."""
 
     seconds: int
     before_seconds: int = 0
@@ -171,6 +171,17 @@ class Skew:
         if self.before_until > now - self.seconds:  # an earlier change, of which a call may still be current
             before, until = self.before_seconds, max(until, self.before_until)
         return Skew(seconds, min(before, seconds), until)
+
+    def heeding(self, seconds: int, until: int, now: float) -> Skew:
+        """The skew from `now` on, if calls dated before `until` may have been taken elsewhere by a skew of `seconds`."""
+        current_from = now - self.seconds
+        if seconds >= self.seconds or until <= current_from:
+            return self
+        if self.before_until > current_from:
+            seconds, until = min(seconds, self.before_seconds), max(until, self.before_until)
+        if (seconds, until) == (self.before_seconds, self.before_until):
+            return self
+        return Skew(self.seconds, seconds, until)
 
 
 def nonce_lifetime_seconds(skew_seconds: int) -> int:

@@ -1,4 +1,5 @@
-"""What the processes of one node share besides counters: how many nodes there are, and which nonces are used up.
+"""What the processes of one node share besides counters: how many nodes there are, by which skews these judge signed calls,
+and which nonces are used up.
 
 One region of memory, made by the supervisor and inherited by its workers, so it outlives each of them, and the supervisor's
 program too (see `handover`). This is the layout, and what is written there once in a while; nonces are read and written by
@@ -38,9 +39,14 @@ _BEAT_AT, _HEARD_AT, _ALONE_UNTIL = 6, 7, 8
 # Unsigned numbers of 4 bytes: the last counts, the one to be overwritten next, the largest of them; then what is fixed, and
 # how many rings are in use.
 _COUNTS, _NEXT_COUNT, _NODES, _HASH_SEED, _RING_MARKS, _RINGS_USED = 18, 22, 23, 24, 25, 26
-# Of 8 bytes: the hash of a text by which processes find out whether they have the same, and how much is in each ring.
-_HASH_OF_PROBE, _WRITTEN = 14, 16
+# Of 8 bytes: the hash of a text by which processes find out whether they have the same, what was heard of smaller skews, and
+# how much is in each ring.
+_HASH_OF_PROBE, _SMALLER_SKEW, _WRITTEN = 14, 15, 16
 _PROBE: Final = "ostiary"
+# What was heard of skews is one number, so that nobody reads half of it: the skew of who asked, the smaller one, until when.
+_ASKED_AT, _SMALLER_AT = 52, 40  # the lower bits are Unix seconds
+_SKEW_BITS: Final = (1 << 12) - 1
+_UNTIL_BITS: Final = (1 << _SMALLER_AT) - 1
 
 # A node says every so often that it is there, and counts for so long after it last said so: two beats may be lost.
 BEAT_SECONDS: Final = 5.0
@@ -138,6 +144,18 @@ class NodeMemory:
         numbers[_NEXT_COUNT] = at + 1
         numbers[_NODES] = max(numbers[_COUNTS : _COUNTS + COUNTS_KEPT])
         self._doubles[_HEARD_AT] = now
+
+    def heard_of_skew(self, judged_by: int, seconds: int, until: int) -> None:
+        """Redis has told a worker that judges by a skew of `judged_by` that calls dated before `until` (Unix seconds) may
+        have been taken by a smaller one of `seconds`; 0 and 0, that there are none."""
+        self._longs[_SMALLER_SKEW] = judged_by << _ASKED_AT | seconds << _SMALLER_AT | until
+
+    def smaller_skew(self, judged_by: int) -> tuple[int, int] | None:
+        """What was last heard: seconds and until when, as above. None if it was told to another skew, or never."""
+        heard = self._longs[_SMALLER_SKEW]
+        if heard == 0 or heard >> _ASKED_AT != judged_by:
+            return None
+        return heard >> _SMALLER_AT & _SKEW_BITS, heard & _UNTIL_BITS
 
     def status(self) -> dict[str, object]:
         heard_at = self._doubles[_HEARD_AT]

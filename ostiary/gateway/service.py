@@ -8,7 +8,9 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from ostiary.core.errors import GatewayError
 from ostiary.core.model import Configuration
@@ -202,6 +204,11 @@ class Gateway:
             if connection.certificate is not None and certificates.is_revoked(connection.certificate):
                 connection.end_soon(soon)
 
+    def heed_skews(self, smaller: Iterable[tuple[int, int]]) -> None:
+        """What the limiter has heard of calls that others, or this gateway before a restart, took by a smaller skew."""
+        for seconds, until in smaller:
+            self.snapshot.skew = self.snapshot.skew.heeding(seconds, until, time.time())
+
     def record_clients(self, fields: ClientFields) -> None:
         """What is recorded of the clients of calls that end from now on."""
         self._recorder.client_fields = fields
@@ -261,6 +268,7 @@ class Gateway:
         return {
             "connections": len(self.connections),
             "draining": self.draining,
+            "signature_skew": _skew_status(self.snapshot.skew),
             "overload": self._overload.status(),
             "upstreams": upstream_status(self.snapshot.groups.values()),
             "breakers": breaker_status(self.snapshot.groups.values()),
@@ -306,6 +314,17 @@ class Gateway:
             bodiless=bodiless,
             lines=lines,
         )
+
+
+def _skew_status(skew: Skew) -> dict[str, object]:
+    """With the smaller one by which calls of before some time are judged still, if there is such a time."""
+    if skew.before_until <= time.time() - skew.seconds:
+        return {"seconds": skew.seconds, "smaller": None}
+    dated_before = datetime.fromtimestamp(skew.before_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "seconds": skew.seconds,
+        "smaller": {"seconds": skew.before_seconds, "for_calls_dated_before": dated_before},
+    }
 
 
 def _pool_key(target: Target, upstream: Upstream) -> tuple[Target, float, Connections]:

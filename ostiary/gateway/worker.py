@@ -67,6 +67,7 @@ async def build(context: ChildContext) -> Service:
         workers=configuration.gateway.listen.workers,
         observe=LimiterMeters(context.metrics),
         node=node,
+        skew_seconds=configuration.gateway.signature_skew_seconds,
     )
     try:
         gateway = Gateway(
@@ -79,6 +80,7 @@ async def build(context: ChildContext) -> Service:
     # Neither waits for its store: a gateway starts, and serves what it can, while they are away.
     await keys.start()
     await limiter.start()
+    gateway.heed_skews(limiter.smaller_skews)
     return Worker(
         gateway=gateway,
         keys=keys,
@@ -130,6 +132,7 @@ class Worker:
         """One step of the event loop: no request sees the routes of one configuration with the keys of another."""
         self._gateway.reload(configuration)  # the only one that can refuse, so it comes first
         self._clock.skew_seconds = configuration.gateway.signature_skew_seconds
+        self._limiter.judge_by(configuration.gateway.signature_skew_seconds)
         self._keys.replace_file_keys(configuration.keys)
         self._keys.forget_prepared()
         if self._clients is not None:
@@ -161,6 +164,7 @@ class Worker:
         while True:
             await asyncio.sleep(SEAL_SECONDS)
             self._gate.refresh()
+            self._gateway.heed_skews(self._limiter.smaller_skews)
             if self._spool is not None:
                 self._seal(self._spool)
             if self._clients is not None and (fields := self._clients.renewed(time.time())) is not None:

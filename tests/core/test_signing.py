@@ -406,6 +406,26 @@ def test_a_raised_skew_holds_for_calls_of_after_it() -> None:
     assert not lowered.takes(now + 11, now)
 
 
+def test_a_smaller_skew_of_others_holds_for_the_calls_that_they_may_have_taken() -> None:
+    """Row 57: those alone, as long as one may be current, and however often it is heard of."""
+    now = 1_700_000_000
+    skew = Skew(900).heeding(60, now + 75, now)
+    assert skew.takes(now - 60, now)
+    assert not skew.takes(now - 61, now)
+    assert not skew.takes(now + 74, now), "which nobody has taken yet; and nobody knows it"
+    assert skew.takes(now + 75, now)
+    assert skew.heeding(60, now + 75, now + 1) is skew
+    assert skew.heeding(900, now + 75, now) is skew
+    assert skew.heeding(0, 0, now) is skew
+    least = skew.heeding(30, now + 40, now)
+    assert not least.takes(now - 31, now)
+    assert least.takes(now + 75, now)
+    assert not least.takes(now + 74, now)
+    late = now + 75 + 900
+    assert skew.heeding(300, late, late) == Skew(900, 300, late), "the one before is of no call any more"
+    assert Skew(900).heeding(60, now - 900, now) == Skew(900)
+
+
 @pytest.mark.parametrize("nonce", [b"n" * 16, b"n" * 64, b"0123456789-_AZaz", b"----------------"])
 def test_well_formed_nonce_is_taken(nonce: bytes) -> None:
     """16 to 64 of the URL-safe alphabet: UUIDs, hex and token_urlsafe all fit."""

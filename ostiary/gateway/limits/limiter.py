@@ -68,6 +68,7 @@ class Limiter:
         workers: int,
         observe: LimiterObserver,
         node: NodeMemory | None = None,
+        skew_seconds: int = 0,
     ) -> None:
         self._observe = observe
         self._worker = secrets.token_hex(6)
@@ -115,7 +116,7 @@ class Limiter:
         self._unsettled = Unsettled(send=self._settle_in_redis, away=self._is_away, lost=self._lose)
         if store is not None:
             self._leases = Leases(store)
-            self._heartbeat = Heartbeat(store=store, node=self._node)
+            self._heartbeat = Heartbeat(store=store, node=self._node, skew_seconds=skew_seconds)
             self._keepsakes = Keepsakes(store=store, node=self._node, observe=observe)
             self._slices = Slices(
                 sharers=self._alone.sharers,
@@ -138,14 +139,14 @@ class Limiter:
 
     async def start(self) -> None:
         """Connects, and stays connected, in the background. Returns after the first attempt, at most 0.8 s (1.6 s for a
-        cluster); a Redis that is away is no error."""
+        cluster), and when Redis has told what other nodes judge by, at most 0.5 s more; a Redis that is away is no error."""
         self._loop = asyncio.get_running_loop()
         if self._link is not None:
             await self._link.start()
         elif self._cluster is not None:
             await self._cluster.start()
         if self._heartbeat is not None:
-            self._heartbeat.start()
+            await self._heartbeat.start()
         if self._keepsakes is not None:
             self._keepsakes.start()
 
@@ -199,6 +200,17 @@ class Limiter:
     def nodes(self) -> int:
         """How many nodes there were when Redis was last asked."""
         return self._node.nodes
+
+    @property
+    def smaller_skews(self) -> list[tuple[int, int]]:
+        """What was heard of calls that were taken by a smaller skew than that of `judge_by`: by how many seconds, and before
+        which time (Unix seconds) they are dated. Empty while nothing was heard."""
+        return [] if self._heartbeat is None else self._heartbeat.smaller_skews
+
+    def judge_by(self, skew_seconds: int) -> None:
+        """How far the timestamps of signed calls may be off here, from now on."""
+        if self._heartbeat is not None:
+            self._heartbeat.judge_by(skew_seconds)
 
     def ask_time(self, told: Callable[[object], None]) -> bool:
         """Asks Redis for its time; `told` gets the reply. False while it is away, or there is none."""

@@ -119,6 +119,7 @@ async def running(
     workers: int = 1,
     node: NodeMemory | None = None,
     observe: Observed | None = None,
+    skew_seconds: int = 0,
 ) -> AsyncIterator[Limiter]:
     limiter = Limiter(
         url=url,
@@ -126,6 +127,7 @@ async def running(
         workers=workers,
         observe=observe or Observed(),
         node=node,
+        skew_seconds=skew_seconds,
     )
     await limiter.start()
     try:
