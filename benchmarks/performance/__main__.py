@@ -17,8 +17,9 @@ from benchmarks.processes import REPOSITORY
 def main(files: tuple[Path, ...], check: bool) -> None:
     """Make docs/performance.md and the figures of README.md from results.
 
-    FILEs are what `scripts/bench table --json FILE` wrote. They are kept in docs/performance/, in place of those before; the
-    runs of several count together. Without a FILE the pages are made anew from what is kept.
+    FILEs are what `scripts/bench table --json FILE` and `scripts/bench sweeps --json FILE` wrote. They are kept in
+    docs/performance/, in place of those of their kind before; the runs of several tables count together, and of each
+    sweep the last FILE that has it. Without a FILE the pages are made anew from what is kept.
 
     \b
     Example:

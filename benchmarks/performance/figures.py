@@ -21,13 +21,26 @@ def findings(results: Sequence[Results]) -> list[Finding]:
 
 
 def table(results: Sequence[Results], _: Path) -> str:
-    """The lines, and which of them meet what."""
+    """The lines, and which of them meet what; with the median of each result, where there are several: a bar that is met by
+    all runs together may be missed by some of them."""
     found = findings(results)
-    lines = [_line(HEADINGS), _line(["---"] * 4 + ["---:"] * 3 + ["---"])]
+    each = _medians(results) if len(results) > 1 else {}
+    headings = [*HEADINGS[:-1], *(["each result"] if each else []), HEADINGS[-1]]
+    lines = [_line(headings), _line(["---"] * 4 + ["---:"] * (len(headings) - 5) + ["---"])]
     for finding in found:
-        cells = finding.cells()
-        lines.append(_line([*cells[:-1], _WORDS[finding.verdict]]))
+        medians = each.get((finding.row, finding.measure))
+        shown = [] if medians is None else [", ".join(finding.unit.show(median) for median in medians)]
+        lines.append(_line([*finding.cells()[:-1], *shown, _WORDS[finding.verdict]]))
     return "\n".join(lines) + "\n\n" + "\n".join(_verdicts(found, results))
+
+
+def _medians(results: Sequence[Results]) -> dict[tuple[str, str], list[float]]:
+    """Of each line, in the order of the results."""
+    medians: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        for finding in findings([result]):
+            medians.setdefault((finding.row, finding.measure), []).append(finding.spread.median)
+    return medians
 
 
 def _verdicts(found: Sequence[Finding], results: Sequence[Results]) -> list[str]:

@@ -6,15 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.performance import figures
-from benchmarks.performance.pages import Part, Results
+from benchmarks.performance.pages import Part, Results, UnusableResults
 from benchmarks.sweeps.report import section
 
 PAGE = "docs/performance.md"
 
 
 def _sweeps(results: Sequence[Results], directory: Path) -> str:
-    """Of the last result alone: points of two are not put together."""
-    return section(results[-1], directory, link="performance")
+    return section(newest_of_each(results), directory, link="performance")
+
+
+def newest_of_each(results: Sequence[Results]) -> Results:
+    """Each sweep as the last result has it that has it: one may be measured again by itself. Points of two results are not
+    put together. Raises UnusableResults where results differ in what the page says of all sweeps."""
+    last = results[-1]
+    for result in results:
+        for what in ("machine", "runs", "seconds"):
+            if _named(result[what]) != _named(last[what]):
+                raise UnusableResults(
+                    f"sweeps of two machines or builds, or of other runs, make no one part: {what} differs"
+                )
+    sweeps = {name: sweep for result in results for name, sweep in result["sweeps"].items()}
+    return {**last, "sweeps": sweeps}
+
+
+def _named(value: object) -> object:
+    """A machine without how fast it was at that moment."""
+    return (
+        {name: each for name, each in value.items() if name != "interpreter_us"} if isinstance(value, dict) else value
+    )
 
 
 PARTS = (

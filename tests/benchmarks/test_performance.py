@@ -13,7 +13,7 @@ from benchmarks.findings import Bar, Finding, Unit
 from benchmarks.performance import figures
 from benchmarks.performance.__main__ import main
 from benchmarks.performance.pages import Part, Results, Site, UnusableResults, kind_of, with_part
-from benchmarks.performance.parts import PARTS
+from benchmarks.performance.parts import PARTS, newest_of_each
 from benchmarks.processes import REPOSITORY
 
 JOB = "the whole job: CPU per request, against nginx+Lua+Redis"
@@ -68,10 +68,37 @@ def test_pages_are_made_of_all_runs_of_all_results(site: Site, tmp_path: Path) -
     site.keep(written(tmp_path, results(0.7, 0.9), results(0.95)))
     site.write(PARTS)
     page = (tmp_path / "docs" / "performance.md").read_text()
-    assert f"| 1 | {JOB} | ≤ 1 | ≤ 0.8 | 0.70 | 0.90 | 0.95 | bar |" in page
+    assert f"| 1 | {JOB} | ≤ 1 | ≤ 0.8 | 0.70 | 0.90 | 0.95 | 0.80, 0.95 | bar |" in page
     assert "Of 2 lines 0 meet the aim, 2 the bar alone, 0 neither." in page
     assert "2 results of 2 runs of 3 s each" in page
     assert "**0.90 times**" in (tmp_path / "README.md").read_text()
+
+
+def test_a_bar_that_one_of_several_results_missed_is_seen(site: Site, tmp_path: Path) -> None:
+    """What is asked of three measurements is not met by two good ones."""
+    site.keep(written(tmp_path, results(0.7), results(1.2), results(0.9)))
+    site.write(PARTS)
+    page = (tmp_path / "docs" / "performance.md").read_text()
+    assert "| min | median | max | each result | met |" in page
+    assert "| 0.70 | 0.90 | 1.20 | 0.70, 1.20, 0.90 | bar |" in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {10}
+    site.keep(written(tmp_path, results(0.7)))
+    site.write(PARTS)
+    assert "each result" not in (tmp_path / "docs" / "performance.md").read_text()
+
+
+def test_a_sweep_that_was_measured_again_takes_the_place_of_its_first() -> None:
+    """Points that could not be measured need not cost a quarter of an hour of all others."""
+
+    def swept(**sweeps: str) -> Results:
+        return {"machine": results(0.7)["machine"], "runs": 3, "seconds": 2.0, "date": "", "sweeps": sweeps}
+
+    found = newest_of_each([swept(sizes="first", tls="first"), swept(tls="again")])
+    assert found["sweeps"] == {"sizes": "first", "tls": "again"}
+    other = {**swept(tls="other"), "machine": results(0.7, model="another CPU")["machine"]}
+    with pytest.raises(UnusableResults, match="machine differs"):
+        newest_of_each([swept(sizes="first"), other])
 
 
 def test_what_people_wrote_stays(site: Site, tmp_path: Path) -> None:
