@@ -139,7 +139,7 @@ def check_stores(
     if stores.redis is None and schemes & NONCE_SCHEMES:
         reading.warn(
             place,
-            "signed calls without stores.redis: a nonce is known to one worker alone, and a replay to another passes",
+            "signed calls without stores.redis: a nonce is known to this node alone, and only until it is restarted",
             "set stores.redis",
         )
     closed = [route for route in routes if stores.redis is None and route.value.on_store_failure == "closed"]

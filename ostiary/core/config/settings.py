@@ -282,7 +282,8 @@ CONTROL_PLANE: Record[ControlPlaneSettings] = Record(
 _REDIS = optional(
     "redis",
     REDIS,
-    "Where limits are counted and nonces kept, by all gateways together. Without it each worker counts its own share.",
+    "Where limits are counted and nonces kept, by all gateways together. Without it each worker counts its own share, and a "
+    "node knows the nonces that it took itself, until it is restarted.",
 )
 _REDIS_DEADLINE = defaulted(
     "redis_deadline",

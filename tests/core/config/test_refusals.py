@@ -245,7 +245,7 @@ def test_a_server_that_is_live_and_test_by_two_names_is_warned_of() -> None:
         ("scopes: [clients:read], env", "scopes: [clients:raed], env", "keys[0]: no route asks for its scope 'clients:raed' (did you mean 'clients:read'?)"),
         ("{live: live, test: sandbox}", "{live: live}", "keys[0]: no route takes test keys"),
         ("{live: live, test: sandbox}", "{live: live}", "upstreams.sandbox: no route uses this upstream"),
-        ("[bearer]", "[hmac]", "a nonce is known to one worker alone"),
+        ("[bearer]", "[hmac]", "a nonce is known to this node alone"),
         ("    auth:", "    on_store_failure: closed\n    auth:", "routes[0]: on_store_failure is closed and there is no stores.redis"),
     ],
 )  # fmt: skip

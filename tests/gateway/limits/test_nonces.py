@@ -113,6 +113,16 @@ async def test_a_call_refused_by_a_local_limit_leaves_its_nonce_unused() -> None
         assert (await decided(limiter, roomy, nonce=NONCE)).outcome is Outcome.ALLOWED
 
 
+async def test_a_node_that_has_no_redis_takes_a_call_once() -> None:
+    """Row 57: whichever of its workers it is sent to. Another node knows nothing of it, which `config check` warns of."""
+    node = NodeMemory.create(buckets=64)
+    async with running(None, node=node) as first, running(None, node=node) as other, running(None) as elsewhere:
+        outcomes = [
+            (await decided(limiter, LIMITS, nonce=NONCE, write=True)).outcome for limiter in (first, other, elsewhere)
+        ]
+    assert outcomes == [Outcome.ALLOWED, Outcome.NONCE_REPLAYED, Outcome.ALLOWED]
+
+
 async def test_workers_of_one_node_know_what_the_others_let_in(own_valkey: EmbeddedValkey) -> None:
     """Row 57: a call recorded before or during an outage could be sent again to another worker; and after it, to any."""
     node = NodeMemory.create(buckets=64)
