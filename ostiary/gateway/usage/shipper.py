@@ -12,7 +12,6 @@ import errno
 import fcntl
 import logging
 import os
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,11 +22,10 @@ from ostiary.gateway.usage.rescue import rescue
 from ostiary.gateway.usage.run import RunState, is_alive, read_run
 from ostiary.gateway.usage.segment import DamagedFile, Segment, read_segment
 from ostiary.gateway.usage.sink import Finished, Sink, SinkFailed
+from ostiary.gateway.usage.waiting import backoff_seconds, wait_for_stop
 
 POLL_SECONDS = 0.2  # what a row waits at most, besides the worker's own interval; a look costs some 50 us
 DRAIN_SECONDS = 10.0  # at shutdown: a spool of 1 GiB may take longer, and waits for the next start instead
-_BACKOFF_FIRST_SECONDS = 0.1
-_BACKOFF_MOST_SECONDS = 5.0  # how long rows wait at most once the sink is back
 _LOCK_POLL_SECONDS = 0.5
 # Small segments, of many workers or of many short lives, that are delivered together: each is some statements of its own.
 _TOGETHER_MAX = 64
@@ -51,7 +49,7 @@ async def run_shipper(*, directory: Path, sink: Sink, stop: asyncio.Event, obser
     fd = _open_lock(directory)
     try:
         while not _lock(fd):
-            if await _wait(stop, _LOCK_POLL_SECONDS):
+            if await wait_for_stop(stop, _LOCK_POLL_SECONDS):
                 return
         await Shipper(directory=directory, sink=sink, observe=observe).run(stop)
     finally:
@@ -75,7 +73,7 @@ class Shipper:
             failures = 0
             while not stop.is_set():
                 failures = 0 if await self._try_pass() else failures + 1
-                await _wait(stop, _backoff_seconds(failures) if failures else POLL_SECONDS)
+                await wait_for_stop(stop, backoff_seconds(failures) if failures else POLL_SECONDS)
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self._try_pass()
@@ -205,12 +203,6 @@ def _run_of(segment: Segment) -> RunState:
     return RunState(header.run_id, header.worker, header.created_us, accepted, header.dropped_before, closed=False)
 
 
-def _backoff_seconds(failures: int) -> float:
-    """Doubling to a bound, then any time from half of it: gateways that lost their sink together don't return together."""
-    most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
-    return random.uniform(most / 2, most)  # noqa: S311  spread, not secrecy
-
-
 def _open_lock(directory: Path) -> int:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -220,14 +212,5 @@ def _lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> bool:
-    """Waits for `stop`, at most that long; True if it is set."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
         return False
     return True

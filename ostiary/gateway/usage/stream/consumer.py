@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,14 +22,13 @@ from ostiary.gateway.usage.stream.connection import Received, StreamConnection, 
 from ostiary.gateway.usage.stream.fitness import CONSUMER, consumer_configuration, unfit_consumer
 from ostiary.gateway.usage.stream.message import EndedRun, Unreadable, decode
 from ostiary.gateway.usage.stream.quarantine import set_aside
+from ostiary.gateway.usage.waiting import backoff_seconds, wait_for_stop
 
 # Messages of one transaction: some 4 MiB of records, as in a segment. More save little (the roll-ups are counted up once
 # for all of them), and would all come again after a kill.
 BATCH_MAX: Final = 8
 _WAIT_SECONDS: Final = 1.0  # for the next message; also what a stop waits for at most, besides a batch
 _CHECK_SECONDS: Final = 30.0
-_BACKOFF_FIRST_SECONDS: Final = 0.1
-_BACKOFF_MOST_SECONDS: Final = 5.0
 
 _log = logging.getLogger("ostiary.gateway.usage")
 
@@ -82,7 +80,7 @@ class Consumer:
                     failures += 1
                     self._tell(error)
                     await self.close()
-                    await _wait(stop, _backoff_seconds(failures))
+                    await wait_for_stop(stop, backoff_seconds(failures))
         finally:
             await self.close()
 
@@ -216,16 +214,3 @@ class Consumer:
             kind, fields = "quarantine", {"error": type(error).__name__, "message": error.strerror}
         self._observe.failed(kind)
         _log.warning("usage_consume_failed", extra={"fields": {"kind": kind, **fields}})
-
-
-def _backoff_seconds(failures: int) -> float:
-    """As a shipper's."""
-    most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
-    return random.uniform(most / 2, most)  # noqa: S311  spread, not secrecy
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        pass
