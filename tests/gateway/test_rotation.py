@@ -153,7 +153,7 @@ async def test_a_tunnel_ends_with_the_secret_that_opened_it(tmp_path: Path) -> N
             ends, stays = [await connect(gateway.port, upgrade_request(b"X-API-Key: " + each)) for each in (OLD, NEW)]
             assert (await ends.read_head()).startswith(b"HTTP/1.1 101 ")
             assert (await stays.read_head()).startswith(b"HTTP/1.1 101 ")
-            await origin.end()
+            ends_upstream = await origin.end()
             stays_upstream = await origin.end()
             assert await ends.read_rest() == b""
             assert -0.1 < time.time() - ends_at < 1.5 + MACHINE_SECONDS
@@ -161,3 +161,4 @@ async def test_a_tunnel_ends_with_the_secret_that_opened_it(tmp_path: Path) -> N
             assert (call.status, call.key_generation, call.complete) == (101, 1, False)
             stays.writer.write(b"still here")
             assert await stays_upstream.read(10) == b"still here"
+            assert await ends_upstream.read_rest() == b""

@@ -62,8 +62,13 @@ class Origin:
     seen: list[Seen] = field(default_factory=list)
     raw: list[bytearray] = field(default_factory=list)
     garbled: list[str] = field(default_factory=list)
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
         number = len(self.raw)
         raw = bytearray()
         self.raw.append(raw)
@@ -134,3 +139,7 @@ async def running_origin(answer: Answer = answer_ok, *, port: int = 0) -> AsyncI
         yield origin
     finally:
         server.close()
+        # Else those that still read would end when their loop is gone.
+        for task in list(origin.serving):
+            task.cancel()
+        await asyncio.gather(*origin.serving, return_exceptions=True)
