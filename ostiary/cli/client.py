@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 
 from ostiary.cli.client_tls import TlsFiles
+from ostiary.tls import context_towards_servers
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 # The first that is set: a token of whatever kind, or the configuration's, by the name that the control plane reads, too.
@@ -189,7 +190,7 @@ class Client:
     def _connection(self) -> HTTPConnection:
         host, port = self.address.host, self.address.port
         if self.address.scheme == "https":
-            context = self.tls or ssl.create_default_context()
+            context = self.tls or context_towards_servers()
             return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
         return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
 

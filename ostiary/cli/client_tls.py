@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from ostiary.tls import context_towards_servers
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -23,7 +25,7 @@ class TlsFiles:
         if self.key is not None and self.certificate is None:
             raise click.UsageError("--client-key is the key of --client-certificate, which is not given")
         try:
-            context = ssl.create_default_context(cafile=self.authorities)
+            context = context_towards_servers(self.authorities)
         except OSError as error:  # ssl.SSLError is one
             raise click.UsageError(f"--ca can't be used: {_reason(error)}") from error
         if self.certificate is not None:

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable
 
 from ostiary.core.upstream import Target, TargetTls, Upstream
-from ostiary.tls import load_authorities, load_pair
+from ostiary.tls import load_authorities, load_pair, verifying_context
 
 
 class TargetContexts:
@@ -40,8 +40,7 @@ class TargetContexts:
 def client_context(tls: TargetTls | None, *, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
     """Raises CertificateRefused."""
     tls = tls or TargetTls()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = verifying_context()
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if tls.ca is None or tls.ca_pem is None:

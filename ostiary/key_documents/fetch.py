@@ -12,7 +12,7 @@ import aiohttp
 
 from ostiary.core.issuers import KeysAt
 from ostiary.core.key_set import DOCUMENT_BYTES_MAX
-from ostiary.tls import CertificateRefused, load_authorities
+from ostiary.tls import CertificateRefused, context_towards_servers, load_authorities, verifying_context
 
 FETCH_SECONDS: Final = 5.0
 
@@ -69,7 +69,7 @@ async def fetch_document(source: KeysAt) -> bytes:
 def _context(source: KeysAt) -> ssl.SSLContext:
     """Verifies name and certificate, by the system's authorities or those of the configuration. Raises CertificateRefused."""
     if source.ca is None or source.ca_pem is None:
-        return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return context_towards_servers()
+    context = verifying_context()
     load_authorities(context, file=source.ca, pem=source.ca_pem)
     return context

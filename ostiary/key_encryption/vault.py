@@ -19,10 +19,12 @@ from typing import Any
 import hvac
 import requests
 from hvac import exceptions
+from requests.adapters import HTTPAdapter
 
 from ostiary.core.encryption import EncryptionError, KeyServiceUnavailable, RemoteKeyWrapper, Wrapped
 from ostiary.core.model import VaultTransit
 from ostiary.key_encryption.vault_token import VaultToken
+from ostiary.tls import verifying_context
 
 # OpenBao refuses JSON with more than a thousand texts, and an item has four, with its names.
 BATCH_MAX = 100
@@ -43,6 +45,7 @@ class VaultKeyWrapper(RemoteKeyWrapper):
         # The environment has no say: neither a .netrc, whose password would be sent along, nor another set of authorities.
         session.trust_env = False
         session.verify = settings.ca or _system_authorities()
+        session.mount("https://", _Adapter())
         self._client = hvac.Client(
             url=settings.address,
             token="",  # None would be looked for in the environment and in ~/.vault-token
@@ -203,6 +206,13 @@ def _refusal(result: dict[str, Any]) -> str:
     if "authentication" in text:
         return "it was altered, or belongs to another key id"
     return "it is not what this Transit key wrapped" if text else "it gave nothing"
+
+
+class _Adapter(HTTPAdapter):
+    """Verifies as `ostiary.tls.towards_servers`; requests adds the authorities."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, ssl_context=verifying_context())
 
 
 def _system_authorities() -> str | bool:

@@ -43,11 +43,13 @@ class VaultServer:
     token: str = field(default_factory=lambda: f"root-{secrets.token_hex(16)}", repr=False)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _operators_port: int = field(init=False)
 
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        plain_port = self.port if self.authority is None else free_port()
-        command = [program(), "server", "-dev", "-dev-no-store-token", f"-dev-listen-address=127.0.0.1:{plain_port}"]
+        self._operators_port = self.port if self.authority is None else free_port()
+        plain = f"-dev-listen-address=127.0.0.1:{self._operators_port}"
+        command = [program(), "server", "-dev", "-dev-no-store-token", plain]
         if self.authority is not None:
             shown = issue(self.directory, "127.0.0.1", by=self.authority)
             listener = self.directory / "tls.hcl"
@@ -75,7 +77,7 @@ class VaultServer:
 
     def _answers(self) -> bool:
         try:
-            return requests.get(f"{self.address}/v1/sys/health", timeout=1, verify=self._verify).status_code == 200
+            return requests.get(f"{self._operators_address}/v1/sys/health", timeout=1).status_code == 200
         except requests.RequestException:
             return False
 
@@ -84,13 +86,14 @@ class VaultServer:
         return f"{'http' if self.authority is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
-    def _verify(self) -> str | bool:
-        return True if self.authority is None else str(self.authority.cert)
+    def _operators_address(self) -> str:
+        """Without TLS: whom it is shown to is what is tested."""
+        return f"http://127.0.0.1:{self._operators_port}"
 
     @property
     def client(self) -> Any:
         """As the operator of Vault."""
-        return hvac.Client(url=self.address, token=self.token, verify=self._verify, timeout=10)
+        return hvac.Client(url=self._operators_address, token=self.token, timeout=10)
 
     def settings(self, **changes: Any) -> VaultTransit:
         values: dict[str, Any] = {

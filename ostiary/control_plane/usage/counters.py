@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -80,24 +81,31 @@ async def _client(location: RedisLocation) -> Any:
         "max_connections": CONNECTIONS_MAX,
     }
     if isinstance(location, str):
-        return redis.asyncio.Redis.from_url(location, **options)
+        return redis.asyncio.Redis.from_url(location, **options, **_tls(location))
     if isinstance(location, RedisSentinels):
         sentinel: Any = cast("Any", Sentinel)([])
-        sentinel.sentinels = [redis.asyncio.Redis.from_url(url, **options) for url in location.sentinels]
+        sentinel.sentinels = [redis.asyncio.Redis.from_url(url, **options, **_tls(url)) for url in location.sentinels]
         spoken: dict[str, Any] = {
             name: value
             for name, value in parse_url(location.url).items()
             if name not in ("host", "port", "connection_class")
         }
-        tls = urlsplit(location.url).scheme == "rediss"
-        return sentinel.master_for(location.service, ssl=tls, **spoken, **options)
+        tls = _tls(location.url)
+        return sentinel.master_for(location.service, ssl=bool(tls), **spoken, **options, **tls)
     return await _cluster(location, options)
+
+
+def _tls(url: str) -> dict[str, Any]:
+    """As `ostiary.tls.towards_servers`; redis-py makes its contexts itself. Empty for a URL without TLS."""
+    if urlsplit(url).scheme != "rediss":
+        return {}
+    return {"ssl_exclude_verify_flags": [ssl.VERIFY_X509_STRICT, ssl.VERIFY_X509_PARTIAL_CHAIN]}
 
 
 async def _cluster(urls: Sequence[str], options: dict[str, Any]) -> Any:
     """By the first of its nodes that answers."""
     for url in urls:
-        client = redis.asyncio.RedisCluster.from_url(url, **options)
+        client = redis.asyncio.RedisCluster.from_url(url, **options, **_tls(url))
         try:
             return await client.initialize()
         except (RedisError, RedisClusterException, OSError):

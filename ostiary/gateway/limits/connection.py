@@ -15,6 +15,7 @@ from typing import cast
 import hiredis
 
 from ostiary.gateway.limits.redis_url import read_redis_url
+from ostiary.tls import context_towards_servers
 
 # A reply to a batch of 256 is under 4 KB; what grows past this without an end is no reply of ours.
 REPLY_BYTES_MAX = 1 << 20
@@ -73,7 +74,7 @@ class Address:
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    context = context_towards_servers(options.get("ssl_ca_certs"))
     if options.get("ssl_check_hostname", "true").lower() in {"false", "0", "no"}:
         context.check_hostname = False
     if options.get("ssl_cert_reqs") in {"none", "optional"}:
