@@ -8,7 +8,7 @@
 -- KEYS  1 the sorted set of nodes; 2 the sorted set of skews (seconds): below which time (Unix seconds) calls are dated that
 --       were taken by it
 -- ARGV  1 the node; 2 its life in µs; 3 its skew, 0 for none; 4 below which time calls are dated that it takes until its next
---       beat; 5 up to which time they are dated that it takes no more
+--       beat (of an hour past Redis's clock at most); 5 up to which time they are dated that it takes no more
 -- Returns how many nodes there are, this one among them; the least of the skews that are smaller than its own, of those with a
 --       call that it would take, 0 for none; and below which time such calls are dated.
 -- Cost  O(log n), n the nodes, and O(m), m the skews of the last hours: one, or two. Clock: TIME, read once.
@@ -23,16 +23,18 @@ if skew == 0 then return {nodes, 0, 0} end
 
 local HOUR = 3600  -- the largest skew, and more than clocks are apart
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', time[1] - 2 * HOUR)
+-- A node whose clock is years ahead would hold all others to its skew for as long.
+local taken_below = math.min(tonumber(ARGV[4]), time[1] + skew + HOUR)
 local told = redis.call('ZSCORE', KEYS[2], ARGV[3])
-if not told or tonumber(told) < tonumber(ARGV[4]) then redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3]) end
+if not told or tonumber(told) < taken_below then redis.call('ZADD', KEYS[2], taken_below, ARGV[3]) end
 redis.call('EXPIRE', KEYS[2], 4 * HOUR)
 local least, before = 0, 0
 local known = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[5], '+inf', 'WITHSCORES')
-for i = 1, #known, 2 do
+for i = 1, #known, 2 do  -- the last is the latest
   local seconds = tonumber(known[i])
   if seconds < skew then
     if least == 0 or seconds < least then least = seconds end
-    before = math.max(before, tonumber(known[i + 1]))
+    before = tonumber(known[i + 1])
   end
 end
 return {nodes, least, before}

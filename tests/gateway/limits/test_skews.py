@@ -64,12 +64,14 @@ def test_what_one_node_took_and_forgot_is_current_for_no_other(
     """Row 57: for any two skews, whenever the call was taken and is sent again. The one that took it has ended after its last
     beat, the other has asked within its own."""
     nodes = Nodes(valkey_server.url())
-    began = int(time.time())
-    taken = began + int(served * taken_at)
+    served_before = int(served * taken_at)
+    forgotten_after = nonce_lifetime_seconds(small) + sent_after
+    heard = int(time.time())  # as Redis's clock has it
+    sent = heard + late
+    taken = sent - forgotten_after
+    began = taken - served_before
     timestamp = taken + int(small * ahead)
     assert Skew(small).takes(timestamp, taken)
-    sent = taken + nonce_lifetime_seconds(small) + sent_after
-    heard = sent - late
     first_beats = range(began, min(taken, heard) + 1, int(BEAT_SECONDS))
     for beat in {first_beats[0], first_beats[-1]}:
         nodes.beat("small", small, beat)
@@ -93,6 +95,15 @@ def test_only_smaller_skews_are_told_and_of_calls_that_may_be_current(valkey_ser
     assert nodes.beat("b", 600, later) == (300, now + 300 + reach)
     assert nodes.beat("d", 0, now) == (0, 0), "one that judges no signatures"
     assert 3 * HOUR < nodes.client.ttl(keyspace.skews()) <= 4 * HOUR
+
+
+def test_a_node_whose_clock_is_years_ahead_binds_no_other_for_years(valkey_server: EmbeddedValkey) -> None:
+    """Whoever raises the skew of the others, to serve on while that clock is mended, would wonder why nothing changes."""
+    nodes = Nodes(valkey_server.url())
+    now = int(time.time())
+    nodes.beat("ahead", 60, now + 10 * 365 * 24 * HOUR)
+    _, dated_before = nodes.beat("b", 600, now)
+    assert 0 <= dated_before - (now + 60 + HOUR) <= 2
 
 
 def test_a_skew_of_before_two_hours_is_forgotten(valkey_server: EmbeddedValkey) -> None:
