@@ -10,6 +10,7 @@ from ostiary.demo.configuration import Ports
 from ostiary.demo.valkey import free_port
 
 DEFAULTS = Ports(gateway=8080, control_plane=8081, admin=9090)
+ATTEMPTS = 50
 
 
 class PortTaken(RuntimeError):
@@ -26,25 +27,40 @@ class RequestedPorts:
 
 
 def choose_ports(requested: RequestedPorts, *, defaults: Ports = DEFAULTS) -> tuple[Ports, tuple[str, ...]]:
-    """The ports, and a line for each default that was taken. Raises PortTaken."""
-    notes: list[str] = []
-    gateway = _choose("--port", requested.gateway, defaults.gateway, notes)
-    control_plane = _choose("--control-port", requested.control_plane, defaults.control_plane, notes)
-    admin = _choose("--admin-port", requested.admin, defaults.admin, notes)
-    if len({gateway, control_plane, admin}) < 3:
+    """Three that differ, and a line for each default that was taken. Raises PortTaken."""
+    asked_for = [port for port in (requested.gateway, requested.control_plane, requested.admin) if port is not None]
+    taken = set(asked_for)
+    if len(taken) < len(asked_for):
         raise PortTaken("--port, --control-port and --admin-port must differ")
+    notes: list[str] = []
+    gateway = _choose("--port", requested.gateway, defaults.gateway, taken, notes)
+    control_plane = _choose("--control-port", requested.control_plane, defaults.control_plane, taken, notes)
+    admin = _choose("--admin-port", requested.admin, defaults.admin, taken, notes)
     return Ports(gateway=gateway, control_plane=control_plane, admin=admin), tuple(notes)
 
 
-def _choose(option: str, requested: int | None, default: int, notes: list[str]) -> int:
-    wanted = default if requested is None else requested
-    if (problem := _problem(wanted)) is None:
-        return wanted
+def _choose(option: str, requested: int | None, default: int, taken: set[int], notes: list[str]) -> int:
+    """Adds what it chooses to `taken`, the others' ports."""
     if requested is not None:
-        raise PortTaken(f"{option} {wanted}: {problem}; choose another port, or leave {option} out")
-    port = free_port()
-    notes.append(f"port {wanted}: {problem}; using {port} ({option} chooses another)")
+        if (problem := _problem(requested)) is not None:
+            raise PortTaken(f"{option} {requested}: {problem}; choose another port, or leave {option} out")
+        return requested
+    port = default
+    problem = "it is another of the three" if default in taken else _problem(default)
+    if problem is not None:
+        port = _free_port_beside(taken)
+        notes.append(f"port {default}: {problem}; using {port} ({option} chooses another)")
+    taken.add(port)
     return port
+
+
+def _free_port_beside(taken: set[int]) -> int:
+    """The kernel may give one that it gave a moment ago, and that nobody uses yet. Raises PortTaken when it does so again and
+    again."""
+    for _ in range(ATTEMPTS):
+        if (port := free_port()) not in taken:
+            return port
+    raise PortTaken(f"no port is free, but for {', '.join(map(str, sorted(taken)))}")
 
 
 def _problem(port: int) -> str | None:

@@ -39,6 +39,28 @@ def test_a_default_port_that_is_taken_is_replaced_and_named(taken: int) -> None:
     assert notes == (f"port {taken}: it is in use; using {ports.gateway} (--port chooses another)",)
 
 
+def test_a_default_that_another_was_asked_to_take_is_replaced(taken: int) -> None:
+    """`--port 8081` alone would be refused for a port that nobody asked for."""
+    gateway, admin = free_port(), free_port()
+    requested = RequestedPorts(gateway=gateway, admin=admin)
+    ports, notes = choose_ports(requested, defaults=Ports(gateway=taken, control_plane=gateway, admin=admin))
+    assert len({ports.gateway, ports.control_plane, ports.admin}) == 3
+    assert notes == (
+        f"port {gateway}: it is another of the three; using {ports.control_plane} (--control-port chooses another)",
+    )
+
+
+def test_a_port_that_the_kernel_gives_twice_is_taken_once(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives one again when nobody has used it yet, once in some ten thousand times: the demo refused to start."""
+    given = iter([5001, 5001, 5002, 5001, 5002, 5003])
+    monkeypatch.setattr("ostiary.demo.ports.free_port", lambda: next(given))
+    ports, _ = choose_ports(RequestedPorts(), defaults=Ports(gateway=taken, control_plane=taken, admin=taken))
+    assert ports == Ports(gateway=5001, control_plane=5002, admin=5003)
+    monkeypatch.setattr("ostiary.demo.ports.free_port", lambda: 5001)
+    with pytest.raises(PortTaken, match="no port is free"):
+        choose_ports(RequestedPorts(), defaults=Ports(gateway=taken, control_plane=taken, admin=taken))
+
+
 def test_one_port_for_two_things_is_an_error() -> None:
     port = free_port()
     with pytest.raises(PortTaken, match="must differ"):
