@@ -3,8 +3,8 @@
 --
 -- Guarantees: a node counts for one life after it last said something, by Redis's clock, and no longer. The set of nodes has no
 --       more members than there are nodes, and vanishes one life after the last of them. The set of skews has no more members
---       than whole seconds that a skew may have, is kept for two hours past the last call that it tells of, and vanishes an hour
---       after that.
+--       than whole seconds that a skew may have, is kept for two hours past the last call that it tells of, and vanishes four
+--       hours after the last node's last word.
 -- KEYS  1 the sorted set of nodes; 2 the sorted set of skews (seconds): below which time (Unix seconds) calls are dated that
 --       were taken by it
 -- ARGV  1 the node; 2 its life in µs; 3 its skew, 0 for none; 4 below which time calls are dated that it takes until its next

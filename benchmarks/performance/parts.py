@@ -20,21 +20,16 @@ def newest_of_each(results: Sequence[Results]) -> Results:
     """Each sweep as the last result has it that has it: one may be measured again by itself. Points of two results are not
     put together. Raises UnusableResults where results differ in what the page says of all sweeps."""
     last = results[-1]
-    for result in results:
-        for what in ("machine", "runs", "seconds"):
-            if _named(result[what]) != _named(last[what]):
-                raise UnusableResults(
-                    f"sweeps of two machines or builds, or of other runs, make no one part: {what} differs"
-                )
+    if any(_stated(result) != _stated(last) for result in results):
+        raise UnusableResults("sweeps of two machines or builds, or of other runs, make no one part")
     sweeps = {name: sweep for result in results for name, sweep in result["sweeps"].items()}
     return {**last, "sweeps": sweeps}
 
 
-def _named(value: object) -> object:
-    """A machine without how fast it was at that moment."""
-    return (
-        {name: each for name, each in value.items() if name != "interpreter_us"} if isinstance(value, dict) else value
-    )
+def _stated(result: Results) -> tuple[object, ...]:
+    """What the page says of all sweeps; how fast the machine was at that moment is not in it."""
+    machine = {name: value for name, value in result["machine"].items() if name != "interpreter_us"}
+    return machine, result["runs"], result["seconds"]
 
 
 PARTS = (

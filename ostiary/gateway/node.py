@@ -45,8 +45,9 @@ _HASH_OF_PROBE, _SMALLER_SKEW, _WRITTEN = 14, 15, 16
 _PROBE: Final = "ostiary"
 # What was heard of skews is one number, so that nobody reads half of it: the skew of who asked, the smaller one, until when.
 _ASKED_AT, _SMALLER_AT = 52, 40  # the lower bits are Unix seconds
-_SKEW_BITS: Final = (1 << 12) - 1
-_UNTIL_BITS: Final = (1 << _SMALLER_AT) - 1
+# Each number is below this: a skew is an hour at most.
+SKEW_END: Final = 1 << (64 - _ASKED_AT)
+UNTIL_END: Final = 1 << _SMALLER_AT
 
 # A node says every so often that it is there, and counts for so long after it last said so: two beats may be lost.
 BEAT_SECONDS: Final = 5.0
@@ -147,7 +148,7 @@ class NodeMemory:
 
     def heard_of_skew(self, judged_by: int, seconds: int, until: int) -> None:
         """Redis has told a worker that judges by a skew of `judged_by` that calls dated before `until` (Unix seconds) may
-        have been taken by a smaller one of `seconds`; 0 and 0, that there are none."""
+        have been taken by a smaller one of `seconds`, below SKEW_END and UNTIL_END; 0 and 0, that there are none."""
         self._longs[_SMALLER_SKEW] = judged_by << _ASKED_AT | seconds << _SMALLER_AT | until
 
     def smaller_skew(self, judged_by: int) -> tuple[int, int] | None:
@@ -155,7 +156,7 @@ class NodeMemory:
         heard = self._longs[_SMALLER_SKEW]
         if heard == 0 or heard >> _ASKED_AT != judged_by:
             return None
-        return heard >> _SMALLER_AT & _SKEW_BITS, heard & _UNTIL_BITS
+        return heard >> _SMALLER_AT & SKEW_END - 1, heard & UNTIL_END - 1
 
     def status(self) -> dict[str, object]:
         heard_at = self._doubles[_HEARD_AT]

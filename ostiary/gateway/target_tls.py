@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable
 
 from ostiary.core.upstream import Target, TargetTls, Upstream
-from ostiary.tls import load_authorities, load_pair, verifying_context
+from ostiary.tls import configured_context, load_pair
 
 
 class TargetContexts:
@@ -40,13 +40,9 @@ class TargetContexts:
 def client_context(tls: TargetTls | None, *, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
     """Raises CertificateRefused."""
     tls = tls or TargetTls()
-    context = verifying_context()
+    context = configured_context(tls.ca, tls.ca_pem)
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    if tls.ca is None or tls.ca_pem is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        load_authorities(context, file=tls.ca, pem=tls.ca_pem)
     if tls.cert is not None and tls.cert_pem is not None and tls.key_pem is not None:
         load_pair(context, file=tls.cert, cert_pem=tls.cert_pem, key_pem=tls.key_pem)
     return context

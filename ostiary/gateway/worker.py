@@ -160,7 +160,8 @@ class Worker:
         }
 
     async def _keep(self) -> None:
-        """What is due every so often: hands usage to the shipper, counts the keys, tells how limits are decided."""
+        """What is due every so often: hands usage to the shipper, heeds smaller skews, counts the keys, tells how limits
+        are decided."""
         while True:
             await asyncio.sleep(SEAL_SECONDS)
             self._gate.refresh()

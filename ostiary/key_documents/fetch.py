@@ -5,14 +5,13 @@ aiohttp stands here alone, and is imported when there is an issuer to fetch from
 
 from __future__ import annotations
 
-import ssl
 from typing import Final
 
 import aiohttp
 
 from ostiary.core.issuers import KeysAt
 from ostiary.core.key_set import DOCUMENT_BYTES_MAX
-from ostiary.tls import CertificateRefused, context_towards_servers, load_authorities, verifying_context
+from ostiary.tls import CertificateRefused, configured_context
 
 FETCH_SECONDS: Final = 5.0
 
@@ -34,7 +33,7 @@ async def fetch_document(source: KeysAt) -> bytes:
     try:
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=_context(source), force_close=True),
+                connector=aiohttp.TCPConnector(ssl=configured_context(source.ca, source.ca_pem), force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
                 auto_decompress=False,
@@ -64,12 +63,3 @@ async def fetch_document(source: KeysAt) -> bytes:
         raise FetchFailed(f"can't be reached: {error.os_error.strerror or type(error.os_error).__name__}") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise FetchFailed(f"can't be fetched: {type(error).__name__}") from error
-
-
-def _context(source: KeysAt) -> ssl.SSLContext:
-    """Verifies name and certificate, by the system's authorities or those of the configuration. Raises CertificateRefused."""
-    if source.ca is None or source.ca_pem is None:
-        return context_towards_servers()
-    context = verifying_context()
-    load_authorities(context, file=source.ca, pem=source.ca_pem)
-    return context

@@ -3,10 +3,11 @@
 
 from ostiary.tls.openssl import CertificateRefused, load_authorities, load_pair
 from ostiary.tls.towards_clients import server_context
-from ostiary.tls.towards_servers import context_towards_servers, verifying_context
+from ostiary.tls.towards_servers import configured_context, context_towards_servers, verifying_context
 
 __all__ = [
     "CertificateRefused",
+    "configured_context",
     "context_towards_servers",
     "load_authorities",
     "load_pair",

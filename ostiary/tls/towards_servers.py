@@ -9,6 +9,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from ostiary.tls.openssl import load_authorities
+
 
 def verifying_context() -> ssl.SSLContext:
     """Verifies certificate and name, from TLS 1.2 on. It trusts nobody yet."""
@@ -24,4 +26,14 @@ def context_towards_servers(authorities: str | Path | None = None) -> ssl.SSLCon
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
         context.load_verify_locations(cafile=authorities)
+    return context
+
+
+def configured_context(ca: str | None, ca_pem: bytes | None) -> ssl.SSLContext:
+    """Trusts the authorities that were read from file `ca` with the configuration, or else the system's. Raises
+    CertificateRefused."""
+    if ca is None or ca_pem is None:
+        return context_towards_servers()
+    context = verifying_context()
+    load_authorities(context, file=ca, pem=ca_pem)
     return context

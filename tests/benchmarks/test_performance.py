@@ -97,7 +97,7 @@ def test_a_sweep_that_was_measured_again_takes_the_place_of_its_first() -> None:
     found = newest_of_each([swept(sizes="first", tls="first"), swept(tls="again")])
     assert found["sweeps"] == {"sizes": "first", "tls": "again"}
     other = {**swept(tls="other"), "machine": results(0.7, model="another CPU")["machine"]}
-    with pytest.raises(UnusableResults, match="machine differs"):
+    with pytest.raises(UnusableResults, match="two machines"):
         newest_of_each([swept(sizes="first"), other])
 
 

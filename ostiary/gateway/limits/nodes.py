@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from ostiary.core import keyspace
 from ostiary.core.resources import lua_script
 from ostiary.gateway.limits.connection import RedisConnection
-from ostiary.gateway.node import GONE_SECONDS, NodeMemory
+from ostiary.gateway.node import GONE_SECONDS, SKEW_END, UNTIL_END, NodeMemory
 
 _BEAT: Final = lua_script("beat")
 # Each worker looks this often whether a beat is due, with jitter, so that mostly one finds it so.
@@ -27,8 +27,6 @@ LOOK_SECONDS: Final = 1.0
 NODES_MAX: Final = 10_000
 # A worker that starts waits so long for the answer of a Redis that it is connected to. Later it heeds what it hears as well.
 FIRST_ANSWER_SECONDS: Final = 0.5
-_SKEW_MAX: Final = 3600
-_UNTIL_MAX: Final = 1 << 40
 
 
 class NodesStore(Protocol):
@@ -105,7 +103,7 @@ class Heartbeat:
             case [int(nodes), int(seconds), int(until)]:
                 if due and 0 < nodes <= NODES_MAX:  # the last counts are of as many BEAT_SECONDS
                     self._node.heard_of(nodes, time.monotonic())
-                if 0 <= seconds <= _SKEW_MAX and 0 <= until < _UNTIL_MAX:
+                if 0 <= seconds < SKEW_END and 0 <= until < UNTIL_END:
                     self._told = seconds, until
                     self._node.heard_of_skew(judged_by, seconds, until)
                 self._answered.set()

@@ -110,6 +110,10 @@ class Observed:
         self.forgot.append(reason)
 
 
+def node_memory() -> NodeMemory:
+    return NodeMemory.create(buckets=64)
+
+
 @asynccontextmanager
 async def running(
     url: RedisLocation | None,

@@ -17,14 +17,10 @@ from ostiary.demo.stores import EmbeddedValkey
 from ostiary.gateway import node as node_module
 from ostiary.gateway.limits import Limiter, Outcome
 from ostiary.gateway.node import BEAT_SECONDS, COUNTS_KEPT, GONE_SECONDS, NodeMemory, NodeMemoryError
-from tests.gateway.limits.support import decided, policy, running, until_state
+from tests.gateway.limits.support import decided, node_memory, policy, running, until_state
 from tests.support.waiting import until
 
 HUNDRED = policy(Plan("p", windows=(Window(100, 60),)))
-
-
-def node_memory() -> NodeMemory:
-    return NodeMemory.create(buckets=64)
 
 
 @asynccontextmanager
